@@ -1,13 +1,15 @@
 """Multilayer perceptron with ReLU: the 784-300-100-10 network of the DynHP paper (2011.08545)."""
 
 import dataclasses
+import math
 import typing
 
 import jax
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.spec import HE_NORMAL, LeafShapes, Spec, check_input
+from dynhp_jax.models.layers import HE_NORMAL, check_input, scaled
+from dynhp_jax.models.spec import LeafShapes, Spec
 
 
 class MLP(nn.Module):
@@ -47,6 +49,18 @@ class MLPSpec(Spec):
         super().__post_init__()
         if len(self.widths) < 2:
             raise UserError(f"MLPSpec.widths is {self.widths}; allowed: at least inputs, outputs")
+
+    @classmethod
+    def classifier(
+        cls,
+        input_shape: tuple[int, ...] = (784,),
+        num_classes: int = 10,
+        hidden: tuple[int, ...] = (300, 100),
+        width: float = 1.0,
+    ) -> "MLPSpec":
+        """The MLP for examples that are flattened to prod(input_shape) features first."""
+        units = (scaled(units, width) for units in hidden)
+        return cls(widths=(math.prod(input_shape), *units, num_classes))
 
     @property
     def input_shape(self) -> tuple[int, ...]:

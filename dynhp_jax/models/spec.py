@@ -20,14 +20,12 @@ from flax import linen as nn
 
 from dynhp_jax.errors import UserError
 
-# Normal with variance 2 / fan-in (He et al. 2015, Eq. 10); jax's own he_normal is truncated.
-HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
-
 
 @dataclasses.dataclass(frozen=True)
 class Spec(abc.ABC):
     """Static sizes of one model. Subclasses add fields of int, float, and (nested) tuples of them.
 
+    A field may be called `input_shape` or `num_classes` and so stand for that property.
     Lists are taken as tuples. Every whole number is a size, so at least 1, and every float is
     positive; anything else is a UserError that names the field.
     """
@@ -146,23 +144,10 @@ class LeafShapes:
             raise ValueError(f"{path} has shape {list(shape)}: keep at least one unit")
         return shape[axis]
 
-
-def check_input(x: jax.Array, shape: tuple[int, ...], name: str) -> None:
-    """Refuses a batch whose examples do not have `shape`; a static check, free when compiled."""
-    if tuple(x.shape[1:]) != tuple(shape) or x.ndim != len(shape) + 1:
-        wanted = ", ".join(str(size) for size in shape)
-        raise ValueError(f"{name} takes inputs [batch, {wanted}]; found shape {list(x.shape)}")
-
-
-def scaled(width: int, multiplier: float) -> int:
-    """`width` x `multiplier`, rounded, at least 1.
-
-    >>> scaled(64, 0.25), scaled(1, 0.1)
-    (16, 1)
-    """
-    if not (math.isfinite(multiplier) and multiplier > 0):
-        raise UserError(f"the width multiplier is {multiplier!r}; allowed: numbers above 0")
-    return max(1, round(width * multiplier))
+    def image(self, before: tuple[int, int, int], leaf: str) -> tuple[int, int, int]:
+        """`before` = [height, width, channels] with the channels that the kernel `leaf` reads."""
+        height, width, _ = before
+        return height, width, self.width(leaf, axis=-2)
 
 
 @functools.lru_cache(maxsize=64)
