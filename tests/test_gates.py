@@ -1,0 +1,237 @@
+"""Hard-concrete gates and their penalty, against NumPy float64 and the distribution's own CDF."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from dynhp_jax import gates
+from dynhp_jax.errors import ConfigError
+
+LOG_ALPHAS = np.linspace(-4.6, 4.6, 47, dtype=np.float32)
+
+
+def test_evaluation_gate_is_zero_up_to_minus_2_3979_where_a_third_is_still_open():
+    edge = float(np.log((0 - -0.1) / (1.1 - 0)))  # sigmoid(edge) x 1.2 - 0.1 = 0
+    assert edge == pytest.approx(-2.3979, abs=5e-5)
+    assert gates.mean(jnp.float32(edge - 1e-5)) == 0
+    assert gates.mean(jnp.float32(edge + 1e-4)) > 0
+    assert gates.prob_open(jnp.float32(edge)) == pytest.approx(0.310, abs=5e-4)
+
+
+def test_a_gate_open_half_of_the_time_still_counts_at_evaluation():
+    assert gates.prob_open(jnp.float32(-1.5986)) == pytest.approx(0.5, abs=2e-5)
+    assert gates.mean(jnp.float32(-1.5986)) == pytest.approx(0.102, abs=5e-4)
+
+
+@pytest.mark.parametrize(("open_rate", "probability"), [(0.8, 0.952), (0.5, 0.832)])
+def test_init_has_the_papers_spread_and_open_probability(open_rate, probability):
+    log_alpha = gates.init(jax.random.key(0), 20_000, open_rate)
+    assert log_alpha.dtype == jnp.float32
+    centre = np.log(open_rate / (1 - open_rate))
+    assert stats.kstest((np.asarray(log_alpha) - centre) / 0.01, "norm").pvalue > 1e-3
+    assert np.mean(gates.prob_open(log_alpha)) == pytest.approx(probability, abs=5e-4)
+
+
+def test_same_uniforms_give_the_oracles_gates():
+    u = gates.uniform(jax.random.key(1), (500, len(LOG_ALPHAS)))
+    ours = gates.transform(u, jnp.asarray(LOG_ALPHAS))
+    np.testing.assert_allclose(ours, oracles.gate(u, LOG_ALPHAS), atol=2e-6)
+    assert np.mean(ours == 0) > 0.1 and np.mean(ours == 1) > 0.1
+
+
+def test_mean_and_probability_equal_the_oracles():
+    np.testing.assert_allclose(gates.mean(LOG_ALPHAS), oracles.mean_gate(LOG_ALPHAS), atol=1e-6)
+    np.testing.assert_allclose(
+        gates.prob_open(LOG_ALPHAS), oracles.prob_open(LOG_ALPHAS), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("log_alpha", [-3.0, -1.5986, 0.0, 1.4, 4.0])
+def test_draws_follow_the_distribution(log_alpha):
+    draws = 40_000
+    z = np.asarray(gates.sample(jax.random.key(7), jnp.full(8, log_alpha), draws // 8)).ravel()
+    # The masses at exactly 0 and 1, then the continuous part in between by Kolmogorov-Smirnov.
+    below, above = oracles.gate_cdf(0.0, log_alpha), oracles.gate_cdf(1.0, log_alpha)
+    assert stats.binomtest(int(np.sum(z == 0)), draws, below).pvalue > 1e-3
+    assert stats.binomtest(int(np.sum(z == 1)), draws, 1 - above).pvalue > 1e-3
+    inside = z[(z > 0) & (z < 1)]
+    conditional = (oracles.gate_cdf(inside, log_alpha) - below) / (above - below)
+    assert stats.kstest(conditional, "uniform").pvalue > 1e-3
+    assert np.mean(z > 0) == pytest.approx(float(gates.prob_open(log_alpha)), abs=0.01)
+
+
+def test_uniforms_are_uniform_and_never_touch_the_ends():
+    u = np.asarray(gates.uniform(jax.random.key(3), (100_000,)), np.float64)
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    # The two extreme cells, which 100,000 draws do not reach.
+    ends = gates._uniform_of_bits(jnp.array([0, 2**32 - 1], jnp.uint32), gates.HARD_CONCRETE)
+    assert 0 < ends[0] < 1.1e-6 and 1 - 1.2e-6 < ends[1] < 1
+    assert gates.transform(ends[:, None], jnp.zeros(1)).ravel().tolist() == [0, 1]
+
+
+def test_one_draw_per_batch_or_per_example():
+    log_alpha = jnp.asarray(LOG_ALPHAS)
+    key = jax.random.key(0)
+    assert gates.sample(key, log_alpha).shape == (47,)
+    per_example = gates.sample(key, log_alpha, batch=6)
+    assert per_example.shape == (6, 47)
+    assert len(np.unique(np.asarray(per_example), axis=0)) == 6
+    np.testing.assert_array_equal(per_example, gates.sample(key, log_alpha, batch=6))
+    assert not np.array_equal(
+        gates.sample(key, log_alpha), gates.sample(jax.random.key(1), log_alpha)
+    )
+
+
+@jax.jit
+def slope(u, log_alpha):
+    return jax.grad(lambda a: gates.transform(u, a))(log_alpha)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(2e-6, 1 - 2e-6), st.floats(-4.6, 4.6))
+def test_gradient_equals_finite_differences_in_float64(u, log_alpha):
+    u32, a32 = np.float32(u), np.float32(log_alpha)
+    step = 1e-5
+    around = oracles.gate(u32, np.float64(a32) + np.array([-step, 0, step]))
+    if np.any(around == 0) != np.all(around == 0) or np.any(around == 1) != np.all(around == 1):
+        return  # the kink itself has no derivative
+    derivative = slope(u32, a32)
+    assert derivative == pytest.approx((around[2] - around[0]) / (2 * step), abs=2e-5)
+
+
+@pytest.mark.parametrize("log_alpha", [-1e4, -100.0, 100.0, 1e4])
+def test_extreme_parameters_neither_overflow_nor_lose_their_gradient_to_nan(log_alpha):
+    def total(a):
+        z = gates.sample(jax.random.key(0), a, 64)
+        return jnp.sum(z) + jnp.sum(gates.mean(a)) + jnp.sum(gates.prob_open(a))
+
+    value, gradient = jax.value_and_grad(total)(jnp.full(3, log_alpha))
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+    assert value == pytest.approx(3 * 66 if log_alpha > 0 else 0, abs=1e-3)
+
+
+def test_dtype_follows_log_alpha():
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            z = gates.sample(jax.random.key(0), jnp.zeros(4, dtype), 3)
+            assert z.dtype == dtype
+            assert gates.mean(jnp.zeros(4, dtype)).dtype == dtype
+
+
+def test_clamp_keeps_within_log_hundredth_and_log_hundred():
+    np.testing.assert_allclose(
+        gates.clamp(jnp.array([-9.0, 0.5, 9.0])), [np.log(0.01), 0.5, np.log(100)], rtol=1e-6
+    )
+
+
+# Penalty
+
+
+def network(seed=0, widths=(6, 5, 4, 3)):
+    """A small multilayer perceptron with some dead units, as plain arrays."""
+    rng = np.random.default_rng(seed)
+    shapes = list(zip(widths[:-1], widths[1:], strict=True))
+    weights = [rng.normal(size=shape) for shape in shapes]
+    biases = [rng.normal(size=width) for width in widths[1:]]
+    log_alpha = [rng.uniform(-4, 4, size=width) for width in widths[:-1]]
+    masks = [(rng.random(width) < 0.7).astype(float) for width in widths[:-1]]
+    for mask in masks:
+        mask[0] = 1.0
+    return weights, biases, log_alpha, masks
+
+
+def as_groups(values):
+    return {f"group_{i}": jnp.asarray(v, jnp.float32) for i, v in enumerate(values)}
+
+
+def readers(masks, outputs):
+    """Surviving weights that read each unit of a multilayer perceptron, and their 0/1 matrices."""
+    after = [*masks[1:], np.ones(outputs)]
+    return [np.outer(mask, reader) for mask, reader in zip(masks, after, strict=True)]
+
+
+@pytest.mark.parametrize("convention", gates.CONVENTIONS)
+@pytest.mark.parametrize("l2", [0.0, 0.3])
+def test_penalty_equals_the_oracles_sum_over_single_weights(convention, l2):
+    weights, biases, log_alpha, masks = network()
+    alive = readers(masks, outputs=3)
+    ours = gates.penalty(
+        as_groups(log_alpha),
+        as_groups([a.sum(1) for a in alive]),
+        as_groups(masks),
+        lam=0.07,
+        num_examples=50,
+        convention=convention,
+        l2=l2,
+        weight_squares=as_groups([(a * w**2).sum(1) for a, w in zip(alive, weights, strict=True)]),
+        bias_squares=sum((b**2).sum() for b in biases),
+    )
+    expected = oracles.penalty(log_alpha, weights, masks, 0.07, 50, convention, l2, biases)
+    assert ours == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_three_lambdas_are_worth_what_the_docstring_says():
+    """784-300-100-10, all gates nearly always open: 266,200 weights, 1,184 gates."""
+    sizes, fan_outs = (784, 300, 100), (300, 100, 10)
+    log_alpha = as_groups([np.full(n, 20.0) for n in sizes])
+    fan_out = as_groups([np.full(n, f) for n, f in zip(sizes, fan_outs, strict=True)])
+    masks = as_groups([np.ones(n) for n in sizes])
+
+    def price(convention):
+        return float(gates.penalty(log_alpha, fan_out, masks, 0.01, 60_000, convention))
+
+    assert price("literal") == pytest.approx(2662, rel=1e-4)
+    assert price("amlab") == pytest.approx(2662 / 60_000, rel=1e-4)
+    assert price("per_gate") == pytest.approx(11.84, rel=1e-4)
+
+
+def test_gradient_of_the_penalty_reaches_weights_only_through_l2():
+    weights, _, log_alpha, masks = network()
+    alive = readers(masks, outputs=3)
+
+    def price(kernels, parameters, l2):
+        squares = {f"group_{i}": (alive[i] * k**2).sum(1) for i, k in enumerate(kernels)}
+        fan_out = as_groups([a.sum(1) for a in alive])
+        return gates.penalty(
+            parameters, fan_out, as_groups(masks), 0.1, 10, "amlab", l2, weight_squares=squares
+        )
+
+    kernels = [jnp.asarray(w, jnp.float32) for w in weights]
+    plain, by_gate = jax.grad(price, argnums=(0, 1))(kernels, as_groups(log_alpha), 0.0)
+    assert all(not np.any(g) for g in plain)
+    for i, mask in enumerate(masks):  # dead gates get nothing, living ones are pushed shut
+        gradient = np.asarray(by_gate[f"group_{i}"])
+        np.testing.assert_array_equal(gradient[mask == 0], 0)
+        assert (gradient[mask == 1] > 0).all()
+    with_l2 = jax.grad(price)(kernels, as_groups(log_alpha), 0.5)
+    expected = alive[0] * oracles.prob_open(log_alpha[0])[:, None] * weights[0] * 0.5 / 10
+    np.testing.assert_allclose(with_l2[0], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_penalty_refuses_what_it_cannot_mean():
+    one = {"h": jnp.zeros(2)}
+    with pytest.raises(ConfigError, match="penalty.convention is 'mean'; allowed: 'amlab'"):
+        gates.penalty(one, one, one, 0.1, 10, "mean")
+    for lam in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="penalty.lam"):
+            gates.penalty(one, one, one, lam, 10)
+    with pytest.raises(ConfigError, match="penalty.l2"):
+        gates.penalty(one, one, one, 0.1, 10, l2=-1.0)
+    with pytest.raises(ValueError, match="num_examples"):
+        gates.penalty(one, one, one, 0.1, 0)
+    with pytest.raises(ValueError, match="weight_squares"):
+        gates.penalty(one, one, one, 0.1, 10, l2=0.1)
+
+
+def test_constants_that_make_no_hard_concrete_are_refused():
+    for arguments in ({"temperature": 0.0}, {"low": 0.1}, {"high": 1.0}, {"eps": 0.5}):
+        with pytest.raises(ValueError, match="must"):
+            gates.HardConcrete(**arguments)
+    for open_rate in (0.0, 1.0, float("nan")):
+        with pytest.raises(ValueError, match="open_rate"):
+            gates.init(jax.random.key(0), 3, open_rate)
