@@ -1,0 +1,122 @@
+"""Memory meters: how many bytes a training step takes, and what a byte budget leaves room for.
+
+The paper's meter is arithmetic: 4 bytes for every surviving parameter and for every number of the
+mini-batch's inputs. It leaves out labels, activations, gradients, gates and optimizer moments, so
+it is a yardstick to compare with the paper's tables, not what a machine allocates.
+
+Source: Valerio et al. 2020, Eq. 9 and Tables 2 to 4, as decoded from the tables' numbers.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterable
+
+from dynhp_jax.errors import ConfigError
+
+BYTES_PER_NUMBER = 4  # float32
+UNITS = {
+    "": 1, "B": 1,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30,
+}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class PaperMeter:
+    """The paper's arithmetic metric. A *parameter* is a surviving weight or bias.
+
+    >>> meter = PaperMeter(example_bytes=example_bytes((784,)))
+    >>> round(meter.model_kib(266_610), 3), round(meter.memory_kib(266_610, batch=512), 3)
+    (1041.445, 2609.445)
+
+    Args:
+      example_bytes: bytes of one example's inputs (`example_bytes((784,))` is 3136).
+    """
+
+    example_bytes: int
+
+    def __post_init__(self):
+        if self.example_bytes < 1:
+            raise ValueError(f"example_bytes is {self.example_bytes}; it must be at least 1")
+
+    def memory_bytes(self, parameters: int, batch: int) -> int:
+        """Bytes of the network and a mini-batch of `batch` examples."""
+        return BYTES_PER_NUMBER * int(parameters) + self.example_bytes * int(batch)
+
+    def model_kib(self, parameters: int) -> float:
+        """KiB of the network alone; the tables' "Model Size" is this divided by 1000."""
+        return self.memory_bytes(parameters, 0) / 1024
+
+    def memory_kib(self, parameters: int, batch: int) -> float:
+        """KiB of the network and a mini-batch; one epoch's entry of `training_memory`."""
+        return self.memory_bytes(parameters, batch) / 1024
+
+    def room(self, budget_bytes: int, parameters: int) -> int:
+        """The largest batch inside the budget; 0 if not even one example fits."""
+        return max(0, (int(budget_bytes) - self.memory_bytes(parameters, 0)) // self.example_bytes)
+
+    def smallest_budget(self, parameters: int) -> int:
+        """Bytes of the network plus one example: no training fits below."""
+        return self.memory_bytes(parameters, 1)
+
+    def check_budget(self, budget_bytes: int, parameters: int) -> None:
+        """Raises ConfigError('memory.budget') for a budget below `smallest_budget`."""
+        least = self.smallest_budget(parameters)
+        if budget_bytes < least:
+            raise ConfigError(
+                "memory.budget",
+                _kib(budget_bytes),
+                f"at least {_kib(least, up=True)}, the network ({_kib(least - self.example_bytes)})"
+                f" plus one example",
+            )
+
+
+def example_bytes(input_shape: Iterable[int]) -> int:
+    """Bytes of one example's inputs in float32; `input_shape` leaves the batch axis out."""
+    return BYTES_PER_NUMBER * math.prod(input_shape)
+
+
+def training_memory(memory_kib: Iterable[float]) -> float:
+    """The tables' "Training Memory": the sum of `memory_kib` over the epochs, divided by 10^6.
+
+    The tables call it MBytes; its unit is a thousand KiB times a thousand epochs.
+
+    >>> meter = PaperMeter(example_bytes=3136)
+    >>> round(training_memory([meter.memory_kib(266_610, batch=512)] * 2000), 3)
+    5.219
+    """
+    return math.fsum(memory_kib) / 1e6
+
+
+def parse_bytes(text: str | int) -> int:
+    """Reads a budget: a number of bytes, alone or with a unit.
+
+    Units are B, KB, MB, GB (powers of 1000) and KiB, MiB, GiB (powers of 1024), in any case, with
+    or without a space. Fractions of a byte are dropped.
+
+    >>> parse_bytes("4MiB"), parse_bytes("1.5 MB"), parse_bytes("3000000")
+    (4194304, 1500000, 3000000)
+
+    Raises:
+      ConfigError: for the field memory.budget: no number, an unknown unit, less than one byte.
+    """
+    allowed = "bytes above 0 as a number with or without a unit, like '4MiB', '1.5 MB', '3000000'"
+    match = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*([A-Za-z]*)\s*", str(text), re.ASCII)
+    if match is None:
+        raise ConfigError("memory.budget", text, allowed)
+    whole, fraction, unit = match[1], match[2] or "", match[3]
+    factors = {name.lower(): factor for name, factor in UNITS.items()}
+    if unit.lower() not in factors:
+        units = ", ".join(filter(None, UNITS))
+        raise ConfigError("memory.budget", text, f"{allowed}; the unit {unit!r} is none of {units}")
+    # In integers: '2609.4KiB' must not depend on how 2609.4 rounds.
+    size = int(whole + fraction) * factors[unit.lower()] // 10 ** len(fraction)
+    if size < 1:
+        raise ConfigError("memory.budget", text, allowed)
+    return size
+
+
+def _kib(size: int, up: bool = False) -> str:
+    tenths = -(-size * 10 // 1024) if up else size * 10 // 1024
+    return f"{tenths // 10}.{tenths % 10}KiB"
