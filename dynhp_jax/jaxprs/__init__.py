@@ -1,0 +1,14 @@
+"""What a jaxpr says about the coupling of its axes, and how to run it with some of them cut."""
+
+from dynhp_jax.jaxprs import (  # noqa: F401  (importing registers the rules)
+    contractions,
+    control,
+    elementwise,
+    indexing,
+    reductions,
+    shapes,
+)
+from dynhp_jax.jaxprs.labels import Labels
+from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse, known_primitives
+
+__all__ = ["Analysis", "Labels", "Value", "Walk", "analyse", "known_primitives"]

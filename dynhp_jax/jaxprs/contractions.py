@@ -1,0 +1,96 @@
+"""Matrix products and convolutions: where units are produced and where they are read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.walk import Contraction, Value, Walk, rule
+
+
+def _role(walk: Walk, value: Value, role: str, axis: Axis) -> None:
+    """Notes that a leaf is read ('in') or produces units ('out') along an axis."""
+    if len(value.sources) == 1:
+        (path,) = value.sources
+        atoms = [walk.labels.axis_pairs(axis)[1]]
+        walk.roles.append((path, role, np.concatenate(atoms)))
+
+
+@rule("dot_general")
+def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    lhs, rhs = operands
+    (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
+    batch = [
+        walk.labels.unify(lhs.axes[i], rhs.axes[j], "batch axes that divide differently")
+        for i, j in zip(lb, rb, strict=True)
+    ]
+    contracted = [
+        walk.labels.unify(lhs.axes[i], rhs.axes[j], "contracted axes that divide differently")
+        for i, j in zip(lc, rc, strict=True)
+    ]
+    lhs_free = [a for d, a in enumerate(lhs.axes) if d not in (*lc, *lb)]
+    rhs_free = [a for d, a in enumerate(rhs.axes) if d not in (*rc, *rb)]
+    for value, free in ((lhs, lhs_free), (rhs, rhs_free)):
+        for axis in contracted:
+            _role(walk, value, "in", axis)
+        for axis in free:
+            _role(walk, value, "out", axis)
+    every = (*batch, *lhs_free, *rhs_free, *contracted)
+    flops = 2.0 * math.prod(axis_size(a) for a in every) * walk.repeats
+    walk.contractions.append(Contraction(flops, every))
+    return [Value((*batch, *lhs_free, *rhs_free))]
+
+
+@rule("conv_general_dilated")
+def _conv(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    lhs, rhs = operands
+    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    (ln, lf, *_), (ro, ri, *rs) = numbers.lhs_spec, numbers.rhs_spec
+    out_shape = eqn.outvars[0].aval.shape
+    reason = "a spatial axis of a convolution"
+    for d in numbers.lhs_spec[2:]:
+        walk.labels.pin_axis(lhs.axes[d], reason)
+    for d in rs:
+        walk.labels.pin_axis(rhs.axes[d], reason)
+    if eqn.params["batch_group_count"] != 1:
+        for value in operands:
+            walk.pin(value, "a convolution with batch groups")
+        return [Value(walk.pinned_axes(out_shape, "a convolution with batch groups"))]
+
+    if groups == 1:
+        read = walk.labels.unify(lhs.axes[lf], rhs.axes[ri], "features that divide differently")
+        made = rhs.axes[ro]
+        _role(walk, rhs, "in", read)
+        _role(walk, rhs, "out", made)
+    else:
+        made = _grouped(walk, lhs.axes[lf], rhs.axes[ri], rhs.axes[ro], groups, rhs)
+    out: list[Axis] = [()] * len(out_shape)
+    out[numbers.out_spec[0]] = lhs.axes[ln]
+    out[numbers.out_spec[1]] = made
+    spatial = []
+    for d in numbers.out_spec[2:]:
+        out[d] = walk.pinned_axes((out_shape[d],), reason)[0]
+        spatial.append(out[d])
+    every = (lhs.axes[ln], *spatial, *(rhs.axes[d] for d in rs), rhs.axes[ri], made)
+    flops = 2.0 * math.prod(axis_size(a) for a in every) * walk.repeats
+    walk.contractions.append(Contraction(flops, every))
+    return [Value(tuple(out))]
+
+
+def _grouped(walk: Walk, lhs: Axis, rhs_in: Axis, rhs_out: Axis, groups: int, rhs: Value) -> Axis:
+    """Grouped convolution: features are [groups, in] read and [groups, out] made."""
+    labels = walk.labels
+    per_in, per_out = axis_size(rhs_in), axis_size(rhs_out) // groups
+    reason = "convolution groups that divide differently"
+    group = (labels.fresh(groups),)
+    labels.unify(lhs, (*group, *rhs_in) if per_in > 1 else group, reason)
+    made = (labels.fresh(per_out),) if per_out > 1 else ()
+    labels.unify(rhs_out, (*group, *made), reason)
+    if per_in > 1:
+        _role(walk, rhs, "in", rhs_in)
+    if made:
+        _role(walk, rhs, "out", made)
+    return labels.resolve((*group, *made))

@@ -1,0 +1,98 @@
+"""Primitives that hold jaxprs: calls, loops, branches, functions with their own derivatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse, body_rule
+
+
+def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
+    """(jaxpr, constants) of a closed or an open jaxpr (from jax 0.12 on they are one class)."""
+    return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
+
+
+def called_jaxpr(params: dict[str, Any]) -> Any:
+    """The jaxpr that a call-like equation runs once on its operands."""
+    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
+        if name in params:
+            return params[name]
+    raise ValueError(f"no jaxpr among {sorted(params)}")
+
+
+CALLS = (
+    "jit",
+    "pjit",
+    "closed_call",
+    "core_call",
+    "remat",
+    "remat2",
+    "checkpoint",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "custom_vjp_call_jaxpr",
+    "custom_lin",
+)
+
+
+@body_rule(*CALLS)
+def _call(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+    jaxpr, consts = open_jaxpr(called_jaxpr(eqn.params))
+    inner = analyse(walk, jaxpr, consts, operands)
+    return inner.outputs, [inner]
+
+
+def _rest(value: Value) -> Value:
+    """What one step of a loop sees of an array that is stacked along its first axis."""
+    return Value(value.axes[1:], None, value.sources, value.linear)
+
+
+def _tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
+    for old, new in zip(before, after, strict=True):
+        for a, b in zip(old.axes, new.axes, strict=True):
+            walk.labels.unify(a, b, "a loop that carries axes that divide differently")
+
+
+@body_rule("scan")
+def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+    p = eqn.params
+    consts, carry = p["num_consts"], p["num_carry"]
+    jaxpr, closed = open_jaxpr(p["jaxpr"])
+    start = [Value(v.axes) for v in operands[consts : consts + carry]]
+    stacked = operands[consts + carry :]
+    for value in stacked:
+        walk.labels.pin_axis(value.axes[0], "the axis that a scan runs over")
+    walk.repeats, outer = walk.repeats * p["length"], walk.repeats
+    inner = analyse(walk, jaxpr, closed, [*operands[:consts], *start, *(_rest(v) for v in stacked)])
+    walk.repeats = outer
+    _tie(walk, start, inner.outputs[:carry])
+    results = list(start)
+    for value in inner.outputs[carry:]:
+        steps = walk.pinned_axes((p["length"],), "the axis that a scan runs over")
+        results.append(Value((*steps, *value.axes)))
+    return results, [inner]
+
+
+@body_rule("while")
+def _while(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+    p = eqn.params
+    nc, nb = p["cond_nconsts"], p["body_nconsts"]
+    start = [Value(v.axes) for v in operands[nc + nb :]]
+    body, body_consts = open_jaxpr(p["body_jaxpr"])
+    cond, cond_consts = open_jaxpr(p["cond_jaxpr"])
+    inner = analyse(walk, body, body_consts, [*operands[nc : nc + nb], *start])
+    _tie(walk, start, inner.outputs)
+    test = analyse(walk, cond, cond_consts, [*operands[:nc], *start])
+    return start, [test, inner]
+
+
+@body_rule("cond")
+def _cond(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+    inner = []
+    for branch in eqn.params["branches"]:
+        jaxpr, consts = open_jaxpr(branch)
+        inner.append(analyse(walk, jaxpr, consts, operands[1:]))
+    results = [Value(v.axes) for v in inner[0].outputs]
+    for other in inner[1:]:
+        _tie(walk, results, other.outputs)
+    return results, inner

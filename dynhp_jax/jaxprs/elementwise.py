@@ -1,0 +1,94 @@
+"""Primitives that treat every position alike: operands and results share their axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax.jaxprs.labels import Axes, axis_size
+from dynhp_jax.jaxprs.walk import Value, Walk, rule
+
+ELEMENTWISE = frozenset(
+    """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+    clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc
+    exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p
+    logistic lt lt_to max min mul ne neg nextafter not or polygamma population_count pow real
+    reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left
+    shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
+    xor zeta name sharding_constraint
+    """.split()
+)
+
+_INTEGER = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "rem": np.remainder,
+    "max": np.maximum,
+    "min": np.minimum,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.bitwise_and,
+    "or": np.bitwise_or,
+}
+
+
+@rule(*ELEMENTWISE)
+def _elementwise(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    shape = eqn.outvars[0].aval.shape
+    name = eqn.primitive.name
+    return [Value(broadcast_together(walk, name, shape, operands), fold(eqn, operands))]
+
+
+def broadcast_together(
+    walk: Walk, name: str, shape: tuple[int, ...], operands: list[Value]
+) -> Axes:
+    """Axes of the result of an operation that acts position by position.
+
+    An operand's axis of size one, or a scalar operand, stands for all positions of the result.
+    """
+    axes: list = []
+    for d, size in enumerate(shape):
+        present = [v.axes[d] for v in operands if v.axes and axis_size(v.axes[d]) == size]
+        axis = present[0] if present else (walk.labels.fresh(size),)
+        for other in present[1:]:
+            axis = walk.labels.unify(axis, other, f"'{name}' of axes that divide differently")
+        axes.append(axis)
+    return tuple(axes)
+
+
+def fold(eqn: Any, operands: list[Value]) -> np.ndarray | None:
+    """The result itself when it is a small integer array known beforehand (indices)."""
+    aval = eqn.outvars[0].aval
+    if any(v.const is None for v in operands) or aval.size > 1 << 16:
+        return None
+    if not (np.issubdtype(aval.dtype, np.integer) or aval.dtype == np.bool_):
+        return None
+    values = [v.const for v in operands]
+    name = eqn.primitive.name
+    if name in _INTEGER:
+        result = _INTEGER[name](*values)
+    elif name == "select_n" and values[0].dtype == np.bool_ and len(values) == 3:
+        result = np.where(values[0], values[2], values[1])
+    elif name in ("convert_element_type", "copy", "copy_p", "stop_gradient"):
+        result = values[0]
+    elif name == "neg":
+        result = -values[0]
+    elif name == "not" and values[0].dtype == np.bool_:
+        result = ~values[0]
+    elif name == "clamp":
+        result = np.clip(values[1], values[0], values[2])
+    else:
+        return None
+    return np.broadcast_to(result, aval.shape).astype(aval.dtype)
+
+
+@rule("optimization_barrier", "pvary", "pcast")
+def _identity(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    return list(operands)

@@ -1,0 +1,96 @@
+"""Gathers, dynamic slices and random bits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.shapes import take
+from dynhp_jax.jaxprs.walk import Value, Walk, rule
+
+
+def static_gather_axis(eqn: Any, indices: Value) -> int | None:
+    """The operand axis that a gather indexes with constants known beforehand, if it is just one."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if indices.const is None or len(numbers.start_index_map) != 1:
+        return None
+    (d,) = numbers.start_index_map
+    plain = numbers.collapsed_slice_dims == (d,) and sizes[d] == 1
+    if not plain or numbers.operand_batching_dims or indices.const.ndim != 2:
+        return None
+    return d
+
+
+@rule("gather")
+def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, indices = operands
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    static = static_gather_axis(eqn, indices)
+    batch: list[Axis] = list(indices.axes[:-1])
+    walk.labels.pin_axis(indices.axes[-1], "coordinates of a gather")
+    if static is not None:
+        positions = indices.const[:, 0]
+        positions = np.clip(positions, 0, axis_size(value.axes[static]) - 1)
+        batch = [take(walk, value.axes[static], positions, "a gather across units")]
+    for d, b in zip(
+        numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
+    ):
+        batch[b] = walk.labels.unify(value.axes[d], batch[b], "batched gather")
+    offset: list[Axis] = []
+    for d, axis in enumerate(value.axes):
+        if d == static or d in numbers.operand_batching_dims:
+            continue
+        whole = sizes[d] == axis_size(axis)
+        if d in numbers.collapsed_slice_dims:
+            walk.labels.pin_axis(axis, "rows chosen by computed indices")
+        elif whole:
+            offset.append(axis)
+        else:
+            walk.labels.pin_axis(axis, "a window chosen by computed indices")
+            offset.append(walk.pinned_axes((sizes[d],), "a window of a gather")[0])
+    rank = len(eqn.outvars[0].aval.shape)
+    out = [offset.pop(0) if d in numbers.offset_dims else batch.pop(0) for d in range(rank)]
+    return [Value(tuple(out))]
+
+
+@rule("dynamic_slice")
+def _dynamic_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, axes = operands[0], []
+    for axis, size in zip(value.axes, eqn.params["slice_sizes"], strict=True):
+        if axis_size(axis) == size:
+            axes.append(axis)
+        else:
+            walk.labels.pin_axis(axis, "a window at a computed place")
+            axes.append(walk.pinned_axes((size,), "a window at a computed place")[0])
+    return [Value(tuple(axes))]
+
+
+@rule("dynamic_update_slice")
+def _dynamic_update_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, update, axes = operands[0], operands[1], []
+    for axis, part in zip(value.axes, update.axes, strict=True):
+        if axis_size(axis) == axis_size(part):
+            axes.append(walk.labels.unify(axis, part, "an update that divides differently"))
+        else:
+            walk.labels.pin_axis(axis, "an update at a computed place")
+            walk.labels.pin_axis(part, "an update at a computed place")
+            axes.append(axis)
+    return [Value(tuple(axes))]
+
+
+@rule("random_bits")
+def _random_bits(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    keys = operands[0].axes
+    return [Value((*keys, *walk.labels.fresh_axes(eqn.params["shape"])))]
+
+
+@rule(
+    "random_wrap", "random_unwrap", "random_seed", "random_fold_in", "random_split", "random_clone"
+)
+def _random_keys(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    # Keys are never units; whatever flows into one stays whole.
+    for value in operands:
+        walk.pin(value, "a random key")
+    return [Value(walk.pinned_axes(var.aval.shape, "a random key")) for var in eqn.outvars]

@@ -1,0 +1,76 @@
+"""Primitives that combine the positions of an axis: exact only where the axis stays whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynhp_jax.jaxprs.walk import Value, Walk, rule
+
+_REDUCE = (
+    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin"
+)
+_ALONG = "cumsum cumprod cummax cummin cumlogsumexp"
+_WINDOW = (
+    "reduce_window reduce_window_sum reduce_window_max reduce_window_min "
+    "select_and_gather_add select_and_scatter_add"
+)
+
+
+@rule(*_REDUCE.split())
+def _reduce(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, gone = operands[0], eqn.params["axes"]
+    for d in gone:
+        walk.labels.flag_axis(value.axes[d], f"reduced by '{eqn.primitive.name}'")
+    return [Value(tuple(a for d, a in enumerate(value.axes) if d not in gone))]
+
+
+@rule(*_ALONG.split())
+def _along(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    reason = f"an axis of '{eqn.primitive.name}'"
+    walk.labels.pin_axis(operands[0].axes[eqn.params["axis"]], reason)
+    return [Value(operands[0].axes)]
+
+
+@rule("sort")
+def _sort(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    d, out = eqn.params["dimension"], []
+    axes = list(operands[0].axes)
+    for value in operands:
+        for k, axis in enumerate(value.axes):
+            axes[k] = walk.labels.unify(axes[k], axis, "sorted axes that divide differently")
+    walk.labels.pin_axis(axes[d], "an axis that is sorted")
+    out.extend(Value(tuple(axes)) for _ in operands)
+    return out
+
+
+@rule("top_k")
+def _top_k(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    axes = operands[0].axes
+    axis = eqn.params.get("axis", len(axes) - 1) % len(axes)
+    walk.labels.pin_axis(axes[axis], "an axis of 'top_k'")
+    kept = walk.pinned_axes((eqn.params["k"],), "an axis of 'top_k'")
+    out = (*axes[:axis], *kept, *axes[axis + 1 :])
+    return [Value(out), Value(out)]
+
+
+@rule(*_WINDOW.split())
+def _reduce_window(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    name, shape, p = eqn.primitive.name, eqn.outvars[0].aval.shape, eqn.params
+    if name.startswith("select"):  # gradients of pooling, seldom in a forward pass
+        reason = f"reaches '{name}'"
+        for value in operands:
+            walk.pin(value, reason)
+        return [Value(walk.pinned_axes(shape, reason)) for _ in eqn.outvars]
+    count = len(eqn.outvars)
+    out = []
+    for value in operands[:count]:
+        axes = []
+        for d, axis in enumerate(value.axes):
+            steps = (p["window_dimensions"][d], p["window_strides"][d], p["base_dilation"][d])
+            if steps == (1, 1, 1) and p["padding"][d] == (0, 0):
+                axes.append(axis)
+            else:
+                walk.labels.pin_axis(axis, "an axis of a pooling window")
+                axes.append(walk.pinned_axes((shape[d],), "an axis of a pooling window")[0])
+        out.append(Value(tuple(axes)))
+    return out

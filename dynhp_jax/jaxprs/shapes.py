@@ -1,0 +1,257 @@
+"""Primitives that move, split, join or repeat positions without mixing them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.walk import Value, Walk, rule
+
+
+@rule("transpose")
+def _transpose(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    order = eqn.params["permutation"]
+    const = operands[0].const
+    return [
+        Value(
+            tuple(operands[0].axes[d] for d in order),
+            None if const is None else const.transpose(order),
+        )
+    ]
+
+
+@rule("squeeze")
+def _squeeze(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    (value,), gone = operands, set(eqn.params["dimensions"])
+    for d in gone:
+        walk.labels.pin_axis(value.axes[d], "an axis of size one that is squeezed away")
+    axes = tuple(axis for d, axis in enumerate(value.axes) if d not in gone)
+    const = None if value.const is None else value.const.squeeze(tuple(gone))
+    return [Value(axes, const)]
+
+
+@rule("broadcast_in_dim")
+def _broadcast_in_dim(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, shape = operands[0], eqn.params["shape"]
+    source = {d: k for k, d in enumerate(eqn.params["broadcast_dimensions"])}
+    axes = []
+    for d, size in enumerate(shape):
+        axis = value.axes[source[d]] if d in source else None
+        if axis is None or axis_size(axis) != size:
+            axis = (walk.labels.fresh(size),)
+        axes.append(axis)
+    const = value.const
+    if const is not None and math.prod(shape) <= 1 << 16:
+        at = [1] * len(shape)
+        for d, k in source.items():
+            at[d] = const.shape[k]
+        const = np.broadcast_to(const.reshape(at), shape)
+    else:
+        const = None
+    return [Value(tuple(axes), const)]
+
+
+@rule("reshape")
+def _reshape(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, shape = operands[0], eqn.params["new_sizes"]
+    const = None if value.const is None else value.const.reshape(shape)
+    if eqn.params.get("dimensions") is not None:
+        walk.pin(value, "a reshape that also permutes")
+        return [Value(walk.pinned_axes(shape, "a reshape that also permutes"), const)]
+    return [Value(reshape_axes(walk, value.axes, shape), const)]
+
+
+def reshape_axes(walk: Walk, axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Regroups the digits of the old axes, refining them where the new axes ask for it."""
+    labels = walk.labels
+    if math.prod(shape) == 0:
+        return walk.pinned_axes(shape, "an empty array")
+    old = [list(labels.resolve(axis)) for axis in axes]
+    out: list[Axis | None] = [None] * len(shape)
+    i = j = 0
+    while i < len(old) or j < len(shape):
+        # The shortest runs of old and new axes that hold the same number of positions; axes of
+        # size one belong to the run on their left.
+        i0, j0, have, want = i, j, 1, 1
+        while i == i0 < len(old) or have < want:
+            have, i = have * axis_size(tuple(old[i])), i + 1
+            while j == j0 < len(shape) or want < have:
+                want, j = want * shape[j], j + 1
+        while i < len(old) and axis_size(tuple(old[i])) == 1:
+            i += 1
+        while j < len(shape) and shape[j] == 1:
+            j += 1
+        _regroup(walk, old[i0:i], shape[j0:j], out, j0)
+    return tuple(axis if axis is not None else (labels.fresh(1),) for axis in out)
+
+
+def _regroup(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at: int) -> None:
+    labels = walk.labels
+    large = [d for axis in old for d in axis if d.size != 1]
+    ones = [d for axis in old for d in axis if d.size == 1]
+    failed = False
+    for k, size in enumerate(sizes):
+        if size == 1:
+            continue
+        digits: list = []
+        need = size
+        while need > 1 and not failed:
+            digit = large[0]
+            if need % digit.size == 0:
+                digits.append(large.pop(0))
+                need //= digit.size
+            elif digit.size % need == 0:
+                pair = labels.split(digit, need, digit.size // need)
+                failed = pair is None
+                if pair is not None:
+                    large[:1] = pair
+            else:
+                failed = True
+        if failed:
+            break
+        out[at + k] = tuple(digits)
+    if failed:
+        reason = "a reshape that cuts across units"
+        for axis in old:
+            labels.pin_axis(tuple(axis), reason)
+        for k, size in enumerate(sizes):
+            out[at + k] = (labels.fresh(size),)
+            labels.pin_axis(out[at + k], reason)
+        return
+    # Axes of size one keep their atoms from the right, as broadcasting aligns them.
+    for k in reversed(range(len(sizes))):
+        if sizes[k] == 1 and ones:
+            out[at + k] = (ones.pop(),)
+    for digit in ones:
+        labels.pin(digit, "an axis of size one that is reshaped away")
+
+
+@rule("rev")
+def _rev(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    (value,), dims = operands, eqn.params["dimensions"]
+    axes = [
+        tuple(digit[::-1] for digit in axis) if d in dims else axis
+        for d, axis in enumerate(value.axes)
+    ]
+    return [Value(tuple(axes), None if value.const is None else np.flip(value.const, dims))]
+
+
+@rule("concatenate")
+def _concatenate(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    d = eqn.params["dimension"]
+    labels = walk.labels
+    axes = []
+    for k in range(len(operands[0].axes)):
+        parts = [value.axes[k] for value in operands]
+        if k != d:
+            axis = parts[0]
+            for other in parts[1:]:
+                axis = labels.unify(axis, other, "concatenated axes that divide differently")
+        else:
+            axis = join(walk, parts)
+        axes.append(axis)
+    consts = [v.const for v in operands]
+    const = None if any(c is None for c in consts) else np.concatenate(consts, d)
+    return [Value(tuple(axes), const)]
+
+
+def join(walk: Walk, parts: list[Axis]) -> Axis:
+    """The axis that holds the positions of several axes one after the other."""
+    parts = [walk.labels.resolve(axis) for axis in parts]
+    inner = parts[0][1:]
+    if all(len(p) == len(parts[0]) for p in parts) and all(
+        q.size == r.size for p in parts for q, r in zip(p[1:], inner, strict=True)
+    ):
+        if inner:  # [a, k] and [b, k] joined along a*k, b*k: one digit a + b, then k
+            for p in parts[1:]:
+                walk.labels.unify(p[1:], inner, "concatenated axes that divide differently")
+        return (np.concatenate([p[0] for p in parts]), *inner)
+    flat = []
+    for part in parts:
+        if len(part) == 1:
+            flat.append(part[0])
+        else:
+            walk.labels.pin_axis(part, "a concatenation of axes that divide differently")
+            digit = walk.labels.fresh(axis_size(part))
+            walk.labels.pin(digit, "a concatenation of axes that divide differently")
+            flat.append(digit)
+    return (np.concatenate(flat),)
+
+
+def take(walk: Walk, axis: Axis, positions: np.ndarray, reason: str) -> Axis:
+    """The axis that holds some positions of another, in the given order."""
+    axis = walk.labels.resolve(axis)
+    if positions.size == axis_size(axis) and np.array_equal(positions, np.arange(positions.size)):
+        return axis
+    if len(axis) == 1:
+        return (axis[0][positions],)
+    # Whole stretches of the fast digits: only the first digit is indexed.
+    inner = axis_size(axis[1:])
+    if positions.size % inner == 0:
+        rows = positions.reshape(-1, inner)
+        if (rows % inner == np.arange(inner)).all() and (
+            rows // inner == rows[:, :1] // inner
+        ).all():
+            return (axis[0][rows[:, 0] // inner], *axis[1:])
+    walk.labels.pin_axis(axis, reason)
+    digit = walk.labels.fresh(positions.size)
+    walk.labels.pin(digit, reason)
+    return (digit,)
+
+
+@rule("slice")
+def _slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, p = operands[0], eqn.params
+    strides = p["strides"] or (1,) * len(value.axes)
+    axes, at = [], []
+    for axis, start, limit, stride in zip(
+        value.axes, p["start_indices"], p["limit_indices"], strides, strict=True
+    ):
+        at.append(slice(start, limit, stride))
+        positions = np.arange(start, limit, stride)
+        axes.append(take(walk, axis, positions, "a slice across units"))
+    return [Value(tuple(axes), None if value.const is None else value.const[tuple(at)])]
+
+
+@rule("split")
+def _split(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, d = operands[0], eqn.params["axis"]
+    out, start = [], 0
+    for size in eqn.params["sizes"]:
+        axis = take(walk, value.axes[d], np.arange(start, start + size), "a split across units")
+        out.append(Value((*value.axes[:d], axis, *value.axes[d + 1 :])))
+        start += size
+    return out
+
+
+@rule("pad")
+def _pad(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, axes = operands[0], []
+    for axis, (low, high, interior) in zip(value.axes, eqn.params["padding_config"], strict=True):
+        if low == high == interior == 0:
+            axes.append(axis)
+        elif interior == 0 and low >= 0 and high >= 0:
+            # Rows of padding are units of their own: they go with what they are added to.
+            ends = [(walk.labels.fresh(n),) for n in (low, high)]
+            parts = [p for p in (ends[0], axis, ends[1]) if axis_size(p)]
+            axes.append(join(walk, parts))
+        else:
+            reason = "negative or interior padding"
+            walk.labels.pin_axis(axis, reason)
+            size = eqn.outvars[0].aval.shape[len(axes)]
+            axes.append(walk.pinned_axes((size,), reason)[0])
+    return [Value(tuple(axes))]
+
+
+@rule("iota")
+def _iota(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    shape, d = eqn.params["shape"], eqn.params["dimension"]
+    const = None
+    if math.prod(shape) <= 1 << 16:
+        at = [1] * len(shape)
+        at[d] = shape[d]
+        const = np.broadcast_to(np.arange(shape[d], dtype=eqn.params["dtype"]).reshape(at), shape)
+    return [Value(walk.labels.fresh_axes(shape), const)]

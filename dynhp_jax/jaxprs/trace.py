@@ -1,0 +1,129 @@
+"""From an apply function and its variables to an analysed jaxpr, and back to named leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynhp_jax.jaxprs.labels import Axis, Labels
+from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
+
+Path = str
+
+
+def leaf_paths(tree: Any) -> list[Path]:
+    """'/'-joined key path of every leaf, in the order of `jax.tree.leaves`."""
+    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def path_name(path: Sequence[Any]) -> Path:
+    """A key path as text: `params/Dense_0/kernel`."""
+    return "/".join(_key(entry) for entry in path)
+
+
+def _key(entry: Any) -> str:
+    for attribute in ("key", "idx", "name"):
+        if hasattr(entry, attribute):
+            return str(getattr(entry, attribute))
+    return str(entry)
+
+
+def abstract(tree: Any) -> Any:
+    """The shapes and dtypes of a pytree of arrays."""
+    return jax.tree.map(
+        lambda a: (
+            jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.result_type(a))
+            if not isinstance(a, jax.ShapeDtypeStruct)
+            else a
+        ),
+        tree,
+    )
+
+
+@dataclasses.dataclass(eq=False)
+class Traced:
+    """An apply function as an analysed jaxpr.
+
+    Attributes:
+      walk: labels, contractions and roles.
+      analysis: the values of all variables.
+      leaves: path -> axes, of the variables ('params/...') and inputs ('inputs/0').
+      shapes: path -> shape.
+      batch: atoms of the batch axis (axis 0 of the first input), None if there is none.
+      out_tree: structure of the results.
+    """
+
+    walk: Walk
+    analysis: Analysis
+    leaves: dict[Path, tuple[Axis, ...]]
+    shapes: dict[Path, tuple[int, ...]]
+    dtypes: dict[Path, Any]
+    batch: np.ndarray | None
+    out_tree: Any
+
+    @property
+    def labels(self) -> Labels:
+        return self.walk.labels
+
+
+def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
+    """Traces `apply(variables, *inputs)` and labels every axis of every array in it.
+
+    Args:
+      apply: pure function of a pytree of arrays and of inputs.
+      variables: pytree of arrays or `jax.ShapeDtypeStruct`s.
+      inputs: arrays, `jax.ShapeDtypeStruct`s, or pytrees of them; the first axis of the first
+        array is the batch axis.
+
+    Raises:
+      ValueError: if the function has side effects (callbacks, prints, mutable references), or
+        needs values where only shapes are known.
+    """
+    try:
+        closed, out_shape = jax.make_jaxpr(apply, return_shape=True)(
+            abstract(variables), *map(abstract, inputs)
+        )
+    except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
+        first = str(error).splitlines()[0]
+        raise ValueError(
+            f"the apply function needs concrete values where only shapes are known: {first} "
+            "Give it functions whose shapes and branches do not depend on data."
+        ) from error
+    if closed.effects:
+        raise ValueError(
+            f"the apply function has side effects ({', '.join(map(str, closed.effects))}); "
+            "remove callbacks, prints and in-place state, or return the state instead"
+        )
+    walk = Walk(Labels())
+    values, leaves, shapes, dtypes = [], {}, {}, {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract(variables)):
+        name = path_name(path)
+        values.append(
+            Value(walk.labels.fresh_axes(leaf.shape), None, frozenset([name]), linear=True)
+        )
+        leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
+    batch = None
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract(tuple(inputs))):
+        name = "inputs/" + path_name(path)
+        values.append(Value(walk.labels.fresh_axes(leaf.shape)))
+        leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
+        if leaf.shape and batch is None:
+            batch = values[-1].axes[0][0]
+            walk.labels.pin(batch, "the batch axis")
+    analysis = analyse(walk, closed.jaxpr, closed.consts, values)
+    out_tree = jax.tree.structure(out_shape)
+    return Traced(walk, analysis, leaves, shapes, dtypes, batch, out_tree)
+
+
+def bytes_of(shape: Sequence[int], dtype: Any) -> int:
+    """Bytes of an array; a typed PRNG key counts as nothing."""
+    return (
+        0
+        if jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+        else (math.prod(shape) * np.dtype(dtype).itemsize)
+    )

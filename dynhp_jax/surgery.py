@@ -1,0 +1,159 @@
+"""Surgery: keeps -> smaller pytrees, and a function that runs on them.
+
+>>> import jax.numpy as jnp, numpy as np
+>>> from dynhp_jax.groups import find_groups
+>>> def apply(params, x):
+...     return jnp.tanh(x @ params["a"]) @ params["b"]
+>>> params = {"a": jnp.ones((2, 3)), "b": jnp.ones((3, 1))}
+>>> groups = find_groups(apply, params, jnp.ones((4, 2)))
+>>> small = cut(params, groups, {"a": np.array([0, 2])})
+>>> small["a"].shape, small["b"].shape
+((2, 2), (2, 1))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax.gating import unit_atoms
+from dynhp_jax.groups import Groups, Keeps
+from dynhp_jax.jaxprs.evaluate import Run
+from dynhp_jax.jaxprs.trace import path_name, trace
+
+
+def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray], ...]]:
+    """Which positions of which axes survive: path -> ((axis, positions), ...), if any are lost.
+
+    Raises:
+      ValueError: for keeps that `Groups.check_keeps` refuses.
+    """
+    keeps = groups.check_keeps(keeps)
+    axes = {(m.path, m.axis) for g in groups.groups if g.name in keeps for m in g.members}
+    found: dict[str, list] = {}
+    for path, axis in sorted(axes):
+        kept = groups.positions(path, axis, keeps)
+        found.setdefault(path, []).append((axis, kept))
+    return {path: tuple(cuts) for path, cuts in found.items()}
+
+
+def cut_leaf(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
+    """The surviving part of one array."""
+    for axis, positions in cuts:
+        leaf = jnp.take(leaf, positions, axis=axis)
+    return leaf
+
+
+def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
+    """Cuts units out of a pytree: variables, gradients, averages of weights, batch statistics.
+
+    Args:
+      tree: pytree with the leaf paths of the groups' variables (for a subtree, use `groups.at`).
+      groups: from `find_groups`.
+      keeps: group name -> sorted indices of the surviving units; a missing name keeps all.
+
+    Returns:
+      The smaller tree, of the same structure. Nothing is changed in place.
+
+    Raises:
+      ValueError: for keeps that are not allowed, or a tree that does not match the groups: a leaf
+        that they do not know, one of another shape, or one missing.
+    """
+    cuts = plan(groups, keeps)
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], groups)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: cut_leaf(leaf, cuts.get(path_name(path), ())), tree
+    )
+
+
+def check_tree(leaves: list[tuple[str, tuple[int, ...]]], groups: Groups) -> None:
+    """Raises ValueError unless the leaves (path, shape) are those of the groups' variables."""
+    known = {p: s for p, s in groups.shapes.items() if not p.startswith("inputs/")}
+    for path, shape in leaves:
+        if path not in known:
+            raise ValueError(
+                f"the tree has a leaf {path!r} that the groups do not know; expected leaves like "
+                f"{next(iter(known), 'none')!r} (for a subtree use groups.at(prefix))"
+            )
+        if tuple(shape) != tuple(known[path]):
+            raise ValueError(
+                f"leaf {path!r} has shape {tuple(shape)}; the groups expect {tuple(known[path])} "
+                "(after a cut, use groups.shrunk(keeps))"
+            )
+    missing = sorted(set(known) - {path for path, _ in leaves})
+    if missing:
+        raise ValueError(
+            f"the tree lacks leaf {missing[0]!r}, which holds units; cut the whole tree at once"
+        )
+
+
+def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Callable:
+    """The apply function of a model after a cut, for a model that cannot be rebuilt smaller.
+
+    The function is traced at its original sizes and run at the smaller ones, so that modules which
+    check their parameters' shapes (Linen), or have sizes written into them, need not know.
+
+    Args:
+      apply: `apply(variables, *inputs) -> outputs` of the model before any cut.
+      variables: its variables (or `jax.ShapeDtypeStruct`s) before any cut.
+      groups: from `find_groups` on them.
+      keeps: the surviving units, counted in the model before any cut.
+
+    Returns:
+      `f(small_variables, *inputs) -> outputs`; inputs may be whole or already cut. Constants that
+      depend on a size, such as the divisor of a mean, stay those of the original.
+
+    Raises:
+      ValueError: for keeps that are not allowed; when called, for variables of other shapes.
+    """
+    keeps = groups.check_keeps(keeps)
+    small_groups = groups.shrunk(keeps)
+    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a)), variables)
+    cuts = plan(groups, keeps)
+
+    def small_apply(small_variables: Any, *inputs: Any) -> Any:
+        leaves = jax.tree_util.tree_leaves_with_path(small_variables)
+        check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], small_groups)
+        whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
+        traced = trace(apply, whole, whole_inputs)
+        dead = [
+            unit_atoms(traced, groups[name])[np.setdiff1d(np.arange(groups[name].size), keep)]
+            for name, keep in keeps.items()
+        ]
+        run = Run(traced.walk, np.concatenate(dead) if dead else None)
+        for path, axes in traced.leaves.items():
+            if not path.startswith("inputs/"):
+                found = tuple(run.size(axis) for axis in axes)
+                if found != small_groups.shapes[path]:
+                    raise ValueError(
+                        f"this function couples the axes of {path!r} in another way than the one "
+                        "that the groups were found on; find the groups on this one"
+                    )
+        out = run(traced.analysis, [leaf for _, leaf in leaves] + jax.tree.leaves(small_inputs))
+        return jax.tree.unflatten(traced.out_tree, out)
+
+    return small_apply
+
+
+def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:
+    """(shapes before the cut, arrays after it) of the inputs, which may come whole or cut."""
+
+    def shape(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
+        full = list(np.shape(leaf))
+        for axis, _ in cuts.get("inputs/" + path_name(path), ()):
+            full[axis] = groups.shapes["inputs/" + path_name(path)][axis]
+        return jax.ShapeDtypeStruct(tuple(full), jnp.result_type(leaf))
+
+    def small(path: Any, leaf: Any) -> Any:
+        for axis, kept in cuts.get("inputs/" + path_name(path), ()):
+            if np.shape(leaf)[axis] != kept.size:
+                leaf = jnp.take(leaf, kept, axis=axis)
+        return leaf
+
+    whole = jax.tree_util.tree_map_with_path(shape, inputs)
+    return whole, jax.tree_util.tree_map_with_path(small, inputs)
