@@ -42,10 +42,16 @@ def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray]
 
 
 def cut_leaf(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
-    """The surviving part of one array."""
+    """The surviving part of one array: a NumPy array stays one, a traced array is gathered."""
+    if isinstance(leaf, jax.core.Tracer):
+        for axis, positions in cuts:
+            leaf = jnp.take(leaf, positions, axis=axis)
+        return leaf
+    # On the host: surgery meets each shape once, and compiling a gather takes longer than a copy.
+    small = np.asarray(leaf)
     for axis, positions in cuts:
-        leaf = jnp.take(leaf, positions, axis=axis)
-    return leaf
+        small = np.take(small, positions, axis=axis)
+    return small if isinstance(leaf, np.ndarray) else jnp.asarray(small)
 
 
 def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
@@ -67,7 +73,10 @@ def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], groups)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: cut_leaf(leaf, cuts.get(path_name(path), ())), tree
+        lambda path, leaf: (
+            cut_leaf(leaf, cuts[path_name(path)]) if path_name(path) in cuts else leaf
+        ),
+        tree,
     )
 
 

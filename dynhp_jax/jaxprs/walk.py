@@ -90,8 +90,16 @@ class Walk:
 Rule = Callable[[Walk, Any, list[Value]], list[Axes] | list[Value]]
 _RULES: dict[str, Rule] = {}
 _BODIES: dict[str, Callable[..., tuple[list[Value], list[Analysis]]]] = {}
-# Primitives whose only effect on a leaf is to move or relabel its entries.
-_MOVES = {"transpose", "reshape", "squeeze", "convert_element_type", "copy", "copy_p"}
+# Primitives that only move or relabel the entries of a leaf (a broadcast if it repeats none).
+_MOVES = {
+    "transpose",
+    "reshape",
+    "squeeze",
+    "broadcast_in_dim",
+    "convert_element_type",
+    "copy",
+    "copy_p",
+}
 
 
 def rule(*primitives: str) -> Callable[[Rule], Rule]:
@@ -149,7 +157,7 @@ def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Valu
         for var, result in zip(eqn.outvars, results, strict=True):
             if not isinstance(result, Value):
                 result = Value(result)
-            found.values[var] = _with_provenance(name, operands, result)
+            found.values[var] = _with_provenance(eqn, operands, result)
     found.outputs = [found.value(atom) for atom in jaxpr.outvars]
     return found
 
@@ -160,19 +168,23 @@ def _constant(walk: Walk, const: Any) -> Value:
     if getattr(const, "size", 1) <= 1 << 16 and not hasattr(const, "aval_is_traced"):
         try:
             array = np.asarray(const)
-        except Exception:  # a traced or typed-key constant has no NumPy form  # noqa: BLE001
+        except Exception:  # a traced or typed-key constant has no NumPy form
             array = None
     return Value(walk.labels.fresh_axes(shape), array)
 
 
-def _with_provenance(name: str, operands: list[Value], result: Value) -> Value:
+def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
     if result.sources:
         return result
     variable = [v for v in operands if v.const is None]
     if not variable or not all(v.sources for v in variable):
         return result
     sources = frozenset().union(*(v.sources for v in variable))
-    linear = name in _MOVES and len(operands) == 1 and operands[0].linear
+    linear = (
+        eqn.primitive.name in _MOVES
+        and operands[0].linear
+        and eqn.invars[0].aval.size == eqn.outvars[0].aval.size
+    )
     return dataclasses.replace(result, sources=sources, linear=linear)
 
 
