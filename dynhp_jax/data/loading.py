@@ -1,0 +1,195 @@
+"""`load`: a name to arrays that are ready for a device, by the first way that is open."""
+
+import dataclasses
+import difflib
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dynhp_jax.data import cached, download, originals, prepared
+from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable, hashed_order
+from dynhp_jax.errors import ConfigError, UserError
+
+NAMES = ("digits", *PUBLISHED)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels in host memory; the arrays are read-only.
+
+    Attributes:
+      name: as given to `load`.
+      version: of the preparation.
+      num_classes: labels run from 0 to this, less one.
+      x_train: f32[examples, height, width, channels] from 0 to 1, or f32[examples, features].
+      y_train: int32[examples].
+      x_validation, y_validation: the part of the training set that was held out, maybe empty.
+      x_test, y_test: the published test set.
+    """
+
+    name: str
+    version: str
+    num_classes: int
+    x_train: np.ndarray
+    y_train: np.ndarray
+    x_validation: np.ndarray
+    y_validation: np.ndarray
+    x_test: np.ndarray
+    y_test: np.ndarray
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of one example: (height, width, channels) or (features,)."""
+        return self.x_train.shape[1:]
+
+
+def load(
+    name: str,
+    *,
+    directory: str | os.PathLike | None = None,
+    cache: str | os.PathLike | None = None,
+    flat: bool = False,
+    validation: float = 0.0,
+    validation_seed: int = 0,
+) -> Dataset:
+    """Loads a data set, the same examples in the same order whichever way they come.
+
+    The ways, in this order: the cache; a directory prepared by tensorflow-datasets (`directory`,
+    `TFDS_DATA_DIR`, `~/tensorflow_datasets`); the original files (`directory`,
+    `DYNHP_ORIGINALS`); a download of the original files. `digits` comes with scikit-learn.
+
+    Args:
+      name: one of `NAMES`.
+      directory: holds either prepared data or original files.
+      cache: of decoded arrays; None: `DYNHP_CACHE`, else the user's cache directory.
+      flat: give examples as vectors of features.
+      validation: share of the training set, from 0 to below 1, to hold out.
+      validation_seed: another seed holds out another part.
+
+    Returns:
+      A `Dataset`. Images are scaled here, on the host and once, to f32 from 0 to 1.
+
+    Raises:
+      ConfigError: `name`, `directory` or `validation` is not allowed.
+      UserError: no way is open, or `directory` holds damaged data.
+
+    >>> digits = load("digits", flat=True)
+    >>> digits.x_train.shape, digits.x_test.shape, digits.num_classes
+    ((1437, 64), (360, 64), 10)
+    """
+    if name not in NAMES:
+        raise ConfigError("data.name", name, _allowed_names(name))
+    if not 0 <= validation < 1:
+        raise ConfigError("data.validation", validation, "a number from 0 to below 1")
+    if directory and not os.path.isdir(Path(directory).expanduser()):
+        raise ConfigError("data.dir", str(directory), "an existing directory")
+
+    if name == "digits":
+        version, num_classes, white = "1", 10, 16
+        train, test = _digits()
+    else:
+        entry = PUBLISHED[name]
+        version, num_classes, white = entry.version, entry.num_classes, 255
+        train, test = _published(
+            entry,
+            Path(directory).expanduser() if directory else None,
+            Path(cache).expanduser() if cache else cached.default_folder(),
+        )
+
+    def ready(arrays: Arrays, rows: np.ndarray | slice) -> Arrays:
+        images, labels = arrays[0][rows], arrays[1][rows]
+        x = np.divide(images, np.float32(white), dtype=np.float32)
+        x = x.reshape(len(x), math.prod(x.shape[1:])) if flat else x
+        y = labels.astype(np.int32)
+        x.flags.writeable = y.flags.writeable = False
+        return x, y
+
+    kept, held_out = _hold_out(len(train[1]), validation, validation_seed)
+    x_train, y_train = ready(train, kept)
+    x_validation, y_validation = ready(train, held_out)
+    x_test, y_test = ready(test, slice(None))
+    return Dataset(
+        name=name,
+        version=version,
+        num_classes=num_classes,
+        x_train=x_train,
+        y_train=y_train,
+        x_validation=x_validation,
+        y_validation=y_validation,
+        x_test=x_test,
+        y_test=y_test,
+    )
+
+
+def _digits() -> tuple[Arrays, Arrays]:
+    """scikit-learn's 1,797 digits of 8 x 8 pixels from 0 to 16: 1,437 to train on, 360 to test."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images, labels = bunch.images[..., None].astype(np.uint8), bunch.target.astype(np.uint8)
+    order = hashed_order("digits", len(labels))
+    train, test = np.sort(order[:1437]), np.sort(order[1437:])
+    return (images[train], labels[train]), (images[test], labels[test])
+
+
+def _published(entry: Published, directory: Path | None, folder: Path) -> list[Arrays]:
+    if (arrays := cached.read(entry, folder)) is not None:
+        return arrays
+    arrays = _uncached(entry, directory)
+    cached.write(entry, folder, arrays)
+    return arrays
+
+
+def _uncached(entry: Published, directory: Path | None) -> list[Arrays]:
+    reasons = []
+    try:
+        return prepared.read(entry, _prepared_roots(directory))
+    except Unavailable as reason:
+        reasons.append(str(reason))
+    for place in _places(directory, "DYNHP_ORIGINALS"):
+        if (arrays := originals.read(entry, place)) is not None:
+            return arrays
+        reasons.append(f"{place} holds no original files")
+    try:
+        return download.fetch(entry)
+    except Unavailable as reason:
+        reasons.append(str(reason))
+    files = entry.archive or ", ".join(f"{f}.gz" for split in entry.splits for f in split.files)
+    raise UserError(
+        f"no data for {entry.name}: {'; '.join(reasons)}. Three ways out: (1) a directory that"
+        f" tensorflow-datasets prepared as array_record and that holds"
+        f" {entry.name}/{entry.version}, named by TFDS_DATA_DIR or --config.data.dir; (2) the"
+        f" original files ({files}) in a directory named by --config.data.dir or DYNHP_ORIGINALS;"
+        " (3) --config=configs/digits.py, whose data comes with scikit-learn"
+    )
+
+
+def _prepared_roots(directory: Path | None) -> Iterator[Path]:
+    yield from _places(directory, "TFDS_DATA_DIR")
+    yield Path("~/tensorflow_datasets").expanduser()
+
+
+def _places(directory: Path | None, variable: str) -> Iterator[Path]:
+    if directory:
+        yield directory
+    if place := os.environ.get(variable):
+        yield Path(place).expanduser()
+
+
+def _hold_out(count: int, share: float, seed: int) -> tuple[np.ndarray | slice, np.ndarray]:
+    """Rows kept and rows held out, both ascending."""
+    if not share:
+        return slice(None), np.empty(0, np.int64)
+    size = min(max(1, round(count * share)), count - 1)
+    order = hashed_order(f"validation {seed} ", count)
+    return np.sort(order[size:]), np.sort(order[:size])
+
+
+def _allowed_names(found: str) -> str:
+    spelt = str(found).lower().replace("-", "_")
+    close = difflib.get_close_matches(spelt, NAMES, n=2, cutoff=0.6)
+    hint = f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    return f"one of {', '.join(NAMES)}{hint}"

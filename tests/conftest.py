@@ -1,0 +1,40 @@
+"""What every test shares: the CPU, a cache of its own, the real data, float64."""
+
+import os
+from pathlib import Path
+
+# Before anything imports jax or tensorflow_datasets.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+_BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
+if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
+    os.environ["TFDS_DATA_DIR"] = str(_BESIDE)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session", autouse=True)
+def dynhp_cache(tmp_path_factory) -> Path:
+    """The cache of decoded data of this test session (and of the processes it starts)."""
+    if not os.environ.get("DYNHP_CACHE"):
+        os.environ["DYNHP_CACHE"] = str(tmp_path_factory.mktemp("dynhp_cache"))
+    return Path(os.environ["DYNHP_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def tfds_dir() -> Path:
+    """The directory of prepared MNIST, Fashion-MNIST and CIFAR-10; skips the test without it."""
+    root = os.environ.get("TFDS_DATA_DIR")
+    if not root:
+        pytest.skip("needs real data: TFDS_DATA_DIR is not set, ../shared/data/tfds does not exist")
+    missing = [n for n in ("mnist", "fashion_mnist", "cifar10") if not Path(root, n).is_dir()]
+    if missing:
+        pytest.skip(f"needs real data: TFDS_DATA_DIR={root} does not hold {', '.join(missing)}")
+    return Path(root)
+
+
+@pytest.fixture
+def x64():
+    """jax in float64 for one test. A hypothesis test enters `jax.enable_x64(True)` itself."""
+    with jax.enable_x64(True):
+        yield
