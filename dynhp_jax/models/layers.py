@@ -1,14 +1,42 @@
 """Pieces that the modules share: convolution and batch normalisation with one set of defaults."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
 
-# Normal with variance 2 / fan-in (He et al. 2015, Eq. 10); jax's own he_normal is truncated.
-HE_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+
+def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+    """Normal with variance 2 / fan-in (He et al. 2015, Eq. 10); jax's own one is truncated."""
+    return _normal(key, shape, dtype, math.sqrt(2 / math.prod(shape[:-1])))
+
+
+def small_normal(deviation: float) -> Callable[..., jax.Array]:
+    """Initialiser: normal with this standard deviation, whatever the widths."""
+    return lambda key, shape, dtype=jnp.float32: _normal(key, shape, dtype, deviation)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype, deviation: float) -> jax.Array:
+    # XLA takes up to a second on a CPU to compile a random draw, and a MobileNet has fifty shapes:
+    # drawing flat, in sizes that are powers of two, compiles a handful of programs instead.
+    count = math.prod(shape)
+    bucket = max(2**14, 1 << (count - 1).bit_length())
+    return _fit(_draw(key, bucket, dtype), deviation, tuple(shape))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _draw(key: jax.Array, count: int, dtype) -> jax.Array:
+    return jax.random.normal(key, (count,), dtype)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _fit(draws: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Array:
+    return draws[: math.prod(shape)].reshape(shape) * deviation
 
 
 def conv3x3(units: int, name: str, stride: int = 1, groups: int = 1) -> nn.Conv:
@@ -23,14 +51,14 @@ def conv3x3(units: int, name: str, stride: int = 1, groups: int = 1) -> nn.Conv:
         padding=1,
         feature_group_count=groups,
         use_bias=False,
-        kernel_init=HE_NORMAL,
+        kernel_init=he_normal,
         name=name,
     )
 
 
 def conv1x1(units: int, name: str, stride: int = 1) -> nn.Conv:
     """1x1 convolution without bias."""
-    return nn.Conv(units, (1, 1), strides=stride, use_bias=False, kernel_init=HE_NORMAL, name=name)
+    return nn.Conv(units, (1, 1), strides=stride, use_bias=False, kernel_init=he_normal, name=name)
 
 
 def batch_norm(train: bool, name: str) -> nn.BatchNorm:

@@ -7,7 +7,7 @@ import jax
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.layers import HE_NORMAL, check_input, scaled
+from dynhp_jax.models.layers import check_input, he_normal, scaled
 from dynhp_jax.models.spec import LeafShapes, Spec
 
 
@@ -32,12 +32,12 @@ class LeNet(nn.Module):
         del train  # nothing here differs in training
         check_input(x, self.input_shape, "LeNet")
         for i, units in enumerate(self.convs, start=1):
-            conv = nn.Conv(units, (5, 5), padding="VALID", kernel_init=HE_NORMAL, name=f"conv_{i}")
+            conv = nn.Conv(units, (5, 5), padding="VALID", kernel_init=he_normal, name=f"conv_{i}")
             x = nn.max_pool(nn.relu(conv(x)), (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # [batch, height x width x channels], channels fastest
         for i, units in enumerate(self.hidden, start=1):
-            x = nn.relu(nn.Dense(units, kernel_init=HE_NORMAL, name=f"hidden_{i}")(x))
-        return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="output")(x)
+            x = nn.relu(nn.Dense(units, kernel_init=he_normal, name=f"hidden_{i}")(x))
+        return nn.Dense(self.num_classes, kernel_init=he_normal, name="output")(x)
 
 
 @dataclasses.dataclass(frozen=True)

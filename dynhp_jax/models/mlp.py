@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.layers import HE_NORMAL, check_input, scaled
+from dynhp_jax.models.layers import check_input, he_normal, scaled
 from dynhp_jax.models.spec import LeafShapes, Spec
 
 
@@ -27,8 +27,8 @@ class MLP(nn.Module):
         del train  # nothing here differs in training
         check_input(x, self.widths[:1], "MLP")
         for i, units in enumerate(self.widths[1:-1], start=1):
-            x = nn.relu(nn.Dense(units, kernel_init=HE_NORMAL, name=f"hidden_{i}")(x))
-        return nn.Dense(self.widths[-1], kernel_init=HE_NORMAL, name="output")(x)
+            x = nn.relu(nn.Dense(units, kernel_init=he_normal, name=f"hidden_{i}")(x))
+        return nn.Dense(self.widths[-1], kernel_init=he_normal, name="output")(x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,14 @@ import jax
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.layers import batch_norm, check_input, check_multiplier, conv1x1, conv3x3
+from dynhp_jax.models.layers import (
+    batch_norm,
+    check_input,
+    check_multiplier,
+    conv1x1,
+    conv3x3,
+    small_normal,
+)
 from dynhp_jax.models.spec import LeafShapes, Spec
 
 # Stream channels, blocks, stride of the first block; stage 1 alone does not expand.
@@ -89,7 +96,7 @@ class MobileNet(nn.Module):
                 x = block(x, train)
         x = nn.relu6(batch_norm(train, "head_bn")(conv1x1(self.head_width, "head")(x)))
         x = x.mean(axis=(1, 2))  # [batch, channels]
-        small = nn.initializers.normal(0.01)
+        small = small_normal(0.01)
         return nn.Dense(self.num_classes, kernel_init=small, name="output")(x)
 
 

@@ -11,7 +11,7 @@ import jax
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.layers import HE_NORMAL, batch_norm, check_input, conv3x3, scaled
+from dynhp_jax.models.layers import batch_norm, check_input, conv3x3, he_normal, scaled
 from dynhp_jax.models.spec import LeafShapes, Spec
 
 # Channels of the convolutions between two poolings (1409.1556, table 1, columns A and D).
@@ -49,8 +49,8 @@ class VGG(nn.Module):
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
         x = x.reshape(x.shape[0], -1)  # [batch, height x width x channels], channels fastest
         for i, units in enumerate(self.hidden, start=1):
-            x = nn.relu(nn.Dense(units, kernel_init=HE_NORMAL, name=f"hidden_{i}")(x))
-        return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="output")(x)
+            x = nn.relu(nn.Dense(units, kernel_init=he_normal, name=f"hidden_{i}")(x))
+        return nn.Dense(self.num_classes, kernel_init=he_normal, name="output")(x)
 
 
 @dataclasses.dataclass(frozen=True)

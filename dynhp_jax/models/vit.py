@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.layers import check_input, scaled
+from dynhp_jax.models.layers import check_input, scaled, small_normal
 from dynhp_jax.models.spec import LeafShapes, Spec
 
-SMALL_NORMAL = nn.initializers.truncated_normal(0.02)
+SMALL_NORMAL = small_normal(0.02)
 
 
 class TransformerBlock(nn.Module):

@@ -12,7 +12,7 @@ import jax
 from flax import linen as nn
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.models.layers import HE_NORMAL, batch_norm, check_input, conv1x1, conv3x3, scaled
+from dynhp_jax.models.layers import batch_norm, check_input, conv1x1, conv3x3, he_normal, scaled
 from dynhp_jax.models.resnet import check_stages, read_stages
 from dynhp_jax.models.spec import LeafShapes, Spec
 
@@ -70,7 +70,7 @@ class WideResNet(nn.Module):
                 x = WideBlock(inner, stream, stride, b == 1, name=f"stage{s}_block{b}")(x, train)
         x = nn.relu(batch_norm(train, "bn")(x))
         x = x.mean(axis=(1, 2))  # [batch, channels]
-        return nn.Dense(self.num_classes, kernel_init=HE_NORMAL, name="output")(x)
+        return nn.Dense(self.num_classes, kernel_init=he_normal, name="output")(x)
 
 
 @dataclasses.dataclass(frozen=True)
