@@ -200,7 +200,7 @@ class Groups(Mapping[str, Group]):
                 )
             if keep.size == 0:
                 raise ValueError(
-                    f"keep of group {name!r} is empty; a group keeps at least one of its {size} units"
+                    f"keep of group {name!r} is empty; allowed: 1 to {size} of its units"
                 )
             if (np.diff(keep) <= 0).any():
                 raise ValueError(f"keep of group {name!r} is not sorted or repeats a unit; sort it")
