@@ -2,14 +2,17 @@
 
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import oracles
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynhp_jax.errors import ConfigError
-from dynhp_jax.memory import PaperMeter, example_bytes, parse_bytes, training_memory
+from dynhp_jax.memory import PaperMeter, compiled_bytes, example_bytes, parse_bytes, training_memory
 
 MLP = 266_610  # weights and biases of 784-300-100-10
 METER = PaperMeter(example_bytes((784,)))
@@ -115,3 +118,82 @@ def test_sizes_of_examples():
     assert example_bytes((32, 32, 3)) == 4 * math.prod((32, 32, 3))
     with pytest.raises(ValueError, match="example_bytes is 0"):
         PaperMeter(0)
+
+
+# XLA's buffer assignment
+
+
+def compiled_adam_step(batch, donate):
+    """An Adam step of a 20-30-5 perceptron with gates; its last argument is not used."""
+    params = {
+        "a": {"kernel": jnp.zeros((20, 30)), "bias": jnp.zeros(30)},
+        "b": {"kernel": jnp.zeros((30, 5)), "bias": jnp.zeros(5)},
+    }
+    tx = optax.adam(1e-3)
+    state = {"params": params, "gates": jnp.zeros(30), "moments": tx.init(params)}
+
+    def step(state, x, y, unused):
+        def loss(params, gates):
+            hidden = jnp.tanh(x @ params["a"]["kernel"] + params["a"]["bias"]) * gates
+            return jnp.mean((hidden @ params["b"]["kernel"] + params["b"]["bias"] - y) ** 2)
+
+        gradient, by_gate = jax.grad(loss, argnums=(0, 1))(state["params"], state["gates"])
+        updates, moments = tx.update(gradient, state["moments"], state["params"])
+        params = optax.apply_updates(state["params"], updates)
+        return {"params": params, "gates": state["gates"] - by_gate, "moments": moments}
+
+    compiled = jax.jit(step, donate_argnums=(0,) if donate else ())
+    shapes = [jax.ShapeDtypeStruct((batch, n), jnp.float32) for n in (20, 5, 1000)]
+    return compiled.lower(state, *shapes).compile()
+
+
+LABELS = (
+    {"params": "params", "gates": "gates", "moments": "optimizer"},
+    "batch",
+    "batch",
+    "nothing",
+)
+NUMBERS = 20 * 30 + 30 + 30 * 5 + 5
+
+
+@pytest.mark.parametrize("donate", [True, False])
+def test_bytes_of_a_compiled_adam_step_by_what_they_hold(donate):
+    compiled = compiled_adam_step(batch=64, donate=donate)
+    found = compiled_bytes(compiled, LABELS)
+    assert found.arguments == {
+        "params": 4 * NUMBERS,
+        "gates": 4 * 30,
+        "optimizer": 2 * 4 * NUMBERS + 4,  # two moments and the count
+        "batch": 4 * 64 * 25,
+        "nothing": 0,
+    }
+    analysis = compiled.memory_analysis()
+    assert found.total == (
+        analysis.argument_size_in_bytes
+        + analysis.output_size_in_bytes
+        - analysis.alias_size_in_bytes
+        + analysis.temp_size_in_bytes
+    )
+    state = 3 * 4 * NUMBERS + 4 + 4 * 30
+    # Donated state is updated in place; otherwise it exists twice (and XLA keeps a table of them).
+    assert found.outputs < 200 if donate else state <= found.outputs < state + 200
+    assert 0 <= found.padding < 200
+    assert found.temporaries > 0
+
+
+def test_a_larger_batch_costs_its_examples_and_their_activations():
+    small, large = (
+        compiled_bytes(compiled_adam_step(batch, donate=True), LABELS) for batch in (64, 128)
+    )
+    assert large.arguments["batch"] == 2 * small.arguments["batch"]
+    assert large.arguments["optimizer"] == small.arguments["optimizer"]
+    assert large.temporaries - small.temporaries >= 64 * 30 * 4  # the hidden layer at least
+
+
+def test_labels_that_do_not_fit_are_refused():
+    compiled = compiled_adam_step(batch=64, donate=True)
+    with pytest.raises(ValueError, match="labels do not fit the 4 arguments"):
+        compiled_bytes(compiled, ("state", "batch"))
+    by_name = jax.jit(lambda x: x + 1).lower(x=jnp.ones(3)).compile()
+    with pytest.raises(ValueError, match="pass x by position"):
+        compiled_bytes(by_name, ())
