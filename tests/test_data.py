@@ -118,14 +118,17 @@ FIRST_LABELS = "60000 [5, 0, 4, 1, 9, 2, 1, 3, 1, 4] [7, 2, 1, 0, 4, 1, 4, 9, 5,
 
 
 @pytest.fixture(scope="module")
-def cache(tfds_dir, tmp_path_factory):
+def cache(tfds_dir, dynhp_cache, tmp_path_factory):
     """A cache that holds MNIST, decoded from the prepared directory without TensorFlow."""
     folder = tmp_path_factory.mktemp("cache")
     run = python(
         LOAD, folder, "mnist", TFDS_DATA_DIR=str(tfds_dir), XDG_CACHE_HOME=str(folder / "xdg")
     )
     assert (run.returncode, run.stdout) == (0, FIRST_LABELS), run.stderr
-    return folder / "xdg" / "dynhp_jax"
+    decoded = folder / "xdg" / "dynhp_jax"
+    # Other files' tests need not decode it again.
+    shutil.copytree(decoded, dynhp_cache, dirs_exist_ok=True)
+    return decoded
 
 
 @pytest.fixture(scope="module")
