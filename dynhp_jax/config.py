@@ -1,0 +1,439 @@
+"""What a run is: nested frozen dataclasses, checked field by field when they are made.
+
+`ml_collections` stays at the edge. A file in `configs/` returns a ConfigDict (for `--config.x.y=`
+overrides); `from_config_dict` turns it into a `Config` at once, so that a wrong name or value ends
+there, in one line that names the field. Fields hold plain numbers, strings and tuples, so that a
+`Config` is hashable and goes through JSON unchanged (`to_dict`, `from_dict`).
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ml_collections
+
+from dynhp_jax import batch_size, data, gates, models
+from dynhp_jax.errors import ConfigError, UserError
+
+METHODS = ("dynhp", "hp", "sp", "dense")
+OPTIMIZERS = ("adam", "sgd", "momentum")
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a field accepts: `convert` returns the value to store or raises ValueError."""
+
+    convert: Callable[[Any], Any]
+    allowed: str
+    help: str
+
+
+def _option(default, convert, allowed: str, help: str):
+    return dataclasses.field(default=default, metadata={"rule": Rule(convert, allowed, help)})
+
+
+def _real(value) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    return float(value)
+
+
+def _whole(value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return value
+
+
+def _text(value) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def number(default: float, low: float, high: float, allowed: str, help: str):
+    """A float in [low, high]."""
+
+    def convert(value):
+        value = _real(value)
+        if not low <= value <= high or math.isnan(value) or math.isinf(value):
+            raise ValueError
+        return value
+
+    return _option(default, convert, allowed, help)
+
+
+def positive(default: float, help: str):
+    """A float above 0."""
+    return number(default, 5e-324, math.inf, "a number above 0", help)
+
+
+def whole(default: int, low: int, help: str):
+    """An integer, `low` or more."""
+
+    def convert(value):
+        value = _whole(value)
+        if value < low:
+            raise ValueError
+        return value
+
+    return _option(default, convert, f"a whole number, {low} or more", help)
+
+
+def switch(default: bool, help: str):
+    """True or False."""
+
+    def convert(value):
+        if not isinstance(value, bool):
+            raise ValueError
+        return value
+
+    return _option(default, convert, "True or False", help)
+
+
+def choice(default: str, names: tuple[str, ...], help: str):
+    """One of the given names."""
+
+    def convert(value):
+        if value not in names:
+            raise ValueError
+        return value
+
+    return _option(default, convert, ", ".join(repr(name) for name in names), help)
+
+
+def text(default: str, help: str, allowed: str = "a string"):
+    """A string."""
+    return _option(default, _text, allowed, help)
+
+
+def several(default: tuple, convert_one: Callable, allowed: str, help: str):
+    """A tuple, every item of which `convert_one` accepts."""
+
+    def convert(value):
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            raise ValueError
+        return tuple(convert_one(item) for item in value)
+
+    return _option(default, convert, allowed, help)
+
+
+def _width(value) -> int:
+    if _whole(value) < 1:
+        raise ValueError
+    return value
+
+
+class Section:
+    """Checks its own fields; `prefix` is what the command line puts before their names."""
+
+    prefix = ""
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            rule = field.metadata.get("rule")
+            if rule is None:
+                continue
+            found = getattr(self, field.name)
+            try:
+                object.__setattr__(self, field.name, rule.convert(found))
+            except ValueError:
+                raise ConfigError(self.prefix + field.name, found, rule.allowed) from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Section):
+    prefix = "data."
+    name: str = choice("digits", data.NAMES, "the dataset; digits is embedded, needs no download")
+    dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
+    cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
+    validation: float = number(
+        0.0, 0.0, 0.9, "a number from 0 to 0.9", "share of the training set held out; tested on it"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Model(Section):
+    prefix = "model."
+    name: str = choice("mlp", tuple(models.SPECS), "the network")
+    hidden: tuple[int, ...] = several(
+        (), _width, "widths, such as (300, 100)", "units of the hidden layers; (): the model's own"
+    )
+    width: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more", "multiplies its widths; 0: the model's own"
+    )
+    depth: int = whole(0, 0, "layers or blocks, for models that have a choice; 0: the model's own")
+
+
+@dataclasses.dataclass(frozen=True)
+class Gates(Section):
+    prefix = "gates."
+    per_example: bool = switch(False, "draw gates for each example instead of each mini-batch")
+    inputs: bool = switch(True, "gate (and prune) the inputs, too")
+    open_input: float = number(
+        0.8, 1e-6, 1 - 1e-6, "a number between 0 and 1", "1 - drop rate of input gates at the start"
+    )
+    open_hidden: float = number(
+        0.5, 1e-6, 1 - 1e-6, "a number between 0 and 1", "1 - drop rate of other gates at the start"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty(Section):
+    prefix = "penalty."
+    lam: float = number(0.1, 0.0, math.inf, "a number, 0 or more", "strength of the L0 penalty")
+    convention: str = choice(
+        "amlab", gates.CONVENTIONS, "what lam multiplies; see 'Which lambda'"
+    )
+    l2: float = number(0.0, 0.0, math.inf, "a number, 0 or more", "rho: L2 precision of the gates")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruning(Section):
+    prefix = "pruning."
+    gamma: float = number(
+        0.5, 0.0, 1.0, "a number from 0 to 1", "units active less often than this are removed"
+    )
+    groups: tuple[str, ...] = several(
+        (), _text, "names of groups, or () for every exact one", "which groups to gate and prune"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch(Section):
+    prefix = "batch."
+    size: int = whole(0, 0, "examples of a mini-batch (at first); 0: by the method")
+    rule: str = choice(
+        "method", ("method", *batch_size.RULES), "how it grows; 'method': by the method"
+    )
+    alpha: float = number(
+        0.975, 0.0, 1.0, "a number from 0 to 1", "DynHP: smaller lets the batch grow faster"
+    )
+    eta: float = positive(0.1, "CABS: its factor of proportion")
+    loss: str = choice(
+        "total", ("total", "cross_entropy"), "F in the rules: with the penalty or not"
+    )
+    variance: str = choice(
+        "norms",
+        ("norms", "vmap", "none"),
+        "how ||S||_1 is found; vmap keeps every example's gradient, none leaves it out",
+    )
+    decay: float = number(
+        0.95, 0.0, 1 - 1e-9, "a number from 0 to below 1", "of the running means of ||S||_1 and F"
+    )
+    grid: float = number(
+        1.25, 1.0, 1e6, "a number, 1 or more", "compiled batch sizes are this factor apart"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory(Section):
+    prefix = "memory."
+    meter: str = choice("paper", ("paper",), "how memory is counted")
+    budget: str = text(
+        "sp", "bytes, such as '1.5MiB'; 'sp': the whole network and sp_batch examples"
+    )
+    sp_batch: int = whole(128, 1, "the batch of soft pruning; also of the budget 'sp'")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer(Section):
+    prefix = "optimizer."
+    name: str = choice("adam", OPTIMIZERS, "the optax optimizer")
+    learning_rate: float = positive(1e-3, "its step size")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiling(Section):
+    prefix = "compiling."
+    shrink: float = number(
+        0.15, 0.0, 1 - 1e-9, "a number from 0 to below 1",
+        "arrays are made smaller when at least this share of the parameters is gone",
+    )  # fmt: skip
+    cache_dir: str = text("", "where XLA keeps compiled programs between runs; empty: nowhere")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint(Section):
+    prefix = "checkpoint."
+    every: int = whole(1, 1, "epochs between checkpoints")
+    keep: int = whole(3, 1, "how many checkpoints stay on disk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Section):
+    """A whole run.
+
+    `method` decides what `batch.rule='method'` and `batch.size=0` mean: dynhp starts at 16
+    examples and grows by the paper's rule; sp, hp and dense stay at `memory.sp_batch`. sp has
+    gates and never prunes, hp and dynhp prune, dense has no gates.
+
+    Raises:
+      ConfigError: a field holds what it must not; the message names it and what is allowed.
+    """
+
+    name: str = text("run", "of the experiment; the default workdir is runs/NAME-METHOD-seedSEED")
+    seed: int = whole(0, 0, "of everything random")
+    epochs: int = whole(100, 1, "how often the training set is passed through")
+    method: str = choice("dynhp", METHODS, "dense, soft (sp), hard (hp), dynamic hard pruning")
+    data: Data = dataclasses.field(default_factory=Data)
+    model: Model = dataclasses.field(default_factory=Model)
+    gates: Gates = dataclasses.field(default_factory=Gates)
+    penalty: Penalty = dataclasses.field(default_factory=Penalty)
+    pruning: Pruning = dataclasses.field(default_factory=Pruning)
+    batch: Batch = dataclasses.field(default_factory=Batch)
+    memory: Memory = dataclasses.field(default_factory=Memory)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    compiling: Compiling = dataclasses.field(default_factory=Compiling)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+
+    def __post_init__(self):
+        super().__post_init__()
+        rule, size = self.batch.rule, self.batch.size
+        if rule == "method":
+            rule = "dynhp" if self.method == "dynhp" else "fixed"
+        if size == 0:
+            size = self.memory.sp_batch if rule == "fixed" else 16
+        if self.batch.variance == "none" and rule != "fixed":
+            raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
+        object.__setattr__(self, "batch", dataclasses.replace(self.batch, rule=rule, size=size))
+
+    @property
+    def gated(self) -> bool:
+        return self.method != "dense"
+
+    @property
+    def prunes(self) -> bool:
+        return self.method in ("hp", "dynhp")
+
+
+SECTIONS = {
+    field.name: field.default_factory
+    for field in dataclasses.fields(Config)
+    if field.default_factory is not dataclasses.MISSING
+}
+
+# A finished run may be lengthened, and where things lie is no part of what is computed.
+FREE_ON_RESUME = frozenset(
+    {"epochs", "data.dir", "data.cache_dir", "compiling.cache_dir", "checkpoint.every",
+     "checkpoint.keep"}
+)  # fmt: skip
+
+
+def field_names() -> tuple[str, ...]:
+    """Every field by its dotted name, in order.
+
+    >>> field_names()[:5]
+    ('name', 'seed', 'epochs', 'method', 'data.name')
+    """
+    names = []
+    for field in dataclasses.fields(Config):
+        if field.name in SECTIONS:
+            inner = dataclasses.fields(SECTIONS[field.name])
+            names += [f"{field.name}.{each.name}" for each in inner]
+        else:
+            names.append(field.name)
+    return tuple(names)
+
+
+def allowed(name: str) -> str:
+    """What the field of this dotted name accepts, as a phrase.
+
+    >>> allowed("pruning.gamma")
+    'a number from 0 to 1'
+    """
+    section, _, last = name.rpartition(".")
+    holder = SECTIONS[section] if section else Config
+    return holder.__dataclass_fields__[last].metadata["rule"].allowed
+
+
+def unknown_field(name: str) -> UserError:
+    """The error for a dotted name that is no field; it offers the nearest ones."""
+    names = field_names()
+    last = name.rsplit(".", 1)[-1]
+    near = [each for each in names if each.rsplit(".", 1)[-1] == last]
+    near += difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = list(dict.fromkeys(near))[:3]
+    if not near:
+        section = name.split(".", 1)[0]
+        near = [each for each in names if each.startswith(section + ".")] or list(names)
+    hint = "did you mean" if len(near) <= 3 else "the fields are"
+    return UserError(f"config.{name} is not a field; {hint}: {', '.join(near)}")
+
+
+def from_dict(values: Mapping[str, Any]) -> Config:
+    """Makes a `Config` of nested mappings; what is missing takes its default.
+
+    Raises:
+      UserError: a name is not a field (with the nearest names), or a section is no mapping.
+      ConfigError: a value is not allowed.
+    """
+    top = {field.name for field in dataclasses.fields(Config)}
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in top:
+            raise unknown_field(name)
+        if name not in SECTIONS:
+            arguments[name] = value
+            continue
+        if not isinstance(value, Mapping):
+            inner = (each.name for each in dataclasses.fields(SECTIONS[name]))
+            raise ConfigError(name, value, f"a section with the fields {', '.join(inner)}")
+        inner = {field.name for field in dataclasses.fields(SECTIONS[name])}
+        for key in value:
+            if key not in inner:
+                raise unknown_field(f"{name}.{key}")
+        arguments[name] = SECTIONS[name](**value)
+    return Config(**arguments)
+
+
+def from_config_dict(values: ml_collections.ConfigDict) -> Config:
+    """`from_dict` for what `config_flags` gives; the same errors."""
+    return from_dict(values.to_dict())
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain dictionaries, ready for JSON (tuples become lists there)."""
+    return dataclasses.asdict(config)
+
+
+def default_config_dict() -> ml_collections.ConfigDict:
+    """All fields at their defaults, as a locked ConfigDict: what a file in `configs/` starts from.
+
+    `batch.rule` and `batch.size` are left to the method, so that overriding `method` is enough.
+    """
+    values = to_dict(Config())
+    values["batch"].update(rule="method", size=0)
+    return ml_collections.ConfigDict(values).lock()
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """{dotted name: value}.
+
+    >>> flatten(Config())["pruning.gamma"]
+    0.5
+    """
+    flat: dict[str, Any] = {}
+    for name, value in to_dict(config).items():
+        if name in SECTIONS:
+            flat.update({f"{name}.{key}": inner for key, inner in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def differences(earlier: Config, now: Config) -> list[str]:
+    """What keeps `now` from going on where `earlier` stopped, a phrase per field.
+
+    Fewer epochs than before differ; more do not, nor do paths and the upkeep of checkpoints.
+    """
+    before, after = flatten(earlier), flatten(now)
+    found = [
+        f"config.{name} (there {before[name]!r}, here {after[name]!r})"
+        for name in before
+        if name not in FREE_ON_RESUME and before[name] != after[name]
+    ]
+    if now.epochs < earlier.epochs:
+        found.insert(0, f"config.epochs (there {earlier.epochs}, here only {now.epochs})")
+    return found

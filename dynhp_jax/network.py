@@ -1,0 +1,86 @@
+"""A model as the training loop sees it: two apply functions and the groups that are gated."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax.errors import ConfigError
+from dynhp_jax.groups import Groups, find_groups
+from dynhp_jax.models.spec import Spec
+
+Variables = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A spec and the groups of its model.
+
+    Attributes:
+      spec: the static sizes.
+      groups: those that are gated and may be pruned; the other ones stay whole.
+    """
+
+    spec: Spec
+    groups: Groups
+
+    def evaluate(self, variables: Variables, inputs: jax.Array) -> jax.Array:
+        """Logits [batch, classes], with stored batch statistics."""
+        return self.spec.module().apply(variables, inputs, train=False)
+
+    def train(self, variables: Variables, inputs: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+        """Logits [batch, classes] and the collections that training updates: {} for most models."""
+        changing = [name for name in variables if name != "params"]
+        module = self.spec.module()
+        if not changing:
+            return module.apply(variables, inputs, train=True), {}
+        logits, updates = module.apply(variables, inputs, train=True, mutable=changing)
+        return logits, dict(updates)
+
+    @property
+    def input_axes(self) -> dict[int, str]:
+        """Which axes of the inputs hold units, and of which group: {axis: name}."""
+        return {
+            member.axis: name
+            for name, group in self.groups.items()
+            for member in group.members
+            if member.path == "inputs/0"
+        }
+
+    def cut_inputs(self, inputs: np.ndarray, keeps: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The positions of the surviving units, of inputs that are still whole."""
+        for axis in self.input_axes:
+            kept = self.groups.positions("inputs/0", axis, self.groups.check_keeps(keeps))
+            inputs = np.take(inputs, kept, axis=axis)
+        return inputs
+
+    def shrunk(self, params: Any, keeps: Mapping[str, np.ndarray]) -> "Network":
+        """The network after a cut, with the same groups in it."""
+        return Network(self.spec.resized(params), self.groups.shrunk(keeps))
+
+
+def whole_network(spec: Spec, names: Sequence[str] | None, inputs: bool = True) -> Network:
+    """The network before anything is pruned.
+
+    Args:
+      spec: its sizes.
+      names: groups to gate; () for all that can be cut exactly, None for no group at all.
+      inputs: whether () includes the group of the inputs.
+
+    Raises:
+      ConfigError: a name is no group of this model, or a group that cannot be cut exactly.
+    """
+    example = jax.ShapeDtypeStruct((2, *spec.input_shape), jnp.float32)
+    network = Network(spec, Groups((), {}, {}))
+    found = find_groups(network.evaluate, spec.shapes(), example)
+    if names is None:
+        names = ()
+    elif not names:
+        names = [name for name in found.prunable if inputs or name != "input"]
+    for name in names:
+        if name not in found.prunable:
+            raise ConfigError("pruning.groups", tuple(names), f"names among {found.prunable}")
+    return Network(spec, found.select(names))

@@ -1,0 +1,339 @@
+"""The state of a training run, one step of it, and an epoch as one compiled function.
+
+Everything in this file is a pure function of pytrees. Randomness comes from a named stream and the
+number of the step or epoch, never from a key that is kept and split, so that a run that goes on
+from a checkpoint draws what the uninterrupted run would have drawn.
+"""
+
+import zlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dynhp_jax import gates as hard_concrete
+from dynhp_jax import variance
+from dynhp_jax.config import Config
+from dynhp_jax.criteria import activation
+from dynhp_jax.gating import gated
+from dynhp_jax.groups import alive_positions
+from dynhp_jax.jaxprs.trace import path_name
+from dynhp_jax.network import Network
+
+Array = jax.Array
+
+
+class Means(NamedTuple):
+    """Running means that forget; divided by `weight` they are free of the start at zero."""
+
+    weight: Array  # f32[], 1 - decay^steps
+    grad_variance: Array  # f32[], of ||S||_1
+    loss: Array  # f32[], of the cross-entropy plus the penalty
+    cross_entropy: Array  # f32[]
+
+
+class TrainState(NamedTuple):
+    """All arrays of a run.
+
+    Attributes:
+      step: i32[], updates so far.
+      variables: {'params': ..., and, with BatchNorm, 'batch_stats': ...}.
+      gates: {group: log_alpha f32[units]}.
+      masks: {group: f32[units]}, 0 for units that are pruned but still take room in the arrays.
+      opt_state: of optax, over {'params': ..., 'gates': ...}.
+      means: see `Means`.
+    """
+
+    step: Array
+    variables: dict[str, Any]
+    gates: dict[str, Array]
+    masks: dict[str, Array]
+    opt_state: Any
+    means: Means
+
+
+class Tally(NamedTuple):
+    """Sums over the steps of an epoch.
+
+    `counts` holds, by group, in how many observations each gate was open (i32[units]); an epoch
+    makes one observation per step, or one per example if gates are drawn for each.
+    """
+
+    counts: dict[str, Array]
+    loss: Array
+    cross_entropy: Array
+    penalty: Array
+    wrong: Array
+
+
+class _Fixed(NamedTuple):
+    """What the objective reads and is not differentiated by."""
+
+    variables: dict[str, Any]
+    masks: dict[str, Array]
+    prices: dict[str, Array]
+
+
+def stream(seed: int, name: str) -> Array:
+    """The key of a named source of randomness; fold the number of the step or epoch into it."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+def make_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optax transformation that the config names."""
+    rate = config.optimizer.learning_rate
+    if config.optimizer.name == "adam":
+        return optax.adam(rate)
+    momentum = 0.9 if config.optimizer.name == "momentum" else None
+    return optax.sgd(rate, momentum)
+
+
+def initial_state(network: Network, config: Config, tx: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, drawn from `config.seed`.
+
+    Under `jax.eval_shape` it tells the shapes of the state of any network, smaller ones too.
+    """
+    variables = network.spec.init(stream(config.seed, "params"))
+    key = stream(config.seed, "log_alpha")
+    gates = {
+        name: hard_concrete.init(
+            jax.random.fold_in(key, zlib.crc32(name.encode())),
+            group.size,
+            config.gates.open_input if name == "input" else config.gates.open_hidden,
+        )
+        for name, group in network.groups.items()
+    }
+    zero = jnp.zeros((), jnp.float32)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=dict(variables),
+        gates=gates,
+        masks={name: jnp.ones_like(value) for name, value in gates.items()},
+        opt_state=tx.init({"params": variables["params"], "gates": gates}),
+        means=Means(zero, zero, zero, zero),
+    )
+
+
+def make_step(network: Network, config: Config, tx: optax.GradientTransformation, examples: int):
+    """One update.
+
+    Args:
+      network: the model and its groups.
+      config: the run.
+      tx: the optimizer.
+      examples: N, the size of the training set.
+
+    Returns:
+      `step(state, tally, images, labels, prices) -> (state, tally)` for one mini-batch, images
+      f32[batch, ...], labels i32[batch]; `prices` is the fan-out of every gate, {group: [units]}.
+    """
+    apply = gated(network.train, network.groups)
+    # The images go first: the first axis of the first input is the batch.
+    probed = variance.probed(lambda variables, images, z: apply(variables, z, images))
+    draw = make_draw(network, config)
+
+    l2 = config.penalty.l2
+
+    def cross_entropies(logits, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)  # [batch]
+
+    def price(params, gates, fixed):
+        squares = squares_of(network, params, fixed.masks) if l2 else (None, 0.0)
+        return hard_concrete.penalty(
+            gates,
+            fixed.prices,
+            fixed.masks,
+            config.penalty.lam,
+            examples,
+            config.penalty.convention,
+            l2,
+            *squares,
+        )
+
+    def objective(trained, probe, fixed, z_of, images, labels):
+        z = z_of(trained["gates"])
+        variables = {**fixed.variables, "params": trained["params"]}
+        if config.batch.variance == "norms":
+            logits, updates = probed(variables, probe, images, z)
+        else:
+            logits, updates = apply(variables, z, images)
+        cross_entropy = jnp.mean(cross_entropies(logits, labels))
+        penalty = price(trained["params"], trained["gates"], fixed)
+        wrong = jnp.sum(jnp.argmax(logits, -1) != labels)
+        return cross_entropy + penalty, (cross_entropy, penalty, wrong, z, updates)
+
+    def by_vmap(params, kept, z, images, labels):
+        """||S||_1 from every example's own gradient."""
+
+        def loss(params, image, label, own):
+            gates = own if config.gates.per_example else z
+            gates = {name: gate[None] for name, gate in gates.items()} if own else gates
+            logits, _ = apply({**kept, "params": params}, gates, image[None])
+            return cross_entropies(logits, label[None])[0]
+
+        own = z if config.gates.per_example else {}
+        return variance.per_example(loss, params, images, labels, own)[0]
+
+    def step(state: TrainState, tally: Tally, images, labels, prices):
+        kept = {name: value for name, value in state.variables.items() if name != "params"}
+        trained = {"params": state.variables["params"], "gates": state.gates}
+        fixed = _Fixed(kept, state.masks, prices)
+        batch = len(labels)
+
+        def z_of(gates):
+            return draw(gates, state.masks, state.step, batch)
+
+        (loss, aux), (grads, probe_gradient) = jax.value_and_grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(trained, jnp.zeros(batch), fixed, z_of, images, labels)
+        cross_entropy, penalty, wrong, z, updates = aux
+        if config.batch.variance == "norms":
+            mean = grads["params"]
+            if l2:  # the same for every example, so no part of how they differ
+                same = jax.grad(price)(trained["params"], trained["gates"], fixed)
+                mean = jax.tree.map(jnp.subtract, mean, same)
+            grad_variance = variance.of_probe(probe_gradient, mean)
+        elif config.batch.variance == "none":
+            grad_variance = jnp.zeros(())
+        else:
+            grad_variance = by_vmap(trained["params"], kept, z, images, labels)
+
+        change, opt_state = tx.update(grads, state.opt_state, trained)
+        trained = optax.apply_updates(trained, change)
+        state = TrainState(
+            step=state.step + 1,
+            variables={**kept, **updates, "params": trained["params"]},
+            gates=jax.tree.map(hard_concrete.clamp, trained["gates"]),
+            masks=state.masks,
+            opt_state=opt_state,
+            means=smooth(state.means, Means(1.0, grad_variance, loss, cross_entropy), config),
+        )
+        tally = Tally(
+            counts=activation.observe(tally.counts, z, state.masks),
+            loss=tally.loss + loss,
+            cross_entropy=tally.cross_entropy + cross_entropy,
+            penalty=tally.penalty + penalty,
+            wrong=tally.wrong + wrong,
+        )
+        return state, tally
+
+    return step
+
+
+def squares_of(network: Network, params: Any, alive: dict[str, Array]) -> tuple[dict, Array]:
+    """What the L2 term of the penalty weighs, dead units left out.
+
+    Returns:
+      ({group: f32[units], sum of squares of the weights that read each unit}, sum of squares of
+      all other parameters: biases, and weights that read nothing gated).
+    """
+    groups, read = network.groups, {}
+    other = jnp.zeros(())
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params}):
+        path, squares = path_name(path), jnp.square(leaf)
+        for axis in range(leaf.ndim):
+            there = alive_positions(groups, path, axis, alive)
+            squares = squares * jnp.expand_dims(there, [d for d in range(leaf.ndim) if d != axis])
+        readers = [(g.name, m) for g in groups.values() for m in g.members
+                   if m.path == path and m.role == "in"]  # fmt: skip
+        for name, member in readers:
+            by_position = jnp.sum(squares, [d for d in range(leaf.ndim) if d != member.axis])
+            read[name] = read.get(name, 0.0) + jnp.sum(by_position[member.index], axis=1)
+        if not readers:
+            other = other + jnp.sum(squares)
+    return read, other
+
+
+def make_draw(network: Network, config: Config) -> Callable:
+    """`draw(gates, masks, step, batch) -> z`: gates of living units, 0 for those of dead ones."""
+    source = stream(config.seed, "z")
+    names = list(network.groups)
+
+    def draw(gates, masks, step, batch):
+        if not names:
+            return {}
+        # All groups in one draw: a generator per group would make compiling much slower.
+        z = hard_concrete.sample(
+            jax.random.fold_in(source, step),
+            jnp.concatenate([gates[name] for name in names]),
+            batch if config.gates.per_example else None,
+        )
+        ends = np.cumsum([gates[name].size for name in names])[:-1]
+        parts = jnp.split(z, ends, axis=-1)
+        return {name: masks[name] * part for name, part in zip(names, parts, strict=True)}
+
+    return draw
+
+
+def smooth(means: Means, now: Means, config: Config) -> Means:
+    """The running means after one more observation."""
+    decay = config.batch.decay
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, means, now)
+
+
+def make_epoch(
+    network: Network, config: Config, tx: optax.GradientTransformation, examples: int, batch: int
+) -> Callable:
+    """An epoch as one function to be compiled.
+
+    Args:
+      network, config, tx, examples: as in `make_step`.
+      batch: examples of a mini-batch; static.
+
+    Returns:
+      `epoch(state, images, labels, prices, number, steps) -> (state, tally)`, jitted, donating the
+      state: the epoch of that number (from 1, i32[]) over images f32[examples, ...] and labels
+      i32[examples], in an order of its own; `prices` as in `make_step`. `steps`, i32[], is traced:
+      one program serves any number of them.
+    """
+    step = make_step(network, config, tx, examples)
+    order = stream(config.seed, "order")
+
+    def epoch(state: TrainState, images, labels, prices, number, steps):
+        rows = jax.random.permutation(jax.random.fold_in(order, number), examples)
+
+        def body(i, carry):
+            here = jax.lax.dynamic_slice_in_dim(rows, i * batch, batch)
+            return step(*carry, images[here], labels[here], prices)
+
+        zero = jnp.zeros((), jnp.float32)
+        counts = {name: jnp.zeros(mask.shape, jnp.int32) for name, mask in state.masks.items()}
+        tally = Tally(counts, zero, zero, zero, jnp.zeros((), jnp.int32))
+        return jax.lax.fori_loop(0, steps, body, (state, tally))
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+def make_evaluation(network: Network, chunk: int) -> Callable:
+    """`evaluate(variables, gates, masks, images, labels) -> (confusion, loss)`, jitted.
+
+    `confusion` is i32[classes, classes], labels by row and predictions by column; `loss` the sum of
+    the cross-entropies. Images are taken `chunk` at a time; the last chunk is padded, and what
+    was padded weighs nothing. Gates have their deterministic values.
+    """
+    apply = gated(network.evaluate, network.groups)
+    classes = network.spec.num_classes
+
+    def evaluate(variables, gates, masks, images, labels):
+        z = {name: masks[name] * hard_concrete.mean(value) for name, value in gates.items()}
+        examples = len(labels)
+        size = min(chunk, examples)
+
+        def body(i, carry):
+            confusion, total = carry
+            rows = i * size + jnp.arange(size)
+            weight = rows < examples
+            rows = jnp.minimum(rows, examples - 1)
+            logits = apply(variables, z, images[rows])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
+            hits = (labels[rows], jnp.argmax(logits, -1))
+            confusion = confusion.at[hits].add(weight.astype(jnp.int32))
+            return confusion, total + jnp.sum(jnp.where(weight, losses, 0.0))
+
+        start = (jnp.zeros((classes, classes), jnp.int32), jnp.zeros((), jnp.float32))
+        return jax.lax.fori_loop(0, -(-examples // size), body, start)
+
+    return jax.jit(evaluate)

@@ -1,0 +1,153 @@
+"""Flags in, exit code out: what a person can mend becomes one line on stderr and exit code 2."""
+
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from dynhp_jax import config as configuration
+from dynhp_jax.errors import ConfigError, UserError
+
+USER_ERROR = 2
+INTERRUPTED = 130
+
+
+class Interrupted(Exception):
+    """Ctrl-C, after everything was put in order; the text says how to go on."""
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    """Calls `main(argv)` and returns the exit code: 0, 2 for a user's error, 130 for Ctrl-C.
+
+    Other exceptions are bugs and pass through with their traceback.
+    """
+    shown = warnings.showwarning
+    warnings.showwarning = _warn
+    try:
+        main(argv)
+    except UserError as error:
+        return _fail("error", error, USER_ERROR)
+    except OSError as error:
+        return _fail("error", _disk_error(error), USER_ERROR)
+    except Interrupted as stop:
+        return _fail("interrupted", stop, INTERRUPTED)
+    except KeyboardInterrupt:
+        return _fail("interrupted", "nothing was lost but the present epoch", INTERRUPTED)
+    finally:
+        warnings.showwarning = shown
+    return 0
+
+
+def say(line: str) -> None:
+    """One line on stderr, whatever line breaks the text holds."""
+    print(" ".join(str(line).split()), file=sys.stderr, flush=True)
+
+
+def parse(argv: Sequence[str], with_config: bool) -> tuple[ml_collections.ConfigDict | None, str]:
+    """Reads `--workdir` and, where wanted, `--config` with its overrides.
+
+    Args:
+      argv: the program's name and its arguments.
+      with_config: whether there is a `--config`; then it has to be given.
+
+    Returns:
+      The config with all overrides (None without), and the workdir ('' if it was not given).
+
+    Raises:
+      UserError: a flag that does not exist or a value that is not of its type.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "directory of the run", flag_values=values)
+    flags.DEFINE_bool("help", False, "show the flags", short_name="h", flag_values=values)
+    if with_config:
+        _check_names(argv)
+        config_flags.DEFINE_config_file(
+            "config",
+            None,
+            "file of the experiment, such as configs/digits.py;"
+            " --config.FIELD=VALUE overrides one of its fields",
+            flag_values=values,
+            sys_argv=list(argv),
+        )
+    try:
+        rest = values(list(argv))[1:]
+        config = values["config"].value if with_config else None
+        isinstance(config, Sequence)  # a file that could not be read shows itself when touched
+        if config is not None:
+            config.to_dict()
+    except flags.IllegalFlagValueError as error:
+        raise _illegal(error) from None
+    except flags.Error as error:
+        raise UserError(f"{error}; see --help") from None
+    except OSError:
+        raise UserError(
+            f"--config: the file {_config_file(argv)!r} cannot be read;"
+            f" the experiments here: {', '.join(_experiments()) or 'none in ./configs'}"
+        ) from None
+    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
+        raise UserError(f"--config: {_config_file(argv)!r} is no config: {error}") from None
+    if values["help"].value:
+        print(values.get_help())
+        raise SystemExit(0)
+    if rest:
+        raise UserError(f"{rest[0]!r} is no flag; flags look like --workdir=runs/digits")
+    if with_config and config is None:
+        raise UserError("--config is missing; for a start: --config=configs/digits.py")
+    return config, values["workdir"].value
+
+
+def _check_names(argv: Sequence[str]) -> None:
+    """config_flags says only "'foo'" of an unknown --config.foo; our fields are known."""
+    names = configuration.field_names()
+    for argument in argv:
+        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        if match and match[1] not in names and match[1] not in configuration.SECTIONS:
+            raise configuration.unknown_field(match[1])
+
+
+def _illegal(error: flags.IllegalFlagValueError) -> UserError:
+    match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
+    if match is None or match[1] not in configuration.field_names():
+        return UserError(f"{error}")
+    return ConfigError(match[1], match[2], configuration.allowed(match[1]))
+
+
+def _config_file(argv: Sequence[str]) -> str:
+    for position, argument in enumerate(argv):
+        if match := re.match(r"--?config(?:=(.*))?$", argument):
+            return match[1] if match[1] is not None else (list(argv) + [""])[position + 1]
+    return ""
+
+
+def _experiments() -> list[str]:
+    if not os.path.isdir("configs"):
+        return []
+    return sorted(
+        f"configs/{name}"
+        for name in os.listdir("configs")
+        if name.endswith(".py") and not name.startswith("_")
+    )
+
+
+def _disk_error(error: OSError) -> str:
+    where = f": {error.filename}" if error.filename else ""
+    return (
+        f"{error.strerror or error}{where}; nothing was left half-written:"
+        " make room, or choose a --workdir that can be written"
+    )
+
+
+def _warn(message, category, filename, lineno, file=None, line=None) -> None:
+    """Our own warnings are for the user and take a line; those of others are for developers."""
+    if issubclass(category, UserWarning) and "dynhp_jax" in filename:
+        say(f"warning: {message}")
+
+
+def _fail(kind: str, message: object, code: int) -> int:
+    say(f"{kind}: {message}")
+    return code

@@ -1,0 +1,53 @@
+"""TensorBoard events, written at once and by this thread.
+
+tensorboardX's SummaryWriter hands events to a thread of its own, where a full disk ends in a
+traceback that no caller can catch; so its file writer is used directly.
+"""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+
+
+class Events:
+    """Scalars by epoch.
+
+    Args:
+      directory: where the event file goes; made if missing.
+      epoch: the epochs done so far; what older files hold beyond it is going to be overwritten.
+    """
+
+    def __init__(self, directory: Path, epoch: int):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
+        if epoch:  # TensorBoard drops what was logged at or after the step of a START
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            event = event_pb2.Event(wall_time=time.time(), step=epoch + 1, session_log=start)
+            self._writer.write_event(event)
+
+    def write(self, epoch: int, scalars: Mapping[str, float]) -> None:
+        """Adds one point to every curve."""
+        for name, value in scalars.items():
+            event = event_pb2.Event(
+                wall_time=time.time(), step=epoch, summary=summary.scalar(name, value)
+            )
+            self._writer.write_event(event)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def scalars(record: Mapping) -> dict[str, float]:
+    """The numbers of a record under TensorBoard's names: `units/hidden_1` for nested ones."""
+    flat: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}/{key}": inner for key, inner in value.items()})
+        elif isinstance(value, (int, float)) and name != "epoch":
+            flat[name] = value
+    return flat

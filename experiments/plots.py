@@ -1,0 +1,113 @@
+"""The figures of one run, from its records: after the paper's Figures 1, 2, 5, 6 and 7."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
+
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for any eyes
+
+
+def draw(records: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], directory: Path) -> None:
+    """Writes units.png, test_error.png, batch_size.png and memory.png.
+
+    Args:
+      records: lines of metrics.jsonl, at least one.
+      dense: the whole network's numbers, `reports.dense_numbers`.
+      directory: made if missing.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    epochs = [record["epoch"] for record in records]
+    _units(epochs, records, dense, directory / "units.png")
+    _test_error(epochs, records, directory / "test_error.png")
+    _batch_size(epochs, records, directory / "batch_size.png")
+    _memory(epochs, records, dense, directory / "memory.png")
+
+
+def _units(epochs, records, dense, path: Path) -> None:
+    groups = list(records[-1]["units"])
+    with _figure(path, 1, max(1, len(groups))) as panels:
+        for panel, group in zip(panels, groups, strict=False):
+            panel.plot(epochs, [r["units"][group] for r in records], color=_COLORS[0], label="left")
+            panel.plot(
+                epochs,
+                [r["active"].get(group, r["units"][group]) for r in records],
+                color=_COLORS[1],
+                linestyle="--",
+                label="active on average",
+            )
+            panel.set_title(f"{group} ({dense['units'][group]})")
+            panel.set_ylim(0, dense["units"][group] * 1.05)
+            panel.set_ylabel("units")
+        panels[0].legend(frameon=False)
+
+
+def _test_error(epochs, records, path: Path) -> None:
+    errors = [record["test_error"] for record in records]
+    with _figure(path) as (panel,):
+        panel.plot(epochs, errors, color=_COLORS[0])
+        best = min(range(len(errors)), key=errors.__getitem__)
+        panel.plot(epochs[best], errors[best], "o", color=_COLORS[1])
+        panel.annotate(
+            f"best {errors[best]:.2f} %, last {errors[-1]:.2f} %",
+            (0.98, 0.95), xycoords="axes fraction", ha="right", va="top",
+        )  # fmt: skip
+        # The first epochs are far above the rest and would flatten what matters.
+        settled = sorted(errors)[int(0.9 * (len(errors) - 1))]
+        low, high = min(errors), max(settled, min(errors) * 1.5, min(errors) + 0.1)
+        panel.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+        panel.set_ylabel("test error (%)")
+
+
+def _batch_size(epochs, records, path: Path) -> None:
+    with _figure(path) as (panel,):
+        sizes = [record["batch_size"] for record in records]
+        panel.step(epochs, sizes, where="mid", color=_COLORS[0])
+        panel.set_ylim(0, max(sizes) * 1.1)
+        panel.set_ylabel("examples in a mini-batch")
+
+
+def _memory(epochs, records, dense, path: Path) -> None:
+    model = [record["model_kib"] for record in records]
+    total = [record["memory_kib"] for record in records]
+    with _figure(path) as (panel,):
+        panel.fill_between(epochs, model, color=_COLORS[0], alpha=0.35, label="network")
+        panel.fill_between(epochs, model, total, color=_COLORS[1], alpha=0.35, label="mini-batch")
+        panel.plot(epochs, total, color=_COLORS[1])
+        if records[-1]["budget_kib"] is not None:
+            budget = records[-1]["budget_kib"]
+            panel.axhline(budget, color="black", linestyle="--", label="budget")
+        panel.axhline(dense["model_kib"], color="grey", linestyle=":", label="whole network")
+        panel.set_ylim(0, None)
+        panel.set_ylabel("memory by the paper's meter (KiB)")
+        panel.legend(loc="lower left", framealpha=0.8, edgecolor="none")
+
+
+class _figure:
+    """Panels side by side; saved when the block ends."""
+
+    def __init__(self, path: Path, rows: int = 1, columns: int = 1):
+        self.path = path
+        self.figure, panels = plt.subplots(
+            rows, columns, figsize=(max(6.0, 3.6 * columns), 3.6), squeeze=False
+        )
+        self.panels = list(panels.flat)
+
+    def __enter__(self):
+        return self.panels
+
+    def __exit__(self, kind, error, trace):
+        if kind is None:
+            for panel in self.panels:
+                panel.set_xlabel("epoch")
+                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+                panel.grid(alpha=0.25)
+                panel.spines[["top", "right"]].set_visible(False)
+            self.figure.tight_layout()
+            self.figure.savefig(self.path, dpi=120)
+        plt.close(self.figure)

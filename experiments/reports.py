@@ -1,0 +1,146 @@
+"""What a run says of itself: the summary and the final table beside the whole network's numbers."""
+
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import dynhp_jax
+from dynhp_jax import memory
+from dynhp_jax.loop import Run, Trainer
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
+
+
+def dense_numbers(trainer: Trainer) -> dict[str, Any]:
+    """Units, parameters, model size and memory of the network before anything was pruned."""
+    parameters, batch = trainer.whole_parameters, trainer.config.memory.sp_batch
+    return {
+        "units": {name: group.size for name, group in trainer.whole.groups.items()},
+        "parameters": parameters,
+        "model_kib": trainer.meter.model_kib(parameters),
+        "batch_size": batch,
+        "memory_kib": trainer.meter.memory_kib(parameters, batch),
+    }
+
+
+def summarise(trainer: Trainer, run: Run, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What summary.json holds, from the state at the end and the lines of metrics.jsonl."""
+    last, config = records[-1], trainer.config
+    dense = dense_numbers(trainer)
+    return {
+        "name": config.name,
+        "method": config.method,
+        "dataset": config.data.name,
+        "seed": config.seed,
+        "epochs": run.epoch,
+        "test_error": last["test_error"],
+        "best_test_error": run.best[0],
+        "best_epoch": run.best[1],
+        "units": last["units"],
+        "parameters": last["parameters"],
+        "model_kib": last["model_kib"],
+        "memory_kib_peak": max(run.memory_kib),
+        "budget_kib": last["budget_kib"],
+        "training_memory": memory.training_memory(run.memory_kib),
+        "batch_size": last["batch_size"],
+        "dense": dense
+        | {"training_memory": memory.training_memory([dense["memory_kib"]] * run.epoch)},
+        "seconds": sum(record["seconds"] for record in records),
+        "compile_seconds": trainer.programs.seconds,
+        "compilations": trainer.programs.compilations,
+        "versions": versions(),
+        "machine": f"{platform.machine()} {platform.system()}, {jax.devices()[0].device_kind}",
+        "commit": commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this package, of Python, and of the packages that numbers may depend on."""
+    found = {"dynhp_jax": dynhp_jax.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit that the code is at, with '+' if files were changed since; None outside git."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The end of a run for a person: every number beside that of the whole network."""
+    dense = summary["dense"]
+    rows = [("", "whole", summary["method"], "left")]
+
+    def add(name: str, whole: float, now: float, digits: int = 0):
+        share = f"{100 * now / whole:.0f} %" if whole else ""
+        rows.append((name, f"{whole:,.{digits}f}", f"{now:,.{digits}f}", share))
+
+    for group, units in dense["units"].items():
+        add(f"units of {group}", units, summary["units"][group])
+    add("parameters", dense["parameters"], summary["parameters"])
+    add("model size, KiB", dense["model_kib"], summary["model_kib"], 1)
+    add("mini-batch", dense["batch_size"], summary["batch_size"])
+    add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], 1)
+    add("training memory, as in the paper", dense["training_memory"], summary["training_memory"], 3)
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    lines.append(
+        f"test error {summary['test_error']:.2f} %"
+        f" (best {summary['best_test_error']:.2f} % in epoch {summary['best_epoch']});"
+        f" {summary['seconds']:.0f} s, and {summary['compile_seconds']:.0f} s for"
+        f" {summary['compilations']} compilations"
+    )
+    return "\n".join(lines)
+
+
+def confusion_table(confusion: np.ndarray) -> str:
+    """Labels by row, predictions by column."""
+    width = max(len(str(confusion.max())), len(str(len(confusion) - 1))) + 1
+    head = " " * 6 + "".join(str(k).rjust(width) for k in range(len(confusion)))
+    rows = [
+        str(label).rjust(5) + " " + "".join((str(n) if n else ".").rjust(width) for n in row)
+        for label, row in enumerate(confusion)
+    ]
+    return "\n".join([head, *rows])
+
+
+def line(record: Mapping[str, Any], epochs: int) -> str:
+    """An epoch for a log file."""
+    return (
+        f"epoch {record['epoch']}/{epochs}: test error {record['test_error']:.2f} %,"
+        f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
+        f" batch {record['batch_size']}, model {record['model_kib']:.1f} KiB,"
+        f" memory {record['memory_kib']:.1f} KiB, {record['seconds']:.2f} s"
+        + (f" + compiling {record['compile_seconds']:.1f} s" if record["compile_seconds"] else "")
+    )

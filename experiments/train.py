@@ -1,0 +1,166 @@
+"""Trains a network by dense, soft, hard or dynamic hard pruning.
+
+    python -m experiments.train --config=configs/digits.py --workdir=runs/digits
+
+The same command on the same workdir goes on where it stopped. Every field of the config can be
+overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(300, 100)".
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from dynhp_jax import checkpoint, compiling, data, loop
+from dynhp_jax import config as configuration
+from dynhp_jax.config import Config
+from dynhp_jax.errors import UserError
+from experiments import commandline, plots, reports
+from experiments.commandline import Interrupted, say
+from experiments.events import Events, scalars
+from experiments.workdir import Workdir, write_json
+
+LOG_SECONDS = 10.0  # between lines where there is no terminal to draw a progress bar on
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and trains."""
+    values, path = commandline.parse(argv, with_config=True)
+    config = configuration.from_config_dict(values)
+    workdir = Workdir(path or f"runs/{config.name}-{config.method}-seed{config.seed}")
+    with workdir.claim(config):
+        train(config, workdir)
+
+
+def train(config: Config, workdir: Workdir) -> None:
+    """Trains in a workdir that is claimed, from where an earlier run left it."""
+    if config.compiling.cache_dir:
+        compiling.use_cache(config.compiling.cache_dir)
+    dataset = data.load(
+        config.data.name,
+        directory=config.data.dir or None,
+        cache=config.data.cache_dir or None,
+        validation=config.data.validation,
+        validation_seed=config.seed,
+    )
+    programs = compiling.Programs()
+    trainer = loop.Trainer(config, dataset, programs)
+    run = _start(trainer, workdir)
+    records = workdir.rewind(run.epoch)
+    events = Events(workdir.tensorboard, run.epoch)
+    report = _Screen(run.epoch, config.epochs)
+    with _Interruptions() as interruptions:
+        try:
+            while run.epoch < config.epochs:
+                run, record = loop.advance(trainer, run)
+                workdir.append(record)
+                records.append(record)
+                events.write(run.epoch, scalars(record))
+                report.show(record)
+                last = run.epoch == config.epochs or interruptions.wanted
+                if last or run.epoch % config.checkpoint.every == 0:
+                    _save(trainer, run, workdir)
+                if interruptions.wanted and run.epoch < config.epochs:
+                    raise Interrupted(
+                        f"epoch {run.epoch} of {config.epochs} is saved in {workdir.path};"
+                        " the same command goes on from there"
+                    )
+        except loop.Diverged as error:
+            raise UserError(f"{error}; {_last_good(workdir)}") from None
+        finally:
+            report.close()
+            events.close()
+    plots.draw(records, reports.dense_numbers(trainer), workdir.figures)
+    summary = reports.summarise(trainer, run, records)
+    write_json(workdir.summary_file, summary)
+    print(reports.table(summary))
+    print(f"everything is in {workdir.path}")
+
+
+def _start(trainer: loop.Trainer, workdir: Workdir) -> loop.Run:
+    """The run as its newest whole checkpoint has it, or at its very beginning."""
+    checkpoint.sweep(workdir.checkpoints)
+    found = checkpoint.restore(
+        workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
+    )
+    if found is None:
+        return trainer.start()
+    trainer.programs.compilations = found.host["compilations"]
+    trainer.programs.seconds = found.host["compile_seconds"]
+    print(f"going on after epoch {found.epoch} of {trainer.config.epochs} in {workdir.path}")
+    return trainer.resume(found)
+
+
+def _save(trainer: loop.Trainer, run: loop.Run, workdir: Workdir) -> None:
+    checkpoint.save(
+        workdir.checkpoints,
+        run.epoch,
+        run.state,
+        loop.host_part(run, trainer),
+        trainer.config.checkpoint.keep,
+    )
+
+
+def _last_good(workdir: Workdir) -> str:
+    epochs = checkpoint.epochs(workdir.checkpoints)
+    kept = (
+        f"the checkpoint of epoch {epochs[-1]} is kept in {workdir.checkpoints}"
+        if epochs
+        else "there is no checkpoint yet"
+    )
+    return f"{kept}; a smaller config.optimizer.learning_rate may help"
+
+
+class _Interruptions:
+    """Lets the epoch at hand end after the first Ctrl-C; the second one stops at once."""
+
+    def __init__(self):
+        self.wanted = False
+
+    def __enter__(self):
+        self._before = {kind: signal.signal(kind, self._note)
+                        for kind in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+        return self
+
+    def __exit__(self, *details):
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def _note(self, number, frame):
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        say("interrupted: finishing this epoch, to save it; once more stops at once")
+
+
+class _Screen:
+    """A progress bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, done: int, epochs: int):
+        self._epochs = epochs
+        self._bar = tqdm(
+            total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True
+        )
+        self._next = 0.0
+
+    def show(self, record) -> None:
+        if not self._bar.disable:
+            self._bar.set_postfix_str(
+                f"error {record['test_error']:.2f} %,"
+                f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
+                f" batch {record['batch_size']}, {record['memory_kib']:.0f} KiB",
+                refresh=False,
+            )
+            self._bar.update()
+        elif time.monotonic() >= self._next or record["epoch"] == self._epochs:
+            print(reports.line(record, self._epochs), flush=True)
+            self._next = time.monotonic() + LOG_SECONDS
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+if __name__ == "__main__":
+    sys.exit(commandline.run(main, sys.argv))
