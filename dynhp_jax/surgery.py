@@ -122,12 +122,18 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
     """
     keeps = groups.check_keeps(keeps)
     small_groups = groups.shrunk(keeps)
-    whole = jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jnp.result_type(a)), variables)
+    shapes = jax.tree.map(np.shape, variables)
     cuts = plan(groups, keeps)
 
     def small_apply(small_variables: Any, *inputs: Any) -> Any:
         leaves = jax.tree_util.tree_leaves_with_path(small_variables)
         check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], small_groups)
+        # The dtypes are those of now: parameters may have been cast since the groups were found.
+        whole = jax.tree.map(
+            lambda a, shape: jax.ShapeDtypeStruct(shape, jax.dtypes.result_type(a)),
+            small_variables,
+            shapes,
+        )
         whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
         traced = trace(apply, whole, whole_inputs)
         dead = [
