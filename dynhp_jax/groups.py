@@ -349,7 +349,7 @@ def _group(traced: Traced, where: list, pairs: np.ndarray) -> tuple[tuple, Group
     first = axis_ids == axis_ids.min()
     units = atoms[first][np.argsort(positions[first], kind="stable")]
     units = units[np.sort(np.unique(units, return_index=True)[1])]
-    born, producer, roles = _roles(traced, units)
+    born, producer, roles = _roles(traced, units, {where[i][0] for i in np.unique(axis_ids)})
     reference = [i for i in np.unique(axis_ids) if where[i] == producer]
     if reference:  # units are numbered as their producer lays them out
         at = axis_ids == reference[0]
@@ -369,7 +369,7 @@ def _group(traced: Traced, where: list, pairs: np.ndarray) -> tuple[tuple, Group
     reasons = list(dict.fromkeys(r for a in units for r in flagged.get(int(a), ())))
     parameters, size = _unit_cost(traced, members)
     group = Group(
-        name=_name(members, producer),
+        name=_name(traced, members, producer),
         size=len(units),
         members=tuple(members),
         exact=not reasons,
@@ -400,11 +400,15 @@ def _role_index(traced: Traced) -> dict[int, list[tuple[int, str, str]]]:
     return index
 
 
-def _roles(traced: Traced, units: np.ndarray) -> tuple[int, tuple[str, int], set]:
-    """(order of production, producer's (path, axis), {(path, role)})."""
+def _roles(
+    traced: Traced, units: np.ndarray, paths: set[Path]
+) -> tuple[int, tuple[str, int], set]:
+    """(order of production, producer's (path, axis), {(path, role)}) among the members' paths."""
     index, roles = _role_index(traced), set()
     born, producer = 1 << 60, ("", -1)
     for order, path, role in index.get(int(units[0]), ()):
+        if path not in paths:  # joined with a member before it met the data
+            continue
         roles.add((path, role))
         if role == "out" and order < born:
             born, producer = order, (path, -1)
@@ -414,7 +418,7 @@ def _roles(traced: Traced, units: np.ndarray) -> tuple[int, tuple[str, int], set
                 producer = (producer[0], axis)
                 break
     else:
-        born = -1 if not roles else min(o for o, _, _ in index[int(units[0])])
+        born = min((o for o, p, _ in index.get(int(units[0]), ()) if p in paths), default=-1)
     return born, producer, roles
 
 
@@ -463,12 +467,14 @@ def _contraction_pairs(traced: Traced) -> list:
     return found
 
 
-def _name(members: list[Member], producer: tuple[str, int]) -> str:
+def _name(traced: Traced, members: list[Member], producer: tuple[str, int]) -> str:
     if any(m.role == "data" for m in members):
         return "input"
     path = producer[0] or members[0].path
-    for prefix in ("params/",):
-        path = path.removeprefix(prefix)
+    box = path.removesuffix("value")  # NNX variables and Linen's boxes hold one leaf: 'value'
+    if box.endswith("/") and sum(p.startswith(box) for p in traced.leaves) == 1:
+        path = box[:-1]
+    path = path.removeprefix("params/")
     head, _, _ = path.rpartition("/")
     return head or path
 

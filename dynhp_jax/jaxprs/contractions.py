@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.walk import Contraction, Value, Walk, rule
 
 
 def _role(walk: Walk, value: Value, role: str, axis: Axis) -> None:
     """Notes that a leaf is read ('in') or produces units ('out') along an axis."""
-    if len(value.sources) == 1:
-        (path,) = value.sources
-        atoms = [walk.labels.axis_pairs(axis)[1]]
-        walk.roles.append((path, role, np.concatenate(atoms)))
+    atoms = walk.labels.axis_pairs(axis)[1]
+    for path in sorted(value.sources):  # several where leaves were joined or multiplied first
+        walk.roles.append((path, role, atoms))
 
 
 @rule("dot_general")
@@ -91,6 +88,8 @@ def _grouped(walk: Walk, lhs: Axis, rhs_in: Axis, rhs_out: Axis, groups: int, rh
     labels.unify(rhs_out, (*group, *made), reason)
     if per_in > 1:
         _role(walk, rhs, "in", rhs_in)
+    else:
+        labels.pin_axis(rhs_in, "the input axis of a depthwise convolution")
     if made:
         _role(walk, rhs, "out", made)
     return labels.resolve((*group, *made))
