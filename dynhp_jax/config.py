@@ -290,14 +290,19 @@ class Config(Section):
 
     def __post_init__(self):
         super().__post_init__()
+        rule = self.batching.rule
+        if self.batch.variance == "none" and rule != "fixed":
+            raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
+
+    @property
+    def batching(self) -> Batch:
+        """`batch`, with what it leaves to the method filled in."""
         rule, size = self.batch.rule, self.batch.size
         if rule == "method":
             rule = "dynhp" if self.method == "dynhp" else "fixed"
         if size == 0:
             size = self.memory.sp_batch if rule == "fixed" else 16
-        if self.batch.variance == "none" and rule != "fixed":
-            raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
-        object.__setattr__(self, "batch", dataclasses.replace(self.batch, rule=rule, size=size))
+        return dataclasses.replace(self.batch, rule=rule, size=size)
 
     @property
     def gated(self) -> bool:
@@ -399,13 +404,8 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def default_config_dict() -> ml_collections.ConfigDict:
-    """All fields at their defaults, as a locked ConfigDict: what a file in `configs/` starts from.
-
-    `batch.rule` and `batch.size` are left to the method, so that overriding `method` is enough.
-    """
-    values = to_dict(Config())
-    values["batch"].update(rule="method", size=0)
-    return ml_collections.ConfigDict(values).lock()
+    """All fields at their defaults, as a locked ConfigDict: what a file in `configs/` starts from."""
+    return ml_collections.ConfigDict(to_dict(Config())).lock()
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -428,6 +428,9 @@ def differences(earlier: Config, now: Config) -> list[str]:
 
     Fewer epochs than before differ; more do not, nor do paths and the upkeep of checkpoints.
     """
+    earlier, now = (
+        dataclasses.replace(each, batch=each.batching) for each in (earlier, now)
+    )
     before, after = flatten(earlier), flatten(now)
     found = [
         f"config.{name} (there {before[name]!r}, here {after[name]!r})"

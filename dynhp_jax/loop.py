@@ -105,15 +105,16 @@ class Trainer:
         self.whole_parameters = _leaf_count(self.whole.spec.shapes()["params"])
         self.budget_bytes = self._budget()
         self.examples = len(dataset.y_train)
-        if config.batch.size > self.examples:
+        batching = config.batching
+        if batching.size > self.examples:
             raise ConfigError(
-                "batch.size", config.batch.size, f"at most the {self.examples} training examples"
+                "batch.size", batching.size, f"at most the {self.examples} training examples"
             )
         self.controller = {
             "fixed": lambda: batch_size.Fixed(),
-            "dynhp": lambda: batch_size.DynHP(config.batch.alpha),
-            "cabs": lambda: batch_size.CABS(config.batch.eta),
-        }[config.batch.rule]()
+            "dynhp": lambda: batch_size.DynHP(batching.alpha),
+            "cabs": lambda: batch_size.CABS(batching.eta),
+        }[batching.rule]()
 
     def _budget(self) -> int | None:
         budget = self.config.memory.budget
@@ -133,13 +134,13 @@ class Trainer:
 
     def batch_in_use(self, batch: int) -> int:
         """The size that is compiled for the controller's: on the grid, unless it is fixed."""
-        if self.config.batch.rule == "fixed":
+        if self.config.batching.rule == "fixed":
             return batch
         return batch_size.on_grid(batch, self.config.batch.grid)
 
     def start(self) -> Run:
         """A run before its first epoch."""
-        size, room = self.config.batch.size, self.room(self.whole_parameters)
+        size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
         draw = self.programs.get(
             "initial state",

@@ -188,7 +188,7 @@ def make_step(network: Network, config: Config, tx: optax.GradientTransformation
 
         (loss, aux), (grads, probe_gradient) = jax.value_and_grad(
             objective, argnums=(0, 1), has_aux=True
-        )(trained, jnp.zeros(batch), fixed, z_of, images, labels)
+        )(trained, jnp.zeros(batch, jnp.float32), fixed, z_of, images, labels)
         cross_entropy, penalty, wrong, z, updates = aux
         if config.batch.variance == "norms":
             mean = grads["params"]
@@ -211,14 +211,15 @@ def make_step(network: Network, config: Config, tx: optax.GradientTransformation
             opt_state=opt_state,
             means=smooth(state.means, Means(1.0, grad_variance, loss, cross_entropy), config),
         )
-        tally = Tally(
+        seen = Tally(
             counts=activation.observe(tally.counts, z, state.masks),
             loss=tally.loss + loss,
             cross_entropy=tally.cross_entropy + cross_entropy,
             penalty=tally.penalty + penalty,
             wrong=tally.wrong + wrong,
         )
-        return state, tally
+        # Under jax_enable_x64 sums come out wider than the loop was started with.
+        return state, jax.tree.map(lambda old, new: new.astype(old.dtype), tally, seen)
 
     return step
 
@@ -271,7 +272,9 @@ def make_draw(network: Network, config: Config) -> Callable:
 def smooth(means: Means, now: Means, config: Config) -> Means:
     """The running means after one more observation."""
     decay = config.batch.decay
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, means, now)
+    return jax.tree.map(
+        lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), means, now
+    )
 
 
 def make_epoch(

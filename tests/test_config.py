@@ -91,7 +91,7 @@ def test_an_unknown_field_is_answered_with_the_nearest(name, nearest):
 
 
 def test_method_decides_the_batch():
-    rules = {m: Config(method=m).batch for m in configuration.METHODS}
+    rules = {m: Config(method=m).batching for m in configuration.METHODS}
     assert {m: (b.rule, b.size) for m, b in rules.items()} == {
         "dynhp": ("dynhp", 16),
         "hp": ("fixed", 128),
@@ -101,8 +101,14 @@ def test_method_decides_the_batch():
     values = configuration.default_config_dict()
     values.method, values.batch.size, values.batch.rule = "sp", 40, "cabs"
     config = configuration.from_config_dict(values)
-    assert (config.batch.rule, config.batch.size) == ("cabs", 40)
+    assert (config.batching.rule, config.batching.size) == ("cabs", 40)
     assert config.gated and not config.prunes
+
+
+def test_a_rule_that_needs_the_variance_cannot_do_without():
+    with pytest.raises(ConfigError, match=r"config.batch.variance .*'dynhp'"):
+        Config(method="dynhp", batch=configuration.Batch(variance="none"))
+    assert Config(method="hp", batch=configuration.Batch(variance="none")).prunes
 
 
 def test_a_config_dict_goes_through_and_missing_fields_take_defaults():
@@ -151,6 +157,8 @@ def test_differences_name_fields_and_allow_more_epochs_and_other_paths():
     assert "config.epochs" in fewer and "11" in fewer and "10" in fewer
     elsewhere = dataclasses.replace(base, data=configuration.Data(dir="/elsewhere"))
     assert configuration.differences(base, elsewhere) == []
+    spelt_out = dataclasses.replace(base, batch=configuration.Batch(size=16, rule="dynhp"))
+    assert configuration.differences(base, spelt_out) == []
     other = dataclasses.replace(
         base, seed=1, pruning=dataclasses.replace(base.pruning, gamma=0.25)
     )
