@@ -4,6 +4,8 @@ The masked model is made here from the definition and not by the library's gates
 belongs to a dead unit is set to zero in the original variables, and the original function runs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +28,7 @@ def fill(variables, seed=0):
         name = path_name(path).split("/")
         if {"var", "scale"} & set(name):
             return rng.uniform(0.5, 1.5, leaf.shape)
-        fan_in = max(1, np.prod(leaf.shape[:-1]))
+        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 10
         return rng.normal(size=leaf.shape) / np.sqrt(fan_in)
 
     return jax.tree_util.tree_map_with_path(draw, variables)
@@ -60,9 +62,13 @@ def silenced(variables, groups, keeps):
     return jax.tree_util.tree_map_with_path(wipe, variables)
 
 
+# Small arrays: what takes time is compiling.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 def forward(functions, variables, inputs):
     """Outputs of several functions of the same variables."""
-    return jax.jit(lambda v: [f(v, *inputs) for f in functions])(variables)
+    return jit(lambda v: [f(v, *inputs) for f in functions])(variables)
 
 
 def backward(apply, variables, inputs, cotangent):
@@ -70,7 +76,7 @@ def backward(apply, variables, inputs, cotangent):
     leaves, tree = jax.tree.flatten(variables)
     floats = [k for k, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating)]
 
-    @jax.jit
+    @jit
     def compiled(values, cotangent):
         def of(values):
             full = list(leaves)
@@ -120,3 +126,25 @@ def test_half_of_every_exact_group(name, x64):
     whole, masked = forward((apply, lambda v, *x: with_gates(v, gates, *x)), variables, inputs)
     agree(masked, wanted)
     assert np.abs(whole - wanted).max() > 1e-3  # something was cut
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_gates_per_example(name, x64):
+    """Row i of a batch with gates of its own is example i with those gates for a batch of one."""
+    apply, shapes, (x,) = CASES[name]()
+    variables, x = fill(shapes), x[:2]
+    groups = find_groups(apply, shapes, x)
+    rng = np.random.default_rng(3)
+    gates = {n: rng.uniform(size=(2, groups[n].size)).round(1) for n in groups.prunable}
+    with_gates = gated(apply, groups)
+    both, first, second = forward(
+        [
+            lambda v, x: with_gates(v, gates, x),
+            lambda v, x: with_gates(v, {n: z[0] for n, z in gates.items()}, x[:1]),
+            lambda v, x: with_gates(v, {n: z[1] for n, z in gates.items()}, x[1:]),
+        ],
+        variables,
+        (x,),
+    )
+    agree(both, np.concatenate([first, second]))
+    assert np.abs(both - apply(variables, x)).max() > 1e-3

@@ -67,7 +67,7 @@ def plain(init, apply, inputs):
 
 
 CASES = {
-    "resnet_basic": partial(resnet, resnet_linen.BasicBlock, (1, 2)),
+    "resnet_basic": partial(resnet, resnet_linen.BasicBlock, (1, 1)),
     "resnet_bottleneck": partial(resnet, resnet_linen.Bottleneck, (2, 1)),
     "transformer": transformer,
     "transformer_tied": partial(transformer, logits_via_embedding=True),
@@ -82,7 +82,7 @@ CASES = {
     "gru": lambda: linen(nets_linen.Recurrent(partial(nn.GRUCell, param_dtype=F64)), sequence(4)),
     "scanned": lambda: linen(nets_linen.Scanned(), rows(5)),
     "nnx_mlp": lambda: of_nnx(nets_nnx.MLP((7, 6, 5, 3), nnx.Rngs(0)), rows(7)),
-    "nnx_cnn": lambda: of_nnx(nets_nnx.CNN((4, 6, 5), 8, 3, nnx.Rngs(0)), image(1, 8)),
+    "nnx_cnn": lambda: of_nnx(nets_nnx.CNN((4, 6, 8), 8, 3, nnx.Rngs(0)), image(1, 8)),
     "plain_glu": lambda: plain(nets_plain.init_gated_mlp, nets_plain.gated_mlp, rows(7)),
     "plain_attention": lambda: plain(nets_plain.init_attention, nets_plain.attention, sequence(6)),
 }
