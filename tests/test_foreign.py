@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from foreign.cases import CASES
+from foreign.cases import CASES, image, linen
+from foreign.resnet_linen import Bottleneck, ResNet, ResNet50
 
 from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
+from dynhp_jax.groups import fan_out, find_groups
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.surgery import cut, resized
 
@@ -148,3 +149,139 @@ def test_gates_per_example(name, x64):
     )
     agree(both, np.concatenate([first, second]))
     assert np.abs(both - apply(variables, x)).max() > 1e-3
+
+
+def pinned(groups):
+    return {(p.path, p.axis): p.reason for p in groups.pinned}
+
+
+def test_resnet50_at_full_size():
+    """Half of every group but the pixels is the ResNet-50 that is half as wide, to the shape."""
+
+    def shapes(filters):
+        module = ResNet50(num_classes=1000, num_filters=filters)
+        return linen(module, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32), train=False)
+
+    apply, variables, (x,) = shapes(64)
+    small_module, half_as_wide, _ = shapes(32)
+    groups = find_groups(apply, variables, x)
+    # A stem, two inner widths for each of 16 blocks, four residual streams, and the pixels.
+    assert len(groups) == len(groups.select(groups.prunable)) == 1 + 2 * 16 + 4 + 1
+    assert groups["Bottleneck_0/Conv_2"].size == 256
+    assert len(groups["Bottleneck_0/Conv_2"].members) == 1 + 3 + 2 + 4 * 4 + 3 + 2 - 3
+    pins = pinned(groups)
+    assert {at for at, why in pins.items() if why == "an output"} == {
+        ("params/Dense_0/kernel", 1),
+        ("params/Dense_0/bias", 0),
+    }
+    kernels = {p for p, shape in groups.shapes.items() if p.startswith("params") and len(shape) > 3}
+    assert len(kernels) == 53
+    spatial = {(p, d) for p in kernels for d in (0, 1)} | {("inputs/0", 1), ("inputs/0", 2)}
+    assert {at for at, why in pins.items() if "spatial" in why} == spatial
+    assert len(pins) == len(spatial) + 2
+
+    arrays = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), variables)
+    keeps = {n: np.arange(groups[n].size // 2) for n in groups.prunable if n != "input"}
+    small = cut(arrays, groups, keeps)
+    assert jax.tree.map(jnp.shape, small) == jax.tree.map(jnp.shape, half_as_wide)
+    flops = [
+        jax.jit(f).lower(v, x).cost_analysis()["flops"]
+        for f, v in (
+            (small_module, half_as_wide),
+            (resized(apply, variables, groups, keeps), small),
+        )
+    ]
+    assert flops[0] == flops[1]
+
+
+def test_batch_statistics_in_training_mode(x64):
+    """Groups are found on the evaluation function; the training one is resized with them."""
+    module = ResNet((1, 1), Bottleneck, num_classes=3, num_filters=4, dtype=jnp.float64)
+    apply, shapes, (x,) = linen(module, image(3), train=False)
+    variables, groups = fill(shapes), find_groups(apply, shapes, image(3))
+
+    def train(v, x):
+        return module.apply(v, x, train=True, mutable=["batch_stats"])
+
+    keeps = half(groups)
+    out, stats = jax.jit(train)(silenced(variables, groups, keeps), x)
+    small_train = jax.jit(resized(train, shapes, groups, keeps))
+    small_out, small_stats = small_train(cut(variables, groups, keeps), x)
+    agree(small_out, out)
+    both = {"params": variables["params"], **stats}
+    agree(small_stats["batch_stats"], cut(both, groups, keeps)["batch_stats"])
+
+
+def test_transformer_says_what_stays_and_why():
+    for tied in (False, True):
+        apply, shapes, inputs = CASES["transformer"](logits_via_embedding=tied)
+        groups = find_groups(apply, shapes, *inputs)
+        outputs = {
+            ("params/decoder/logitdense/kernel/value", 1): "an output",
+            ("params/decoder/logitdense/bias/value", 0): "an output",
+        }
+        assert pinned(groups) == {
+            ("params/decoder/Embed_0/embedding/value", 0): "rows chosen by computed indices",
+            ("inputs/0", 1): "a window at a computed place",
+            **({} if tied else outputs),
+        }
+        block = "decoder/encoderdecoderblock_"
+        sizes = {}
+        for i in "01":
+            attention = block + i + "/MultiHeadDotProductAttention_0/"
+            sizes |= {attention + "query:1": 4, attention + "query:2": 3, attention + "value": 3}
+            sizes[block + i + "/MLPBlock_0/Dense_0"] = 10
+        assert {name: groups[name].size for name in groups.prunable} == sizes
+        (stream,) = set(groups) - set(sizes)  # the residual stream, which LayerNorm reads
+        assert stream == "decoder/Embed_0"
+        assert groups[stream].reasons == ("reduced by 'reduce_sum'",)
+
+
+def test_stacked_layers_stay_as_many_as_they_are():
+    apply, shapes, inputs = CASES["scanned"]()
+    pins = pinned(find_groups(apply, shapes, *inputs))
+    assert {at for at, why in pins.items() if why == "the axis that a scan runs over"} == {
+        (f"params/layers/{layer}/{leaf}", 0)
+        for layer in ("inner", "outer")
+        for leaf in ("kernel", "bias")
+    }
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm_by_gate"])
+def test_every_weight_that_reads_a_recurrent_unit_counts(name, x64):
+    """Kernels that are joined before they meet the data read units like any other."""
+    apply, shapes, inputs = CASES[name]()
+    groups = find_groups(apply, shapes, *inputs)
+    (hidden,) = set(groups) - {"input"}
+    counts = fan_out(groups, {hidden: np.array([1, 1, 0, 1, 0, 1.0])})
+    assert counts["input"].tolist() == [4 * 4] * 4  # four gates, four units left
+    assert counts[hidden].tolist() == [4 * 4 + 3, 4 * 4 + 3, 0, 4 * 4 + 3, 0, 4 * 4 + 3]
+
+
+@pytest.mark.parametrize("name", ["nnx_mlp", "nnx_cnn"])
+def test_nnx_modules_take_smaller_arrays(name, x64):
+    """NNX reads sizes off its arrays: after a cut, merging is enough."""
+    apply, state, inputs = CASES[name]()
+    state = fill(state)
+    groups = find_groups(apply, state, *inputs)
+    keeps = half(groups)
+    small = cut(state, groups, {n: k for n, k in keeps.items() if n != "input"})
+    if "input" in keeps:
+        keeps.pop("input")
+    agree(*forward([apply, resized(apply, state, groups, keeps)], small, inputs))
+
+
+def test_cutting_a_resized_model_again(x64):
+    """Twice in a row is once with the composed keeps."""
+    apply, shapes, inputs = CASES["unet"]()
+    variables, groups = fill(shapes), find_groups(apply, shapes, *inputs)
+    first = half(groups)
+    small, small_groups = cut(variables, groups, first), groups.shrunk(first)
+    small_apply = resized(apply, shapes, groups, first)
+    again = half(small_groups)
+    smallest = cut(small, small_groups, again)
+    composed = first | {name: first[name][keep] for name, keep in again.items()}
+    agree(smallest, cut(variables, groups, composed))
+    twice = resized(small_apply, small, small_groups, again)
+    once = resized(apply, shapes, groups, composed)
+    agree(*forward([twice, once], smallest, inputs))

@@ -15,7 +15,7 @@ F64 = jnp.float64
 
 def linen(module, *inputs, **options):
     """(apply, variables, inputs) of a Linen module."""
-    variables = jax.eval_shape(lambda key: module.init(key, *inputs, **options), jax.random.key(0))
+    variables = jax.eval_shape(partial(module.init, **options), jax.random.key(0), *inputs)
     return (lambda v, *x: module.apply(v, *x, **options)), variables, inputs
 
 
