@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.groups import Group, Groups
+from dynhp_jax.groups import Group, Groups, Member
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.trace import Traced, trace
@@ -68,73 +68,103 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     return with_gates
 
 
-def unit_atoms(traced: Traced, group: Group) -> np.ndarray:
-    """int[units]: the atom of each unit of a group in another trace of the same variables."""
-    labels = traced.labels
+def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:
+    """(units, atoms): which atoms stand for which units in another trace of the same variables."""
     members = [m for m in group.members if m.path in traced.leaves]
     if not members:
         raise ValueError(f"the apply function has none of the leaves of group {group.name!r}")
-    for member in sorted(members, key=lambda m: m.index.shape[1]):
-        axis = traced.leaves[member.path][member.axis]
-        positions, atoms = labels.axis_pairs(axis)
-        count = np.bincount(positions, minlength=axis_size(axis))
-        order = np.argsort(positions, kind="stable")
-        if (count == 1).all():
-            return atoms[order][member.index[:, 0]]
-        # Several factors on one axis: a unit's atom is the one that all its positions share.
-        by_position = np.split(atoms[order], np.cumsum(count)[:-1])
-        shared = []
-        for row in member.index:
-            common = set(by_position[row[0]].tolist())
-            for position in row[1:]:
-                common &= set(by_position[position].tolist())
-            shared.append(common)
-        if all(len(common) == 1 for common in shared):
-            return np.array([common.pop() for common in shared])
-    raise ValueError(f"the units of group {group.name!r} cannot be told apart in this function")
+    found = [_plain_atoms(traced, member) for member in members]
+    if not any(units.size for units, _ in found):
+        found = [_shared_atoms(traced, member) for member in members]
+    units, atoms = np.concatenate(found, axis=1)
+    if np.unique(units).size < group.size:
+        raise ValueError(f"the units of group {group.name!r} cannot be told apart in this function")
+    return units, atoms
+
+
+_NONE = (np.empty(0, np.int64), np.empty(0, np.int64))
+
+
+def _plain_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray]:
+    """(units, atoms) of an axis whose positions have one atom each."""
+    positions, atoms = traced.labels.axis_pairs(traced.leaves[member.path][member.axis])
+    if positions.size != traced.shapes[member.path][member.axis]:
+        return _NONE
+    units, k = member.index.shape
+    return np.repeat(np.arange(units), k), atoms[member.index.reshape(-1)]
+
+
+def _shared_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray]:
+    """(units, atoms) of an axis with several factors: what all positions of one unit share."""
+    units, k = member.index.shape
+    positions, atoms = traced.labels.axis_pairs(traced.leaves[member.path][member.axis])
+    unit_at = np.full(traced.shapes[member.path][member.axis], -1)
+    unit_at[member.index] = np.arange(units)[:, None]
+    pairs = np.stack([unit_at[positions], atoms])[:, unit_at[positions] >= 0]
+    pairs, times = np.unique(pairs, axis=1, return_counts=True)
+    owner, atom = pairs[:, times == k]
+    own = np.bincount(atom, minlength=1)[atom] == 1  # a factor that all units share says nothing
+    return (owner[own], atom[own]) if np.unique(owner[own]).size == units else _NONE
 
 
 class _Gates(Hook):
     def __init__(self, traced: Traced, groups: Groups, gates: Mapping[str, Any]):
-        self.traced, self.gates = traced, gates
-        labels = traced.labels
-        self.unit_of: dict[int, tuple[str, int]] = {}
+        self.traced, self.groups, self.gates = traced, groups, gates
+        self.unit_of = {}  # name -> int[atoms], -1 where none of its units is
         for name in gates:
-            for unit, atom in enumerate(labels.find(unit_atoms(traced, groups[name]))):
-                self.unit_of[int(atom)] = (name, unit)
-        batch = np.empty(0, np.int64) if traced.batch is None else labels.find(traced.batch)
-        self.example_of = {int(atom): k for k, atom in enumerate(batch)}
+            units, atoms = unit_atoms(traced, groups[name])
+            self.unit_of[name] = self._by_atom(atoms, units)
+        batch = np.empty(0, np.int64) if traced.batch is None else traced.batch
+        self.example_of = self._by_atom(traced.labels.find(batch), np.arange(batch.size))
+
+    def _by_atom(self, atoms: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        table = np.full(len(self.traced.labels), -1)
+        table[atoms] = numbers
+        return table
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
         name = eqn.primitive.name
-        if name == "dot_general":
-            (left, right), _ = eqn.params["dimension_numbers"]
-        elif name == "conv_general_dilated":
-            numbers = eqn.params["dimension_numbers"]
-            if (
-                axis_size(values[1].axes[numbers.rhs_spec[1]])
-                == 1
-                < axis_size(values[0].axes[numbers.lhs_spec[1]])
-            ):
-                return args  # depthwise: each unit passes through by itself
-            left, right = (numbers.lhs_spec[1],), (numbers.rhs_spec[1],)
-        else:
+        if name not in ("dot_general", "conv_general_dilated"):
             return args
-        # The side that carries data; products of parameters alone are gated on the left.
-        side = 1 if values[0].sources and not values[1].sources else 0
-        axes = (left, right)[side]
-        for d in axes:
-            args = [*args]
-            args[side] = self._gate(args[side], values[side], d)
-        return args
+        side = self._data_side(values)
+        value, array = values[side], args[side]
+        if name == "dot_general":
+            for d in eqn.params["dimension_numbers"][0][side]:
+                array = self._gate(array, value, d, self._units_on(value.axes[d]))
+        else:
+            numbers = eqn.params["dimension_numbers"]
+            read = values[1].axes[numbers.rhs_spec[1]]
+            units = self._units_on(read)
+            if axis_size(read) == 1:  # units that pass through one by one are not read
+                units = {k: u for k, u in units.items() if not self._accompanied(values[1], k)}
+            if side == 0:  # the features of a group, for each of the convolution's groups
+                repeats = eqn.params["feature_group_count"]
+                units = {name: np.tile(places, repeats) for name, places in units.items()}
+            d = (numbers.lhs_spec[1], numbers.rhs_spec[1])[side]
+            array = self._gate(array, value, d, units)
+        return [array, args[1]] if side == 0 else [args[0], array]
 
-    def _gate(self, array: Any, value: Value, d: int) -> Any:
-        for name, units in self._units_on(value.axes[d]).items():
+    def _data_side(self, values: list[Value]) -> int:
+        """The operand that carries examples or else data; of parameters alone, the left one."""
+        data = [side for side in (0, 1) if not values[side].sources]
+        batched = [side for side in data if self._batch_axis(values[side]) is not None]
+        return (batched or data or [0])[0]
+
+    def _accompanied(self, kernel: Value, name: str) -> bool:
+        members = [m for m in self.groups[name].members if m.path in kernel.sources]
+        return bool(members) and all(m.role == "with" for m in members)
+
+    def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
+        for name, units in on_axis.items():
             gate = jnp.asarray(self.gates[name], array.dtype)
             shape = [1] * array.ndim
             shape[d] = units.size
             if gate.ndim == 2:
-                at = self._batch_axis(value, name)
+                at = self._batch_axis(value)
+                if at is None or at == d:
+                    raise ValueError(
+                        f"group {name!r} is read where no batch axis is; gate it per mini-batch"
+                    )
                 examples = self._examples_on(value.axes[at])
                 if not np.array_equal(examples, np.arange(gate.shape[0])):
                     gate = gate[examples]
@@ -150,26 +180,25 @@ class _Gates(Hook):
 
     def _units_on(self, axis: Axis) -> dict[str, np.ndarray]:
         """name -> int[axis size]: the unit at each position, or `units` where there is none."""
-        found: dict[str, np.ndarray] = {}
-        for position, atom in zip(*self.traced.labels.axis_pairs(axis), strict=True):
-            if int(atom) in self.unit_of:
-                name, unit = self.unit_of[int(atom)]
-                if name not in found:
-                    none = jnp.shape(self.gates[name])[-1]
-                    found[name] = np.full(axis_size(axis), none)
-                found[name][position] = unit
+        positions, atoms = self.traced.labels.axis_pairs(axis)
+        found = {}
+        for name, table in self.unit_of.items():
+            at = table[atoms] >= 0
+            if at.any():
+                places = np.full(axis_size(axis), jnp.shape(self.gates[name])[-1])
+                places[positions[at]] = table[atoms[at]]
+                found[name] = places
         return found
 
-    def _batch_axis(self, value: Value, name: str) -> int:
+    def _batch_axis(self, value: Value) -> int | None:
         for d, axis in enumerate(value.axes):
-            _, atoms = self.traced.labels.axis_pairs(axis)
-            if atoms.size and any(int(a) in self.example_of for a in atoms):
+            if (self.example_of[self.traced.labels.axis_pairs(axis)[1]] >= 0).any():
                 return d
-        raise ValueError(f"group {name!r} is read where no batch axis is; gate it per mini-batch")
+        return None
 
     def _examples_on(self, axis: Axis) -> np.ndarray:
+        positions, atoms = self.traced.labels.axis_pairs(axis)
+        at = self.example_of[atoms] >= 0
         examples = np.zeros(axis_size(axis), np.int64)
-        for position, atom in zip(*self.traced.labels.axis_pairs(axis), strict=True):
-            if int(atom) in self.example_of:
-                examples[position] = self.example_of[int(atom)]
+        examples[positions[at]] = self.example_of[atoms[at]]
         return examples

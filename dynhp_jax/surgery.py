@@ -23,7 +23,7 @@ import numpy as np
 from dynhp_jax.gating import unit_atoms
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
-from dynhp_jax.jaxprs.trace import path_name, trace
+from dynhp_jax.jaxprs.trace import Traced, path_name, trace
 
 
 def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray], ...]]:
@@ -114,11 +114,13 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
       keeps: the surviving units, counted in the model before any cut.
 
     Returns:
-      `f(small_variables, *inputs) -> outputs`; inputs may be whole or already cut. Constants that
-      depend on a size, such as the divisor of a mean, stay those of the original.
+      `f(small_variables, *inputs) -> outputs`; inputs may be whole or already cut. A mean over
+      units (of a group that is not exact) is one over those that survive. Other constants that
+      were computed from a size, such as the scale of an attention's logits, stay the original's.
 
     Raises:
-      ValueError: for keeps that are not allowed; when called, for variables of other shapes.
+      ValueError: for keeps that are not allowed; when called, for variables of other shapes or a
+        function in which the units must stay.
     """
     keeps = groups.check_keeps(keeps)
     small_groups = groups.shrunk(keeps)
@@ -136,11 +138,7 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
         )
         whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
         traced = trace(apply, whole, whole_inputs)
-        dead = [
-            unit_atoms(traced, groups[name])[np.setdiff1d(np.arange(groups[name].size), keep)]
-            for name, keep in keeps.items()
-        ]
-        run = Run(traced.walk, np.concatenate(dead) if dead else None)
+        run = Run(traced.walk, _dead_atoms(traced, groups, keeps) if keeps else None)
         for path, axes in traced.leaves.items():
             if not path.startswith("inputs/"):
                 found = tuple(run.size(axis) for axis in axes)
@@ -153,6 +151,21 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
         return jax.tree.unflatten(traced.out_tree, out)
 
     return small_apply
+
+
+def _dead_atoms(traced: Traced, groups: Groups, keeps: Keeps) -> np.ndarray:
+    whole, every = traced.labels.pinned(), []
+    for name, keep in keeps.items():
+        units, atoms = unit_atoms(traced, groups[name])
+        dead = np.unique(atoms[~np.isin(units, keep)])
+        held = next((a for a in dead.tolist() if a in whole), None)
+        if held is not None:
+            raise ValueError(
+                f"group {name!r} stays whole in this function ({whole[held]}); resize it where "
+                "it is exact, or rebuild the module"
+            )
+        every.append(dead)
+    return np.concatenate(every)
 
 
 def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:

@@ -1,11 +1,13 @@
 """What a jaxpr says about the coupling of its axes, and how to run it with some of them cut."""
 
 from dynhp_jax.jaxprs import (  # noqa: F401  (importing registers the rules)
+    bodies,
     contractions,
     control,
     elementwise,
     indexing,
     reductions,
+    resizing,
     shapes,
 )
 from dynhp_jax.jaxprs.labels import Labels

@@ -9,13 +9,6 @@ from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.walk import Contraction, Value, Walk, rule
 
 
-def _role(walk: Walk, value: Value, role: str, axis: Axis) -> None:
-    """Notes that a leaf is read ('in') or produces units ('out') along an axis."""
-    atoms = walk.labels.axis_pairs(axis)[1]
-    for path in sorted(value.sources):  # several where leaves were joined or multiplied first
-        walk.roles.append((path, role, atoms))
-
-
 @rule("dot_general")
 def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     lhs, rhs = operands
@@ -32,9 +25,9 @@ def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     rhs_free = [a for d, a in enumerate(rhs.axes) if d not in (*rc, *rb)]
     for value, free in ((lhs, lhs_free), (rhs, rhs_free)):
         for axis in contracted:
-            _role(walk, value, "in", axis)
+            walk.role(value, "in", axis)
         for axis in free:
-            _role(walk, value, "out", axis)
+            walk.role(value, "out", axis)
     every = (*batch, *lhs_free, *rhs_free, *contracted)
     flops = 2.0 * math.prod(axis_size(a) for a in every) * walk.repeats
     walk.contractions.append(Contraction(flops, every))
@@ -60,8 +53,8 @@ def _conv(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     if groups == 1:
         read = walk.labels.unify(lhs.axes[lf], rhs.axes[ri], "features that divide differently")
         made = rhs.axes[ro]
-        _role(walk, rhs, "in", read)
-        _role(walk, rhs, "out", made)
+        walk.role(rhs, "in", read)
+        walk.role(rhs, "out", made)
     else:
         made = _grouped(walk, lhs.axes[lf], rhs.axes[ri], rhs.axes[ro], groups, rhs)
     out: list[Axis] = [()] * len(out_shape)
@@ -87,9 +80,9 @@ def _grouped(walk: Walk, lhs: Axis, rhs_in: Axis, rhs_out: Axis, groups: int, rh
     made = (labels.fresh(per_out),) if per_out > 1 else ()
     labels.unify(rhs_out, (*group, *made), reason)
     if per_in > 1:
-        _role(walk, rhs, "in", rhs_in)
+        walk.role(rhs, "in", rhs_in)
     else:
         labels.pin_axis(rhs_in, "the input axis of a depthwise convolution")
     if made:
-        _role(walk, rhs, "out", made)
+        walk.role(rhs, "out", made)
     return labels.resolve((*group, *made))

@@ -10,7 +10,8 @@ from dynhp_jax.jaxprs.labels import Axes, axis_size
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
 
 _NAMES = """
-abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
+bitcast_convert_type cbrt ceil clamp
 clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc
 exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p
 logistic lt lt_to max min mul name ne neg nextafter not or polygamma population_count pow real
@@ -19,6 +20,8 @@ shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradie
 xor zeta
 """
 ELEMENTWISE = frozenset(_NAMES.split())
+
+REPEATED = "one position that is repeated along an axis"
 
 _INTEGER = {
     "add": np.add,
@@ -54,20 +57,28 @@ def broadcast_together(
     """
     axes: list = []
     for d, size in enumerate(shape):
-        present = [v.axes[d] for v in operands if v.axes and axis_size(v.axes[d]) == size]
-        axis = present[0] if present else (walk.labels.fresh(size),)
-        for other in present[1:]:
-            axis = walk.labels.unify(axis, other, f"'{name}' of axes that divide differently")
-        axes.append(axis)
+        axis = None
+        for operand in operands:
+            other = operand.axes[d] if operand.axes else None
+            if other is None:
+                continue
+            if axis_size(other) != size:
+                walk.labels.pin_axis(other, REPEATED)
+            elif axis is None:
+                axis = other
+            else:
+                axis = walk.labels.unify(axis, other, f"'{name}' of axes that divide differently")
+        axes.append((walk.labels.fresh(size),) if axis is None else axis)
     return tuple(axes)
 
 
 def fold(eqn: Any, operands: list[Value]) -> np.ndarray | None:
-    """The result itself when it is a small integer array known beforehand (indices)."""
+    """The result itself when it is known beforehand: small integer arrays (indices), scalars."""
     aval = eqn.outvars[0].aval
     if any(v.const is None for v in operands) or aval.size > 1 << 16:
         return None
-    if not (np.issubdtype(aval.dtype, np.integer) or aval.dtype == np.bool_):
+    whole = np.issubdtype(aval.dtype, np.integer) or aval.dtype == np.bool_
+    if not whole and aval.size > 1:
         return None
     values = [v.const for v in operands]
     name = eqn.primitive.name
@@ -88,6 +99,6 @@ def fold(eqn: Any, operands: list[Value]) -> np.ndarray | None:
     return np.broadcast_to(result, aval.shape).astype(aval.dtype)
 
 
-@rule("optimization_barrier", "pvary", "pcast")
+@rule("optimization_barrier", "pvary", "pcast", "device_put")
 def _identity(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return list(operands)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.shapes import take
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
@@ -20,7 +18,8 @@ def static_gather_axis(eqn: Any, indices: Value) -> int | None:
     plain = numbers.collapsed_slice_dims == (d,) and sizes[d] == 1
     if not plain or numbers.operand_batching_dims or indices.const.ndim != 2:
         return None
-    return d
+    inside = (indices.const >= 0) & (indices.const < eqn.invars[0].aval.shape[d])
+    return d if inside.all() else None
 
 
 @rule("gather")
@@ -31,9 +30,7 @@ def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     batch: list[Axis] = list(indices.axes[:-1])
     walk.labels.pin_axis(indices.axes[-1], "coordinates of a gather")
     if static is not None:
-        positions = indices.const[:, 0]
-        positions = np.clip(positions, 0, axis_size(value.axes[static]) - 1)
-        batch = [take(walk, value.axes[static], positions, "a gather across units")]
+        batch = [take(walk, value.axes[static], indices.const[:, 0])]
     for d, b in zip(
         numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
     ):
@@ -47,6 +44,7 @@ def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
             walk.labels.pin_axis(axis, "rows chosen by computed indices")
         elif whole:
             offset.append(axis)
+            walk.role(value, "out", axis)
         else:
             walk.labels.pin_axis(axis, "a window chosen by computed indices")
             offset.append(walk.pinned_axes((sizes[d],), "a window of a gather")[0])

@@ -6,9 +6,7 @@ from typing import Any
 
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
 
-_REDUCE = (
-    "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin"
-)
+_REDUCE = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"
 _ALONG = "cumsum cumprod cummax cummin cumlogsumexp"
 _WINDOW = (
     "reduce_window reduce_window_sum reduce_window_max reduce_window_min "
@@ -21,7 +19,18 @@ def _reduce(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, gone = operands[0], eqn.params["axes"]
     for d in gone:
         walk.labels.flag_axis(value.axes[d], f"reduced by '{eqn.primitive.name}'")
-    return [Value(tuple(a for d, a in enumerate(value.axes) if d not in gone))]
+    axes = tuple(axis for d, axis in enumerate(value.axes) if d not in gone)
+    if eqn.primitive.name != "reduce_sum":
+        return [Value(axes)]
+    return [Value(axes, summed=(*value.summed, *(value.axes[d] for d in gone)))]
+
+
+@rule("argmax", "argmin")
+def _arg(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    (value,), gone = operands, eqn.params["axes"]
+    for d in gone:
+        walk.labels.pin_axis(value.axes[d], f"an axis of '{eqn.primitive.name}'")
+    return [Value(tuple(axis for d, axis in enumerate(value.axes) if d not in gone))]
 
 
 @rule(*_ALONG.split())

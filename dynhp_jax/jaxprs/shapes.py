@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax.jaxprs.elementwise import REPEATED
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
 
@@ -40,7 +41,10 @@ def _broadcast_in_dim(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value
     axes = []
     for d, size in enumerate(shape):
         axis = value.axes[source[d]] if d in source else None
-        if axis is None or axis_size(axis) != size:
+        if axis is not None and axis_size(axis) != size:
+            walk.labels.pin_axis(axis, REPEATED)
+            axis = None
+        if axis is None:
             axis = (walk.labels.fresh(size),)
         axes.append(axis)
     const = value.const
@@ -121,12 +125,18 @@ def _regroup(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at:
             out[at + k] = (labels.fresh(size),)
             labels.pin_axis(out[at + k], reason)
         return
-    # Axes of size one keep their atoms from the right, as broadcasting aligns them.
+    # Axes of size one keep their atoms from the right, as broadcasting aligns them; atoms without
+    # an axis of their own go where all positions depend on them.
     for k in reversed(range(len(sizes))):
         if sizes[k] == 1 and ones:
             out[at + k] = (ones.pop(),)
-    for digit in ones:
-        labels.pin(digit, "an axis of size one that is reshaped away")
+    left = [digit for digit in ones if not labels.settled(digit)]
+    if left and sizes:
+        k = max(range(len(sizes)), key=lambda k: (sizes[k] > 1, k))
+        out[at + k] = (*out[at + k], *left)
+    else:
+        for digit in left:
+            labels.pin(digit, "an axis of size one that is reshaped away")
 
 
 @rule("rev")
@@ -160,46 +170,32 @@ def _concatenate(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
 
 def join(walk: Walk, parts: list[Axis]) -> Axis:
     """The axis that holds the positions of several axes one after the other."""
-    parts = [walk.labels.resolve(axis) for axis in parts]
+    labels = walk.labels
+    parts = [labels.resolve(axis) for axis in parts]
     inner = parts[0][1:]
-    if all(len(p) == len(parts[0]) for p in parts) and all(
-        q.size == r.size for p in parts for q, r in zip(p[1:], inner, strict=True)
-    ):
-        if inner:  # [a, k] and [b, k] joined along a*k, b*k: one digit a + b, then k
-            for p in parts[1:]:
-                walk.labels.unify(p[1:], inner, "concatenated axes that divide differently")
-        return (np.concatenate([p[0] for p in parts]), *inner)
-    flat = []
-    for part in parts:
-        if len(part) == 1:
-            flat.append(part[0])
-        else:
-            walk.labels.pin_axis(part, "a concatenation of axes that divide differently")
-            digit = walk.labels.fresh(axis_size(part))
-            walk.labels.pin(digit, "a concatenation of axes that divide differently")
-            flat.append(digit)
-    return (np.concatenate(flat),)
+
+    def same(axis: Axis) -> bool:
+        return [d.size for d in axis] == [d.size for d in inner] and all(
+            np.array_equal(labels.find(p), labels.find(q)) for p, q in zip(axis, inner, strict=True)
+        )
+
+    if all(same(part[1:]) for part in parts):  # [a, k] and [b, k]: one digit a + b, then k
+        return (np.concatenate([part[0] for part in parts]), *inner)
+    return (np.concatenate([labels.flatten(part) for part in parts]),)
 
 
-def take(walk: Walk, axis: Axis, positions: np.ndarray, reason: str) -> Axis:
+def take(walk: Walk, axis: Axis, positions: np.ndarray) -> Axis:
     """The axis that holds some positions of another, in the given order."""
     axis = walk.labels.resolve(axis)
-    if positions.size == axis_size(axis) and np.array_equal(positions, np.arange(positions.size)):
+    if np.array_equal(positions, np.arange(axis_size(axis))):
         return axis
-    if len(axis) == 1:
-        return (axis[0][positions],)
     # Whole stretches of the fast digits: only the first digit is indexed.
     inner = axis_size(axis[1:])
-    if positions.size % inner == 0:
+    if inner and positions.size % inner == 0:
         rows = positions.reshape(-1, inner)
-        if (rows % inner == np.arange(inner)).all() and (
-            rows // inner == rows[:, :1] // inner
-        ).all():
+        if (rows == rows[:, :1] // inner * inner + np.arange(inner)).all():
             return (axis[0][rows[:, 0] // inner], *axis[1:])
-    walk.labels.pin_axis(axis, reason)
-    digit = walk.labels.fresh(positions.size)
-    walk.labels.pin(digit, reason)
-    return (digit,)
+    return (walk.labels.flatten(axis)[positions],)
 
 
 @rule("slice")
@@ -212,7 +208,7 @@ def _slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     ):
         at.append(slice(start, limit, stride))
         positions = np.arange(start, limit, stride)
-        axes.append(take(walk, axis, positions, "a slice across units"))
+        axes.append(take(walk, axis, positions))
     return [Value(tuple(axes), None if value.const is None else value.const[tuple(at)])]
 
 
@@ -221,7 +217,7 @@ def _split(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, d = operands[0], eqn.params["axis"]
     out, start = [], 0
     for size in eqn.params["sizes"]:
-        axis = take(walk, value.axes[d], np.arange(start, start + size), "a split across units")
+        axis = take(walk, value.axes[d], np.arange(start, start + size))
         out.append(Value((*value.axes[:d], axis, *value.axes[d + 1 :])))
         start += size
     return out

@@ -16,6 +16,14 @@ from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
 Path = str
 
 
+_NEEDS_VALUES = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+)
+
+
 def leaf_paths(tree: Any) -> list[Path]:
     """'/'-joined key path of every leaf, in the order of `jax.tree.leaves`."""
     return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
@@ -88,7 +96,7 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         closed, out_shape = jax.make_jaxpr(apply, return_shape=True)(
             abstract(variables), *map(abstract, inputs)
         )
-    except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
+    except _NEEDS_VALUES as error:
         first = str(error).splitlines()[0]
         raise ValueError(
             f"the apply function needs concrete values where only shapes are known: {first} "
@@ -101,18 +109,18 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         )
     walk = Walk(Labels())
     values, leaves, shapes, dtypes = [], {}, {}, {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract(variables)):
-        name = path_name(path)
-        values.append(
-            Value(walk.labels.fresh_axes(leaf.shape), None, frozenset([name]), linear=True)
-        )
-        leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
     batch = None
-    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract(tuple(inputs))):
-        name = "inputs/" + path_name(path)
-        values.append(Value(walk.labels.fresh_axes(leaf.shape)))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(
+        {"": abstract(variables), "inputs": abstract(tuple(inputs))}
+    ):
+        name = path_name(path).removeprefix("/")
+        if name in leaves:
+            raise ValueError(f"two leaves are called {name!r}; rename one of them")
+        data = path[0].key == "inputs"
+        sources = frozenset() if data else frozenset([name])
+        values.append(Value(walk.labels.fresh_axes(leaf.shape), None, sources, linear=not data))
         leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
-        if leaf.shape and batch is None:
+        if data and leaf.shape and batch is None:
             batch = values[-1].axes[0][0]
             walk.labels.pin(batch, "the batch axis")
     analysis = analyse(walk, closed.jaxpr, closed.consts, values)

@@ -12,10 +12,11 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs.labels import Axes, Labels
+from dynhp_jax.jaxprs.labels import Axes, Axis, Labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Value:
       sources: paths of the leaves of the variables that it was computed from, if from those alone;
         empty for whatever depends on an input.
       linear: whether it is a leaf up to transposition, reshape or a change of dtype.
+      summed: the axes over which it is a sum.
     """
 
     axes: Axes
     const: np.ndarray | None = None
     sources: frozenset[str] = frozenset()
     linear: bool = False
+    summed: Axes = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +80,12 @@ class Walk:
     def pin(self, value: Value, reason: str) -> None:
         for axis in value.axes:
             self.labels.pin_axis(axis, reason)
+
+    def role(self, value: Value, role: str, axis: Axis) -> None:
+        """Notes that a leaf is read ('in') or produces units ('out') along an axis."""
+        atoms = self.labels.axis_pairs(axis)[1]
+        for path in sorted(value.sources):  # several where leaves were joined or multiplied first
+            self.roles.append((path, role, atoms))
 
     def pinned_axes(self, shape: Sequence[int], reason: str) -> Axes:
         """New axes that nothing may cut."""
@@ -143,7 +152,7 @@ def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Valu
     """
     found = Analysis(jaxpr, consts, walk.labels, {}, {}, [])
     for var, const in zip(jaxpr.constvars, consts, strict=True):
-        found.values[var] = const if isinstance(const, Value) else _constant(walk, const)
+        found.values[var] = _constant(walk, const)
     found.values.update(zip(jaxpr.invars, inputs, strict=True))
     for index, eqn in enumerate(jaxpr.eqns):
         operands = [found.value(atom) for atom in eqn.invars]
@@ -163,28 +172,23 @@ def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Valu
 
 
 def _constant(walk: Walk, const: Any) -> Value:
-    shape = np.shape(const)
-    array = None
-    if getattr(const, "size", 1) <= 1 << 16 and not hasattr(const, "aval_is_traced"):
-        try:
-            array = np.asarray(const)
-        except Exception:  # a traced or typed-key constant has no NumPy form
-            array = None
-    return Value(walk.labels.fresh_axes(shape), array)
+    axes = walk.labels.fresh_axes(np.shape(const))
+    traced = isinstance(const, jax.core.Tracer)
+    known = not traced and not jax.dtypes.issubdtype(const.dtype, jax.dtypes.extended)
+    return Value(axes, np.asarray(const) if known and const.size <= 1 << 16 else None)
 
 
 def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
+    moves = eqn.primitive.name in _MOVES
+    if moves and operands[0].summed:
+        result = dataclasses.replace(result, summed=operands[0].summed)
     if result.sources:
         return result
     variable = [v for v in operands if v.const is None]
     if not variable or not all(v.sources for v in variable):
         return result
     sources = frozenset().union(*(v.sources for v in variable))
-    linear = (
-        eqn.primitive.name in _MOVES
-        and operands[0].linear
-        and eqn.invars[0].aval.size == eqn.outvars[0].aval.size
-    )
+    linear = moves and operands[0].linear and eqn.invars[0].aval.size == eqn.outvars[0].aval.size
     return dataclasses.replace(result, sources=sources, linear=linear)
 
 

@@ -1,0 +1,167 @@
+"""Equations that hold jaxprs: run on what is left, with hooks inside, still differentiable.
+
+A rule maps (run, analysis, index of the equation in it, equation, operands) to the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend import linear_util as lu
+
+from dynhp_jax.jaxprs.control import CALLS
+from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
+from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
+
+
+def _body(*names: str) -> Callable:
+    def register(function: Callable) -> Callable:
+        BODIES.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@_body(*CALLS)
+def _inline(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    return run(analysis.inner[index][0], args)
+
+
+@_body("remat", "remat2", "checkpoint")
+def _remat(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    body = jax.checkpoint(
+        lambda *operands: tuple(run(analysis.inner[index][0], operands)),
+        prevent_cse=eqn.params.get("prevent_cse", True),
+        policy=eqn.params.get("policy"),
+    )
+    return list(body(*args))
+
+
+def _custom(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list | None:
+    """Results of a function with its own derivative if the transform leaves it as it is."""
+    inner = analysis.inner[index][0]
+    if type(run.hook) is not Hook and _reads_units(inner):
+        return run(inner, args)  # hooks act inside; the body is differentiated as written
+    if run.dead is None or not _any_cut(run, inner):
+        return list(bind(eqn, args))
+    return None
+
+
+def _reads_units(analysis: Analysis) -> bool:
+    names = {eqn.primitive.name for eqn in analysis.jaxpr.eqns}
+    return bool(names & {"dot_general", "conv_general_dilated"}) or any(
+        _reads_units(body) for bodies in analysis.inner.values() for body in bodies
+    )
+
+
+def _any_cut(run: Run, analysis: Analysis) -> bool:
+    seen = [v for v in analysis.values.values() if any(run.is_cut(a) for a in v.axes)]
+    return bool(seen) or any(
+        _any_cut(run, body) for bodies in analysis.inner.values() for body in bodies
+    )
+
+
+@_body("custom_jvp_call")
+def _custom_jvp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    done = _custom(run, analysis, index, eqn, args)
+    if done is not None:
+        return done
+    inner = analysis.inner[index][0]
+    values = [analysis.value(atom) for atom in eqn.invars]
+    consts = eqn.params["num_consts"]
+    params = eqn.primitive.get_bind_params(eqn.params)
+    fun, jvp = params.pop("subfuns")
+
+    def resized_jvp(*both: Any) -> list:
+        half = len(both) // 2
+        primals, tangents = both[consts:half], both[half + consts :]
+        traced, traced_consts, zeros = eqn.params["jvp_jaxpr_fun"].call_wrapped(
+            *[False] * len(tangents)
+        )
+        twice = [*values[consts:], *values[consts:]]
+        rule = analyse(run.walk, traced, traced_consts, [Value(v.axes) for v in twice])
+        out = run(rule, [*primals, *tangents])
+        count = len(zeros)
+        known = iter(out[count:])
+        return [
+            *out[:count],
+            *(jnp.zeros_like(p) if z else next(known) for p, z in zip(out, zeros, strict=False)),
+        ]
+
+    if eqn.params["symbolic_zeros"]:
+        return run(inner, args)
+    subfuns = (
+        lu.wrap_init(lambda *operands: run(inner, operands), debug_info=fun.debug_info),
+        lu.wrap_init(resized_jvp, debug_info=jvp.debug_info),
+    )
+    return list(eqn.primitive.bind(*args, **params, subfuns=subfuns))
+
+
+@_body("custom_vjp_call")
+def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    done = _custom(run, analysis, index, eqn, args)
+    if done is not None:
+        return done
+    inner = analysis.inner[index][0]
+    values = [analysis.value(atom) for atom in eqn.invars]
+    consts = eqn.params["num_consts"]
+    params = eqn.primitive.get_bind_params(eqn.params)
+    fun, fwd, bwd = params.pop("subfuns")
+
+    def resized_fwd(*pairs: Any) -> list:
+        primals, nonzero = pairs[::2][consts:], pairs[1::2][consts:]
+        traced, traced_consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*nonzero)
+        rule = analyse(run.walk, traced, traced_consts, [Value(v.axes) for v in values[consts:]])
+        return run(rule, primals)
+
+    subfuns = (
+        lu.wrap_init(lambda *operands: run(inner, operands), debug_info=fun.debug_info),
+        lu.wrap_init(resized_fwd, debug_info=fwd.debug_info),
+        bwd,
+    )
+    return list(eqn.primitive.bind(*args, **params, subfuns=subfuns))
+
+
+@_body("scan")
+def _scan(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    p, inner = eqn.params, analysis.inner[index][0]
+    consts, carry = p["num_consts"], p["num_carry"]
+
+    def step(state: tuple, xs: tuple) -> tuple:
+        out = run(inner, [*args[:consts], *state, *xs])
+        return tuple(out[:carry]), tuple(out[carry:])
+
+    state, stacked = lax.scan(
+        step,
+        tuple(args[consts : consts + carry]),
+        tuple(args[consts + carry :]),
+        length=p["length"],
+        reverse=p["reverse"],
+        unroll=p["unroll"],
+    )
+    return [*state, *stacked]
+
+
+@_body("while")
+def _while(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    p, (test, inner) = eqn.params, analysis.inner[index]
+    nc, nb = p["cond_nconsts"], p["body_nconsts"]
+    return list(
+        lax.while_loop(
+            lambda state: run(test, [*args[:nc], *state])[0],
+            lambda state: tuple(run(inner, [*args[nc : nc + nb], *state])),
+            tuple(args[nc + nb :]),
+        )
+    )
+
+
+@_body("cond")
+def _cond(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
+    branches = [
+        lambda *operands, body=body: tuple(run(body, operands)) for body in analysis.inner[index]
+    ]
+    return list(lax.switch(args[0].astype(jnp.int32), branches, *args[1:]))

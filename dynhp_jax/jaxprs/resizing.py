@@ -1,0 +1,126 @@
+"""Equations whose parameters hold shapes or positions: counted anew where positions were cut.
+
+A rule maps (run, equation, values of its operands, values of its results, operands) to the results.
+Primitives that are not here take their shapes from their operands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dynhp_jax.jaxprs.evaluate import RESIZE, Run, bind
+from dynhp_jax.jaxprs.indexing import static_gather_axis
+from dynhp_jax.jaxprs.labels import axis_size
+
+
+def _resize(*names: str) -> Callable:
+    def register(function: Callable) -> Callable:
+        RESIZE.update(dict.fromkeys(names, function))
+        return function
+
+    return register
+
+
+@_resize("broadcast_in_dim")
+def _broadcast_in_dim(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    return [lax.broadcast_in_dim(args[0], run.shape(outs[0]), eqn.params["broadcast_dimensions"])]
+
+
+@_resize("reshape")
+def _reshape(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    return [lax.reshape(args[0], run.shape(outs[0]), eqn.params["dimensions"])]
+
+
+@_resize("iota", "random_bits")
+def _at_full_size(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    # The values belong to positions: made for all of them, then taken, so that the units that
+    # survive see what they would have seen.
+    return [run.cut(bind(eqn, args)[0], outs[0])]
+
+
+@_resize("slice")
+def _slice(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    p, result = eqn.params, args[0]
+    strides = p["strides"] or (1,) * result.ndim
+    for d, axis in enumerate(ins[0].axes):
+        alive = run.alive(axis)
+        window = np.arange(p["start_indices"][d], p["limit_indices"][d], strides[d])
+        if window.size == alive.size:
+            continue
+        rank = np.cumsum(alive) - 1
+        chosen = rank[window[alive[window]]]
+        if chosen.size and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + chosen.size)):
+            result = lax.slice_in_dim(result, int(chosen[0]), int(chosen[0]) + chosen.size, axis=d)
+        else:
+            result = jnp.take(result, chosen, axis=d)
+    return [result]
+
+
+@_resize("split")
+def _split(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    d = eqn.params["axis"]
+    alive = run.alive(ins[0].axes[d])
+    bounds = np.cumsum((0, *eqn.params["sizes"]))
+    sizes = [int(alive[a:b].sum()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return bind(eqn, args, sizes=tuple(sizes))
+
+
+@_resize("pad")
+def _pad(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    config = []
+    for axis, (low, high, interior) in zip(outs[0].axes, eqn.params["padding_config"], strict=True):
+        if low > 0 or high > 0:
+            alive = run.alive(axis)
+            if not alive.all():
+                low, high = int(alive[:low].sum()), int(alive[alive.size - high :].sum())
+        config.append((low, high, interior))
+    return bind(eqn, args, padding_config=tuple(config))
+
+
+@_resize("conv_general_dilated")
+def _conv(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    groups = eqn.params["feature_group_count"]
+    if groups == 1:
+        return bind(eqn, args)
+    numbers = eqn.params["dimension_numbers"]
+    lhs, rhs = numbers.lhs_spec[1], numbers.rhs_spec[1]
+    return bind(eqn, args, feature_group_count=args[0].shape[lhs] // args[1].shape[rhs])
+
+
+@_resize("gather")
+def _gather(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    sizes = list(eqn.params["slice_sizes"])
+    full = [axis_size(axis) for axis in ins[0].axes]
+    static = static_gather_axis(eqn, ins[1])
+    if static is not None and run.is_cut(ins[0].axes[static]):
+        alive = run.alive(ins[0].axes[static])
+        wanted = ins[1].const[:, 0]
+        places = (np.cumsum(alive) - 1)[wanted[alive[wanted]]]
+        args = [args[0], jnp.asarray(places, args[1].dtype)[:, None]]
+    for d, size in enumerate(sizes):
+        if size == full[d] and d != static:
+            sizes[d] = args[0].shape[d]
+    return bind(eqn, args, slice_sizes=tuple(sizes))
+
+
+@_resize("dynamic_slice")
+def _dynamic_slice(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    return bind(eqn, args, slice_sizes=run.shape(outs[0]))
+
+
+@_resize("div")
+def _div(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    # A mean over an axis that was cut is one over the positions that are left.
+    summed = ins[0].summed
+    if summed and ins[1].const is not None and ins[1].const.size == 1:
+        count = math.prod(axis_size(axis) for axis in summed)
+        if ins[1].const.item() == count:
+            left = math.prod(run.size(axis) for axis in summed)
+            args = [args[0], jnp.full_like(args[1], left)]
+    return bind(eqn, args)
