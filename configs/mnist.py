@@ -20,7 +20,7 @@ def get_config():
     config.epochs = 100
     config.data.name = "mnist"
     config.model.hidden = (300, 100)
-    config.penalty.lam = 0.3
-    config.batch.alpha = 0.9
+    config.penalty.lam = 0.1
+    config.batch.alpha = 0.95
     config.memory.sp_batch = 512
     return config
