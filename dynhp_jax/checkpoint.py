@@ -65,7 +65,8 @@ def save(directory: Path, epoch: int, state: Any, host: dict[str, Any], keep: in
     _remove(unfinished)
     unfinished.mkdir()
     try:
-        with _disk_errors(directory):
+        _check_room(unfinished / "room", state)
+        with naming(directory), _disk_errors(directory):
             with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
                 orbax.save(unfinished / _STATE, args=ocp.args.StandardSave(state))
             (unfinished / _HOST).write_text(json.dumps(host))
@@ -182,6 +183,30 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_room(path: Path, state: Any) -> None:
+    """Takes the room that a checkpoint may need, and gives it back.
+
+    Orbax writes from threads of its own, and on a full disk each of them fills stderr with
+    tracebacks; so a full disk has to be found before.
+    """
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    try:
+        with naming(path), open(path, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 2 * size + 2**18)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path):
+    """Says in an OSError where it was: the system leaves that out when a write fails."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
 
 
 @contextlib.contextmanager

@@ -355,16 +355,17 @@ def allowed(name: str) -> str:
 
 def unknown_field(name: str) -> UserError:
     """The error for a dotted name that is no field; it offers the nearest ones."""
+    def likeness(field: str) -> float:
+        pairs = (field, name), (field.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1])
+        return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+
     names = field_names()
-    last = name.rsplit(".", 1)[-1]
-    near = [each for each in names if each.rsplit(".", 1)[-1] == last]
-    near += difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    near = list(dict.fromkeys(near))[:3]
-    if not near:
-        section = name.split(".", 1)[0]
-        near = [each for each in names if each.startswith(section + ".")] or list(names)
-    hint = "did you mean" if len(near) <= 3 else "the fields are"
-    return UserError(f"config.{name} is not a field; {hint}: {', '.join(near)}")
+    near = sorted((each for each in names if likeness(each) > 0.7), key=likeness, reverse=True)[:3]
+    if near:
+        return UserError(f"config.{name} is not a field; did you mean: {', '.join(near)}")
+    section = name.split(".", 1)[0] + "."
+    inside = [each for each in names if each.startswith(section)]
+    return UserError(f"config.{name} is not a field; the fields are: {', '.join(inside or names)}")
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
@@ -404,7 +405,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def default_config_dict() -> ml_collections.ConfigDict:
-    """All fields at their defaults, as a locked ConfigDict: what a file in `configs/` starts from."""
+    """All fields at their defaults, locked: what a file in `configs/` starts from."""
     return ml_collections.ConfigDict(to_dict(Config())).lock()
 
 

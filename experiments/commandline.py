@@ -118,10 +118,11 @@ def _illegal(error: flags.IllegalFlagValueError) -> UserError:
 
 
 def _config_file(argv: Sequence[str]) -> str:
-    for position, argument in enumerate(argv):
+    found = ""
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if match := re.match(r"--?config(?:=(.*))?$", argument):
-            return match[1] if match[1] is not None else (list(argv) + [""])[position + 1]
-    return ""
+            found = following if match[1] is None else match[1]
+    return found
 
 
 def _experiments() -> list[str]:

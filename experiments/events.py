@@ -4,6 +4,7 @@ tensorboardX's SummaryWriter hands events to a thread of its own, where a full d
 traceback that no caller can catch; so its file writer is used directly.
 """
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
+
+from dynhp_jax.checkpoint import naming
 
 
 class Events:
@@ -22,6 +25,7 @@ class Events:
     """
 
     def __init__(self, directory: Path, epoch: int):
+        self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         if epoch:  # TensorBoard drops what was logged at or after the step of a START
@@ -31,15 +35,17 @@ class Events:
 
     def write(self, epoch: int, scalars: Mapping[str, float]) -> None:
         """Adds one point to every curve."""
-        for name, value in scalars.items():
-            event = event_pb2.Event(
-                wall_time=time.time(), step=epoch, summary=summary.scalar(name, value)
-            )
-            self._writer.write_event(event)
-        self._writer.flush()
+        with naming(self._directory):
+            for name, value in scalars.items():
+                point = summary.scalar(name, value)
+                self._writer.write_event(
+                    event_pb2.Event(wall_time=time.time(), step=epoch, summary=point)
+                )
+            self._writer.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with contextlib.suppress(OSError):  # every epoch was flushed; nothing is left to lose
+            self._writer.close()
 
 
 def scalars(record: Mapping) -> dict[str, float]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dynhp_jax import config as configuration
+from dynhp_jax.checkpoint import naming
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 
@@ -104,7 +105,7 @@ class Workdir:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl; it is on the disk when this returns."""
-        with open(self.metrics_file, "a") as file:
+        with naming(self.metrics_file), open(self.metrics_file, "a") as file:
             file.write(json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -119,7 +120,7 @@ def write_text(path: Path, content: str) -> None:
     """Writes all of a file or nothing."""
     unfinished = path.with_name(f".unfinished-{path.name}")
     try:
-        with open(unfinished, "w") as file:
+        with naming(path), open(unfinished, "w") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
