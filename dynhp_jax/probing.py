@@ -55,13 +55,16 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
         hook = _Probe(traced, probe)
         out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
         start = prefix + "/" if prefix else ""
-        for path in traced.leaves:
+        operands = {id(atom) for eqn in traced.analysis.jaxpr.eqns for atom in eqn.invars}
+        for path, var in zip(traced.leaves, traced.analysis.jaxpr.invars, strict=True):
             if path.startswith("inputs/") or not path.startswith(start):
                 continue
             if hook.met.get(path, 0) > 1:
                 _refuse(path, "is used more than once, so its gradients have cross terms")
             if path not in hook.met and path in hook.seen:
                 _refuse(path, f"meets the data in '{hook.seen[path]}', which has no closed form")
+            if path not in hook.met and id(var) in operands:
+                _refuse(path, "is changed before it meets the data (carried by a loop?)")
         return jax.tree.unflatten(traced.out_tree, out)
 
     return with_probe

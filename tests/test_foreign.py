@@ -17,6 +17,7 @@ from dynhp_jax.gating import gated
 from dynhp_jax.groups import fan_out, find_groups
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.surgery import cut, resized
+from dynhp_jax.variance import of_probe, per_example, probed
 
 
 def fill(variables, seed=0):
@@ -285,3 +286,47 @@ def test_cutting_a_resized_model_again(x64):
     twice = resized(small_apply, small, small_groups, again)
     once = resized(apply, shapes, groups, composed)
     agree(*forward([twice, once], smallest, inputs))
+
+
+REFUSED = {
+    "transformer_tied": "used more than once",
+    "resnet_basic": "no closed form",  # scale / sqrt(var) is formed before it meets the data
+    "lstm": "no closed form",
+    "lstm_by_gate": "no closed form",  # the same kernel at every step: cross terms
+    "gru": "no closed form",
+}
+
+
+@pytest.mark.parametrize("name", ["transformer", "unet", "scanned", "plain_attention", *REFUSED])
+def test_gradient_variance(name, x64):
+    """From the probe as from per-example gradients; where there is no closed form, no number."""
+    apply, shapes, (x,) = CASES[name]()
+    variables = fill(shapes)
+    prefix = "params" if "params" in variables else ""
+    target = np.random.default_rng(9).normal(size=jax.eval_shape(apply, variables, x).shape)
+
+    def loss(values, x, target):
+        return jnp.sum((values - target) ** 2) / len(x)
+
+    def with_probe(v, probe):
+        return loss(probed(apply, prefix)(v, probe, x), x, target)
+
+    def by_example(v):
+        params = v[prefix] if prefix else v
+        rest = {name: v[name] for name in v if name != prefix} if prefix else {}
+
+        def one(params, x, target):
+            out = apply({**rest, prefix: params} if prefix else params, x[None])
+            return loss(out, x[None], target[None])
+
+        return per_example(one, params, x, target)
+
+    if name in REFUSED:
+        with pytest.raises(ValueError, match=REFUSED[name]):
+            jax.eval_shape(with_probe, variables, jnp.zeros(len(x)))
+        return
+    gradient, of_units = jit(jax.grad(with_probe, (0, 1)))(variables, jnp.zeros(len(x)))
+    gradient = gradient[prefix] if prefix else gradient
+    wanted, mean = jit(by_example)(variables)
+    agree(of_probe(of_units, gradient), wanted)
+    agree(gradient, mean)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse, body_rule
@@ -47,6 +48,15 @@ def _rest(value: Value) -> Value:
     return Value(value.axes[1:], None, value.sources, value.linear)
 
 
+def _again(values: list[Value]) -> list[Value]:
+    """What every step of a loop sees of the arrays that all steps share.
+
+    They are no longer plain leaves: their gradient is a sum over steps, whose norm has no closed
+    form.
+    """
+    return [dataclasses.replace(value, linear=False) for value in values]
+
+
 def _tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
     for old, new in zip(before, after, strict=True):
         for a, b in zip(old.axes, new.axes, strict=True):
@@ -63,7 +73,8 @@ def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], lis
     for value in stacked:
         walk.labels.pin_axis(value.axes[0], "the axis that a scan runs over")
     walk.repeats, outer = walk.repeats * p["length"], walk.repeats
-    inner = analyse(walk, jaxpr, closed, [*operands[:consts], *start, *(_rest(v) for v in stacked)])
+    shared = _again(operands[:consts])
+    inner = analyse(walk, jaxpr, closed, [*shared, *start, *(_rest(v) for v in stacked)])
     walk.repeats = outer
     _tie(walk, start, inner.outputs[:carry])
     results = list(start)
@@ -80,7 +91,7 @@ def _while(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], li
     start = [Value(v.axes) for v in operands[nc + nb :]]
     body, body_consts = open_jaxpr(p["body_jaxpr"])
     cond, cond_consts = open_jaxpr(p["cond_jaxpr"])
-    inner = analyse(walk, body, body_consts, [*operands[nc : nc + nb], *start])
+    inner = analyse(walk, body, body_consts, [*_again(operands[nc : nc + nb]), *start])
     _tie(walk, start, inner.outputs)
     test = analyse(walk, cond, cond_consts, [*operands[:nc], *start])
     return start, [test, inner]
