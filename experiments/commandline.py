@@ -1,5 +1,6 @@
 """Flags in, exit code out: what a person can mend becomes one line on stderr and exit code 2."""
 
+import logging
 import os
 import re
 import sys
@@ -28,6 +29,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """
     shown = warnings.showwarning
     warnings.showwarning = _warn
+    logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' advice to developers
     try:
         main(argv)
     except UserError as error:

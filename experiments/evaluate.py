@@ -1,6 +1,6 @@
 """Loads the network that a run ended with and says how good and how large it is.
 
-    python -m experiments.evaluate --workdir=runs/digits
+python -m experiments.evaluate --workdir=runs/digits
 """
 
 import sys

@@ -140,9 +140,7 @@ class _Screen:
 
     def __init__(self, done: int, epochs: int):
         self._epochs = epochs
-        self._bar = tqdm(
-            total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True
-        )
+        self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True)
         self._next = 0.0
 
     def show(self, record) -> None:

@@ -1,11 +1,11 @@
 """The directory of a run: one config, one writer at a time, files that are whole or not there.
 
-    config.json       every field of the config
-    metrics.jsonl     one line per epoch
-    summary.json      the end result; written when the last epoch is done
-    tensorboard/      the same numbers as events
-    checkpoints/      by dynhp_jax.checkpoint
-    figures/          PNG
+config.json       every field of the config
+metrics.jsonl     one line per epoch
+summary.json      the end result; written when the last epoch is done
+tensorboard/      the same numbers as events
+checkpoints/      by dynhp_jax.checkpoint
+figures/          PNG
 """
 
 import contextlib

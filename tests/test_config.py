@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import pathlib
 
 import ml_collections
 import pytest
@@ -159,9 +160,17 @@ def test_differences_name_fields_and_allow_more_epochs_and_other_paths():
     assert configuration.differences(base, elsewhere) == []
     spelt_out = dataclasses.replace(base, batch=configuration.Batch(size=16, rule="dynhp"))
     assert configuration.differences(base, spelt_out) == []
-    other = dataclasses.replace(
-        base, seed=1, pruning=dataclasses.replace(base.pruning, gamma=0.25)
-    )
+    other = dataclasses.replace(base, seed=1, pruning=dataclasses.replace(base.pruning, gamma=0.25))
     found = configuration.differences(base, other)
     assert [phrase.split()[0] for phrase in found] == ["config.seed", "config.pruning.gamma"]
     assert "0.5" in found[1] and "0.25" in found[1]
+
+
+def test_the_readme_lists_every_field_with_its_default():
+    readme = (pathlib.Path(__file__).parents[1] / "README.md").read_text()
+    for name in configuration.field_names():
+        section, _, last = name.rpartition(".")
+        holder = configuration.SECTIONS[section] if section else Config
+        field = holder.__dataclass_fields__[last]
+        help_text = field.metadata["rule"].help.replace("||S||", r"\|\|S\|\|")
+        assert f"| `{name}` | `{field.default!r}` | {help_text} |" in readme

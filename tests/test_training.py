@@ -102,9 +102,13 @@ class Oracle:
         lam = self.settings.penalty.lam / self.examples
         rho = self.settings.penalty.l2 / self.examples
         penalty = lam * sum(n * o.sum() for n, o in zip(fan_out, open_, strict=True))
-        penalty += rho / 2 * sum(
-            (o[:, None] * w**2).sum() + (b**2).sum()
-            for o, w, b in zip(open_, self.w, self.b, strict=True)
+        penalty += (
+            rho
+            / 2
+            * sum(
+                (o[:, None] * w**2).sum() + (b**2).sum()
+                for o, w, b in zip(open_, self.w, self.b, strict=True)
+            )
         )
 
         delta = p.copy()  # [batch, out], of each example's own loss
@@ -233,9 +237,7 @@ def test_evaluation_counts_each_example_once_whatever_the_chunk():
 
 
 def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
-    settings = make(
-        batch=config.Batch(alpha=0.5, grid=1.5), compiling=config.Compiling(shrink=0.2)
-    )
+    settings = make(batch=config.Batch(alpha=0.5, grid=1.5), compiling=config.Compiling(shrink=0.2))
     trainer, run = start(settings)
     run, records = go_on(trainer, run, 8)
     units = [sum(record["units"].values()) for record in records]
@@ -315,9 +317,7 @@ def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():
 
 
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
-    settings = make(
-        batch=config.Batch(alpha=0.5, grid=1.5), compiling=config.Compiling(shrink=0.2)
-    )
+    settings = make(batch=config.Batch(alpha=0.5, grid=1.5), compiling=config.Compiling(shrink=0.2))
     trainer, run = start(settings)
     uninterrupted, records = go_on(trainer, run, 7)
 
@@ -409,9 +409,7 @@ def test_a_batch_beyond_the_training_set_and_a_strange_group_are_refused():
 
 
 def test_chosen_groups_alone_are_pruned():
-    settings = make(
-        pruning=config.Pruning(groups=("hidden_1",)), penalty=config.Penalty(lam=40.0)
-    )
+    settings = make(pruning=config.Pruning(groups=("hidden_1",)), penalty=config.Penalty(lam=40.0))
     trainer, run = start(settings)
     run, records = go_on(trainer, run, 4)
     assert list(records[-1]["units"]) == ["hidden_1"]
