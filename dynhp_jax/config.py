@@ -149,7 +149,7 @@ class Data(Section):
     dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
     validation: float = number(
-        0.0, 0.0, 0.9, "a number from 0 to 0.9", "share of the training set held out; tested on it"
+        0.0, 0.0, 0.9, "a number from 0 to 0.9", "share of the training set held out; its error is reported, too"
     )
 
 
@@ -186,7 +186,7 @@ class Penalty(Section):
     convention: str = choice(
         "amlab", gates.CONVENTIONS, "what lam multiplies; see 'Which lambda'"
     )
-    l2: float = number(0.0, 0.0, math.inf, "a number, 0 or more", "rho: L2 precision of the gates")
+    l2: float = number(0.0, 0.0, math.inf, "a number, 0 or more", "rho, precision of an L2 term weighed by the gates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +215,12 @@ class Batch(Section):
         "total", ("total", "cross_entropy"), "F in the rules: with the penalty or not"
     )
     variance: str = choice(
-        "norms",
-        ("norms", "vmap", "none"),
-        "how ||S||_1 is found; vmap keeps every example's gradient, none leaves it out",
+        "auto",
+        ("auto", "norms", "vmap", "micro", "none"),
+        "how ||S||_1 is found: exactly, from norms or every example's gradient (vmap); "
+        "of micro-batch means (batch normalisation); not at all",
     )
+    micro_batches: int = whole(2, 2, "parts of a mini-batch, with the variance 'micro'")
     decay: float = number(
         0.95, 0.0, 1 - 1e-9, "a number from 0 to below 1", "of the running means of ||S||_1 and F"
     )

@@ -15,12 +15,10 @@ import numpy as np
 import optax
 
 from dynhp_jax import gates as hard_concrete
-from dynhp_jax import variance
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
 from dynhp_jax.gating import gated
-from dynhp_jax.groups import alive_positions
-from dynhp_jax.jaxprs.trace import path_name
+from dynhp_jax.gradients import Fixed, make_gradients
 from dynhp_jax.network import Network
 
 Array = jax.Array
@@ -67,14 +65,6 @@ class Tally(NamedTuple):
     cross_entropy: Array
     penalty: Array
     wrong: Array
-
-
-class _Fixed(NamedTuple):
-    """What the objective reads and is not differentiated by."""
-
-    variables: dict[str, Any]
-    masks: dict[str, Array]
-    prices: dict[str, Array]
 
 
 def stream(seed: int, name: str) -> Array:
@@ -130,122 +120,42 @@ def make_step(network: Network, config: Config, tx: optax.GradientTransformation
       `step(state, tally, images, labels, prices) -> (state, tally)` for one mini-batch, images
       f32[batch, ...], labels i32[batch]; `prices` is the fan-out of every gate, {group: [units]}.
     """
-    apply = gated(network.train, network.groups)
-    # The images go first: the first axis of the first input is the batch.
-    probed = variance.probed(lambda variables, images, z: apply(variables, z, images))
+    gradients = make_gradients(network, config, examples)
     draw = make_draw(network, config)
-
-    l2 = config.penalty.l2
-
-    def cross_entropies(logits, labels):
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)  # [batch]
-
-    def price(params, gates, fixed):
-        squares = squares_of(network, params, fixed.masks) if l2 else (None, 0.0)
-        return hard_concrete.penalty(
-            gates,
-            fixed.prices,
-            fixed.masks,
-            config.penalty.lam,
-            examples,
-            config.penalty.convention,
-            l2,
-            *squares,
-        )
-
-    def objective(trained, probe, fixed, z_of, images, labels):
-        z = z_of(trained["gates"])
-        variables = {**fixed.variables, "params": trained["params"]}
-        if config.batch.variance == "norms":
-            logits, updates = probed(variables, probe, images, z)
-        else:
-            logits, updates = apply(variables, z, images)
-        cross_entropy = jnp.mean(cross_entropies(logits, labels))
-        penalty = price(trained["params"], trained["gates"], fixed)
-        wrong = jnp.sum(jnp.argmax(logits, -1) != labels)
-        return cross_entropy + penalty, (cross_entropy, penalty, wrong, z, updates)
-
-    def by_vmap(params, kept, z, images, labels):
-        """||S||_1 from every example's own gradient."""
-
-        def loss(params, image, label, own):
-            gates = own if config.gates.per_example else z
-            gates = {name: gate[None] for name, gate in gates.items()} if own else gates
-            logits, _ = apply({**kept, "params": params}, gates, image[None])
-            return cross_entropies(logits, label[None])[0]
-
-        own = z if config.gates.per_example else {}
-        return variance.per_example(loss, params, images, labels, own)[0]
 
     def step(state: TrainState, tally: Tally, images, labels, prices):
         kept = {name: value for name, value in state.variables.items() if name != "params"}
         trained = {"params": state.variables["params"], "gates": state.gates}
-        fixed = _Fixed(kept, state.masks, prices)
-        batch = len(labels)
 
         def z_of(gates):
-            return draw(gates, state.masks, state.step, batch)
+            return draw(gates, state.masks, state.step, len(labels))
 
-        (loss, aux), (grads, probe_gradient) = jax.value_and_grad(
-            objective, argnums=(0, 1), has_aux=True
-        )(trained, jnp.zeros(batch, jnp.float32), fixed, z_of, images, labels)
-        cross_entropy, penalty, wrong, z, updates = aux
-        if config.batch.variance == "norms":
-            mean = grads["params"]
-            if l2:  # the same for every example, so no part of how they differ
-                same = jax.grad(price)(trained["params"], trained["gates"], fixed)
-                mean = jax.tree.map(jnp.subtract, mean, same)
-            grad_variance = variance.of_probe(probe_gradient, mean)
-        elif config.batch.variance == "none":
-            grad_variance = jnp.zeros(())
-        else:
-            grad_variance = by_vmap(trained["params"], kept, z, images, labels)
-
+        grads, found = gradients(trained, Fixed(kept, state.masks, prices), z_of, images, labels)
         change, opt_state = tx.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, change)
         state = TrainState(
             step=state.step + 1,
-            variables={**kept, **updates, "params": trained["params"]},
+            variables={**kept, **found.updates, "params": trained["params"]},
             gates=jax.tree.map(hard_concrete.clamp, trained["gates"]),
             masks=state.masks,
             opt_state=opt_state,
-            means=smooth(state.means, Means(1.0, grad_variance, loss, cross_entropy), config),
+            means=smooth(
+                state.means,
+                Means(1.0, found.grad_variance, found.loss, found.cross_entropy),
+                config,
+            ),
         )
         seen = Tally(
-            counts=activation.observe(tally.counts, z, state.masks),
-            loss=tally.loss + loss,
-            cross_entropy=tally.cross_entropy + cross_entropy,
-            penalty=tally.penalty + penalty,
-            wrong=tally.wrong + wrong,
+            counts=activation.observe(tally.counts, found.z, state.masks),
+            loss=tally.loss + found.loss,
+            cross_entropy=tally.cross_entropy + found.cross_entropy,
+            penalty=tally.penalty + found.penalty,
+            wrong=tally.wrong + found.wrong,
         )
         # Under jax_enable_x64 sums come out wider than the loop was started with.
         return state, jax.tree.map(lambda old, new: new.astype(old.dtype), tally, seen)
 
     return step
-
-
-def squares_of(network: Network, params: Any, alive: dict[str, Array]) -> tuple[dict, Array]:
-    """What the L2 term of the penalty weighs, dead units left out.
-
-    Returns:
-      ({group: f32[units], sum of squares of the weights that read each unit}, sum of squares of
-      all other parameters: biases, and weights that read nothing gated).
-    """
-    groups, read = network.groups, {}
-    other = jnp.zeros(())
-    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params}):
-        path, squares = path_name(path), jnp.square(leaf)
-        for axis in range(leaf.ndim):
-            there = alive_positions(groups, path, axis, alive)
-            squares = squares * jnp.expand_dims(there, [d for d in range(leaf.ndim) if d != axis])
-        readers = [(g.name, m) for g in groups.values() for m in g.members
-                   if m.path == path and m.role == "in"]  # fmt: skip
-        for name, member in readers:
-            by_position = jnp.sum(squares, [d for d in range(leaf.ndim) if d != member.axis])
-            read[name] = read.get(name, 0.0) + jnp.sum(by_position[member.index], axis=1)
-        if not readers:
-            other = other + jnp.sum(squares)
-    return read, other
 
 
 def make_draw(network: Network, config: Config) -> Callable:
