@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import linear_util as lu
 
-from dynhp_jax.jaxprs.control import CALLS
+from dynhp_jax.jaxprs.control import CALLS, scan_counts
 from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
 from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
 
@@ -129,7 +129,7 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
 @_body("scan")
 def _scan(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list:
     p, inner = eqn.params, analysis.inner[index][0]
-    consts, carry = p["num_consts"], p["num_carry"]
+    consts, carry = scan_counts(p)
 
     def step(state: tuple, xs: tuple) -> tuple:
         out = run(inner, [*args[:consts], *state, *xs])

@@ -63,10 +63,18 @@ def _tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
             walk.labels.unify(a, b, "a loop that carries axes that divide differently")
 
 
+def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
+    """How many operands of a scan all steps share, and how many are carried; the rest is stacked."""
+    if "ft_in" in params:  # from jax 0.12 on
+        consts, carry, _ = params["ft_in"].unpack()
+        return len(consts), len(carry)
+    return params["num_consts"], params["num_carry"]
+
+
 @body_rule("scan")
 def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
     p = eqn.params
-    consts, carry = p["num_consts"], p["num_carry"]
+    consts, carry = scan_counts(p)
     jaxpr, closed = open_jaxpr(p["jaxpr"])
     start = [Value(v.axes) for v in operands[consts : consts + carry]]
     stacked = operands[consts + carry :]
