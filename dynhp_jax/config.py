@@ -148,6 +148,7 @@ class Data(Section):
     name: str = choice("digits", data.NAMES, "the dataset; digits is embedded, needs no download")
     dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
+    examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")
     validation: float = number(
         0.0, 0.0, 0.9, "a number from 0 to 0.9", "share of the training set held out; its error is reported, too"
     )

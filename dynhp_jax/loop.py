@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import batch_size, compiling, memory, models, training
+from dynhp_jax import batch_size, compiling, data, memory, models, training
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
@@ -298,6 +298,24 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "compilations": trainer.programs.compilations,
         "compile_seconds": trainer.programs.seconds,
     }
+
+
+def dataset_of(config: Config) -> Dataset:
+    """The data that a config names; the first `data.examples` of the training set, if not all."""
+    dataset = data.load(
+        config.data.name,
+        directory=config.data.dir or None,
+        cache=config.data.cache_dir or None,
+        validation=config.data.validation,
+    )
+    count = config.data.examples
+    if not count:
+        return dataset
+    found = len(dataset.x_train)
+    if count > found:
+        raise ConfigError("data.examples", count, f"0 (all) to {found} with {config.data.name}")
+    images, labels = dataset.x_train[:count], dataset.y_train[:count]
+    return dataclasses.replace(dataset, x_train=images, y_train=labels)
 
 
 def build_spec(config: Config, dataset: Dataset) -> models.Spec:

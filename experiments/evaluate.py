@@ -6,7 +6,7 @@ python -m experiments.evaluate --workdir=runs/digits
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import checkpoint, compiling, data, loop
+from dynhp_jax import checkpoint, compiling, loop
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
 from experiments.commandline import say
@@ -20,13 +20,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: the directory of a run, such as runs/digits")
     workdir = Workdir(path)
     config = workdir.config()
-    dataset = data.load(
-        config.data.name,
-        directory=config.data.dir or None,
-        cache=config.data.cache_dir or None,
-        validation=config.data.validation,
-        validation_seed=config.seed,
-    )
+    dataset = loop.dataset_of(config)
     trainer = loop.Trainer(config, dataset, compiling.Programs())
     found = checkpoint.restore(
         workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from dynhp_jax import checkpoint, compiling, data, loop
+from dynhp_jax import checkpoint, compiling, loop
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
@@ -38,13 +38,7 @@ def train(config: Config, workdir: Workdir) -> None:
     """Trains in a workdir that is claimed, from where an earlier run left it."""
     if config.compiling.cache_dir:
         compiling.use_cache(config.compiling.cache_dir)
-    dataset = data.load(
-        config.data.name,
-        directory=config.data.dir or None,
-        cache=config.data.cache_dir or None,
-        validation=config.data.validation,
-        validation_seed=config.seed,
-    )
+    dataset = loop.dataset_of(config)
     programs = compiling.Programs()
     trainer = loop.Trainer(config, dataset, programs)
     run = _start(trainer, workdir)

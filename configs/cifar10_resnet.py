@@ -1,0 +1,33 @@
+"""Dynamic hard pruning of a ResNet-20 on CIFAR-10.
+
+    python -m experiments.train --config=configs/cifar10_resnet.py --workdir=runs/cifar10_resnet
+
+Sized for two cores: half the width, 5,000 training examples, 12 epochs. The paper's size by
+override, best on a GPU:
+
+    --config.model.width=1 --config.data.examples=0 --config.epochs=200
+
+Units are the channels of every stage's stream and of every block's inner convolution. Batch
+normalisation mixes the examples of a batch, so the variance is that of micro-batch means.
+"""
+
+from dynhp_jax import config as configuration
+
+
+def get_config():
+    config = configuration.default_config_dict()
+    config.name = "cifar10_resnet"
+    config.epochs = 12
+    config.data.name = "cifar10"
+    config.data.examples = 5_000
+    config.model.name = "resnet"
+    config.model.depth = 20
+    config.model.width = 0.5
+    config.gates.inputs = False
+    config.gates.open_hidden = 0.5
+    config.penalty.lam = 0.1
+    config.batch.size = 32
+    config.batch.alpha = 0.95
+    config.compiling.shrink = 0.3
+    config.memory.sp_batch = 128
+    return config
