@@ -64,7 +64,7 @@ def _tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan all steps share, and how many are carried; the rest is stacked."""
+    """How many operands of a scan all steps share, and how many it carries; the rest is stacked."""
     if "ft_in" in params:  # from jax 0.12 on
         consts, carry, _ = params["ft_in"].unpack()
         return len(consts), len(carry)

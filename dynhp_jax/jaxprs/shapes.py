@@ -34,6 +34,17 @@ def _squeeze(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(axes, const)]
 
 
+@rule("unstack")
+def _unstack(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    (value,), d = operands, eqn.params["axis"]
+    walk.labels.pin_axis(value.axes[d], "an axis that is unstacked")
+    axes = (*value.axes[:d], *value.axes[d + 1 :])
+    consts = [None] * len(eqn.outvars)
+    if value.const is not None:
+        consts = list(np.moveaxis(value.const, d, 0))
+    return [Value(axes, const) for const in consts]
+
+
 @rule("broadcast_in_dim")
 def _broadcast_in_dim(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, shape = operands[0], eqn.params["shape"]
