@@ -1,8 +1,16 @@
-"""Dynamic hard pruning on scikit-learn's digits: nothing to download.
+"""Dynamic hard pruning of a 64-128-64-10 network on scikit-learn's digits: nothing to download.
 
     python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
-Variants: --config.method=hp, --config.method=sp, --config.method=dense.
+Takes 50 s of CPU time on an x86 machine, nearly all of it for compiling. With seed 0 there:
+
+    method  flags                  test error  units left  model size  mini-batch
+    dynhp                              1.67 %    43-28-61    14.1 KiB   16 to 64
+    hp      --config.method=hp         3.06 %    45-45-64    22.1 KiB   64
+    sp      --config.method=sp         4.17 %   64-128-64    67.3 KiB   64
+    dense   --config.method=dense      0.56 %   64-128-64    67.3 KiB   64
+
+The test set has 360 examples: one of them is 0.28 %. Give every method a --workdir of its own.
 """
 
 from dynhp_jax import config as configuration
@@ -11,12 +19,13 @@ from dynhp_jax import config as configuration
 def get_config():
     config = configuration.default_config_dict()
     config.name = "digits"
-    config.epochs = 100
+    config.epochs = 60
     config.data.name = "digits"
     config.model.hidden = (128, 64)
-    config.penalty.lam = 0.3
+    config.penalty.lam = 0.5
     config.batch.alpha = 0.8
-    config.batch.grid = 1.5
-    config.compiling.shrink = 0.25
+    config.batch.grid = 2.0
+    config.optimizer.learning_rate = 3e-3
+    config.compiling.shrink = 0.3
     config.memory.sp_batch = 64
     return config

@@ -95,17 +95,16 @@ def table(summary: Mapping[str, Any]) -> str:
     dense = summary["dense"]
     rows = [("", "whole", summary["method"], "left")]
 
-    def add(name: str, whole: float, now: float, digits: int = 0):
-        share = f"{100 * now / whole:.0f} %" if whole else ""
-        rows.append((name, f"{whole:,.{digits}f}", f"{now:,.{digits}f}", share))
+    def add(name: str, whole: float, now: float, style: str = ",d"):
+        rows.append((name, f"{whole:{style}}", f"{now:{style}}", f"{100 * now / whole:.0f} %"))
 
     for group, units in dense["units"].items():
         add(f"units of {group}", units, summary["units"][group])
     add("parameters", dense["parameters"], summary["parameters"])
-    add("model size, KiB", dense["model_kib"], summary["model_kib"], 1)
+    add("model size, KiB", dense["model_kib"], summary["model_kib"], ",.1f")
     add("mini-batch", dense["batch_size"], summary["batch_size"])
-    add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], 1)
-    add("training memory, as in the paper", dense["training_memory"], summary["training_memory"], 3)
+    add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], ",.1f")
+    add("training memory (paper)", dense["training_memory"], summary["training_memory"], ".4g")
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join(
