@@ -34,6 +34,17 @@ def _squeeze(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(axes, const)]
 
 
+@rule("stack")
+def _stack(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    d, axes = eqn.params["axis"], list(operands[0].axes)
+    for value in operands[1:]:
+        for k, axis in enumerate(value.axes):
+            axes[k] = walk.labels.unify(axes[k], axis, "stacked axes that divide differently")
+    axes.insert(d, walk.pinned_axes((len(operands),), "an axis along which arrays are stacked")[0])
+    consts = [v.const for v in operands]
+    return [Value(tuple(axes), None if any(c is None for c in consts) else np.stack(consts, d))]
+
+
 @rule("unstack")
 def _unstack(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     (value,), d = operands, eqn.params["axis"]
