@@ -8,6 +8,7 @@ import argparse
 import copy
 import json
 import platform
+from importlib import metadata
 
 import torch
 import torch_pruning as tp
@@ -91,7 +92,7 @@ def main() -> None:
                 "versions": {
                     "python": platform.python_version(),
                     "torch": torch.__version__,
-                    "torch-pruning": tp.__version__,
+                    "torch-pruning": metadata.version("torch-pruning"),
                 },
             }
         )

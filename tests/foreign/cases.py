@@ -85,4 +85,7 @@ CASES = {
     "nnx_cnn": lambda: of_nnx(nets_nnx.CNN((4, 6, 8), 8, 3, nnx.Rngs(0)), image(1, 8)),
     "plain_glu": lambda: plain(nets_plain.init_gated_mlp, nets_plain.gated_mlp, rows(7)),
     "plain_attention": lambda: plain(nets_plain.init_attention, nets_plain.attention, sequence(6)),
+    "plain_rotary": lambda: plain(
+        partial(nets_plain.init_attention, size=4), nets_plain.rotary_attention, sequence(6)
+    ),
 }

@@ -46,15 +46,29 @@ def init_attention(key, features=6, heads=4, size=3, classes=2):
     }
 
 
-def attention(params, x, heads=4):
+def attention(params, x, heads=4, turn=lambda q: q):
     """Heads by reshaping `[features, heads * size]` matrices; softmax over the keys."""
     batch, length, _ = x.shape
 
     def split(name):
         return (x @ params[name]).reshape(batch, length, heads, -1).transpose(0, 2, 1, 3)
 
-    q, k, v = split("q"), split("k"), split("v")
+    q, k, v = turn(split("q")), turn(split("k")), split("v")
     scores = jnp.einsum("bhqd,bhkd->bhqk", q, k) / 3**0.5
     mixed = jnp.einsum("bhqk,bhkd->bhqd", jax.nn.softmax(scores), v)
     mixed = mixed.transpose(0, 2, 1, 3).reshape(batch, length, -1)
     return (x + mixed @ params["out"]).mean(1) @ params["head"]
+
+
+def rotate(x):
+    """Rotary positions: pairs of features of [batch, heads, length, size] turn with the place."""
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    speeds = 2.0 ** -jnp.arange(pairs.shape[-2])
+    angles = jnp.arange(x.shape[-2])[:, None] * speeds
+    a, b = pairs[..., 0], pairs[..., 1]
+    turned = (a * jnp.cos(angles) - b * jnp.sin(angles), a * jnp.sin(angles) + b * jnp.cos(angles))
+    return jnp.stack(turned, axis=-1).reshape(x.shape)
+
+
+def rotary_attention(params, x):
+    return attention(params, x, turn=rotate)
