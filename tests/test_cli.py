@@ -372,10 +372,13 @@ def test_a_read_only_disk_is_one_line(capfd):
 
 
 @pytest.mark.parametrize("kib", [1, 3])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, cache, tmp_path):
-    """Files cannot grow beyond a size, so that writes fail half-way as on a full disk."""
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, finished, cache, tmp_path):
+    """Files cannot grow beyond a size, so that writes fail half-way as on a full disk.
+
+    The cache is full of what `finished` compiled, so that nothing has to be written there.
+    """
     workdir = tmp_path / "run"
-    arguments = command(*QUICK, "--config.epochs=2", f"--workdir={workdir}")
+    arguments = command(*QUICK, "--config.epochs=2", cache, f"--workdir={workdir}")
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(kib), *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
