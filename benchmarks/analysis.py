@@ -6,7 +6,8 @@
 (VENV holds requirements-bench.txt.) The network is flax's ImageNet ResNet-50 at 224 x 224 with
 1,000 classes, 25.6 M float32 parameters, in evaluation mode on the CPU. Every repeat is a process
 of its own, and the two libraries take turns. In each process both tasks are timed at their first
-call and, `--calls` times, again. Imports and the making of the network are not counted. Writes
+call and, `--calls` times, again: by the clock, and in processor seconds, which say more on a busy
+machine. Imports and the making of the network are not counted. Writes
 results/benchmarks/analysis.json.
 """
 
