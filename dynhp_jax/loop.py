@@ -138,6 +138,11 @@ class Trainer:
             return batch
         return batch_size.on_grid(batch, self.config.batch.grid)
 
+    @functools.cached_property
+    def steps_on_host(self) -> bool:
+        """Whether the host calls every step, instead of one program that loops over them."""
+        return jax.default_backend() == "cpu" and self.whole.convolves
+
     def start(self) -> Run:
         """A run before its first epoch."""
         size, room = self.config.batching.size, self.room(self.whole_parameters)
@@ -332,15 +337,25 @@ def build_spec(config: Config, dataset: Dataset) -> models.Spec:
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
     config, split = trainer.config, run.splits["train"]
-    numbers = np.int32(epoch), np.int32(steps)
-    arguments = (run.state, split.images, split.labels, run.prices, *numbers)
-    program = trainer.programs.get(
-        "epoch",
-        (run.network.spec, batch),
-        lambda: training.make_epoch(run.network, config, trainer.tx, trainer.examples, batch),
-        *arguments,
-    )
-    state, tally = program(*arguments)
+    what = (run.network, config, trainer.tx, trainer.examples, batch)
+    data = (split.images, split.labels, run.prices)
+    if trainer.steps_on_host:
+        rows = jax.device_put(training.order_of(config, trainer.examples, epoch))
+        state, tally = run.state, training.empty_tally(run.state)
+        program = trainer.programs.get(
+            "step",
+            (run.network.spec, batch),
+            lambda: jax.jit(training.make_one_step(*what), donate_argnums=(0, 1)),
+            *(state, tally, *data, rows, np.int32(0)),
+        )
+        for i in range(steps):
+            state, tally = program(state, tally, *data, rows, np.int32(i))
+    else:
+        arguments = (run.state, *data, np.int32(epoch), np.int32(steps))
+        program = trainer.programs.get(
+            "epoch", (run.network.spec, batch), lambda: training.make_epoch(*what), *arguments
+        )
+        state, tally = program(*arguments)
     return state, jax.tree.map(lambda leaf: leaf.item() if leaf.ndim == 0 else leaf,
                                jax.device_get(tally))  # fmt: skip
 
@@ -372,14 +387,16 @@ def evaluate(
 ) -> dict[str, Any]:
     """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
     arguments = (state.variables, state.gates, state.masks, split.images, split.labels)
+    examples = len(split.labels)
+    chunk = min(CHUNK, examples)
     program = trainer.programs.get(
         f"evaluation on {name}",
         network.spec,
-        lambda: training.make_evaluation(network, CHUNK),
-        *arguments,
+        lambda: training.make_evaluation(network, chunk),
+        *(*arguments, np.int32(0)),
     )
-    confusion, loss = jax.device_get(program(*arguments))
-    examples = len(split.labels)
+    parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
+    confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
     return {
         "error": 100 * (examples - int(np.trace(confusion))) / examples,
         "cross_entropy": float(loss) / examples,

@@ -225,12 +225,22 @@ def test_evaluation_counts_each_example_once_whatever_the_chunk():
     np.add.at(expected, (DIGITS.y_test, x.argmax(1)), 1)
     for chunk in (7, 360, 5000):
         evaluate = training.make_evaluation(run.network, chunk)
-        confusion, loss = evaluate(
-            state.variables, state.gates, state.masks, test.images, test.labels
-        )
+        arguments = (state.variables, state.gates, state.masks, test.images, test.labels)
+        parts = [evaluate(*arguments, i) for i in range(-(-360 // chunk))]
+        confusion, loss = (sum(part) for part in zip(*parts, strict=True))
         np.testing.assert_array_equal(confusion, expected)
         logs = jax.nn.log_softmax(x)[np.arange(360), DIGITS.y_test]
         np.testing.assert_allclose(loss, -logs.sum(), rtol=1e-4)
+
+
+def test_a_loop_on_the_host_trains_as_one_program_does():
+    found = []
+    for on_host in (False, True):
+        trainer, run = start(make(), FEW)
+        trainer.steps_on_host = on_host
+        found.append(copy(loop.train_epoch(trainer, run, 16, 1, 3)))
+    for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 # -- the loop ------------------------------------------------------------------------------------
