@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dynhp_jax import checkpoint, compiling, config, data, gates, loop, training
+from dynhp_jax import checkpoint, compiling, config, data, gates, loop, runs, training
 from dynhp_jax.config import Config
 
 DIGITS = data.load("digits")
@@ -40,7 +40,7 @@ def make(**changes) -> Config:
 
 
 def start(settings: Config, dataset=DIGITS):
-    trainer = loop.Trainer(settings, dataset, compiling.Programs())
+    trainer = runs.Trainer(settings, dataset, compiling.Programs())
     return trainer, trainer.start()
 
 
@@ -334,9 +334,9 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     trainer, run = start(settings)
     run, first = go_on(trainer, run, 5)
     assert first[-1]["materialised"] < trainer.whole_parameters, "nothing was resized; test more"
-    checkpoint.save(tmp_path, run.epoch, run.state, loop.host_part(run, trainer))
+    checkpoint.save(tmp_path, run.epoch, run.state, runs.host_part(run, trainer))
 
-    another = loop.Trainer(settings, DIGITS, compiling.Programs())
+    another = runs.Trainer(settings, DIGITS, compiling.Programs())
     found = checkpoint.restore(tmp_path, another.state_shapes)
     resumed, rest = go_on(another, another.resume(found), 2)
     assert timeless(first + rest) == timeless(records)
