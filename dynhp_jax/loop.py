@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import batch_size, compiling, data, memory, models, training
+from dynhp_jax import batch_size, compiling, data, memory, metering, models, training
+from dynhp_jax.budget import CHUNK, Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
@@ -28,9 +29,6 @@ from dynhp_jax.network import Network, whole_network
 from dynhp_jax.optimizer_surgery import map_like_params
 from dynhp_jax.surgery import cut, cut_leaf, plan
 from dynhp_jax.training import TrainState
-
-CHUNK = 1000  # examples that are evaluated at once, whatever the batch in training
-UNLIMITED = "none"
 
 Keeps = Mapping[str, np.ndarray]
 Record = dict[str, Any]
@@ -62,18 +60,22 @@ class Run:
 
     Attributes:
       epoch: epochs done.
-      batch: the controller's exact mini-batch; `batch_in_use` is what is compiled.
+      batch: the controller's exact mini-batch.
+      batch_in_use: the mini-batch that is compiled.
+      chunk: examples that are evaluated at once.
       network: sizes of the arrays, and the groups in them.
       keeps: which units of the whole network the arrays hold, {group: sorted indices}.
       state: the arrays; `advance` consumes them.
       prices: the fan-out of every gate among the survivors, {group: f32[units]}.
       splits: 'train', 'test' and, if some of it is held out, 'validation'.
-      memory_kib: of every epoch so far, by the paper's meter.
+      memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.
     """
 
     epoch: int
     batch: int
+    batch_in_use: int
+    chunk: int
     network: Network
     keeps: Keeps
     state: TrainState
@@ -97,28 +99,37 @@ class Trainer:
     """
 
     def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
-        self.config, self.dataset, self.programs = config, dataset, programs
+        self.dataset, self.programs = dataset, programs
         names = config.pruning.groups if config.gated else None
         self.whole = whole_network(build_spec(config, dataset), names, config.gates.inputs)
-        self.tx = training.make_optimizer(config)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = _leaf_count(self.whole.spec.shapes()["params"])
-        self.budget_bytes = self._budget()
         self.examples = len(dataset.y_train)
         batching = config.batching
-        if batching.size > self.examples:
-            raise ConfigError(
-                "batch.size", batching.size, f"at most the {self.examples} training examples"
-            )
+        sizes = {"batch.size": batching.size, "memory.smallest": config.memory.smallest}
+        for field, size in sizes.items():
+            if size > self.examples:
+                raise ConfigError(field, size, f"at most the {self.examples} training examples")
+        counts = {"train": self.examples, "test": len(dataset.y_test)}
+        if len(dataset.y_validation):
+            counts["validation"] = len(dataset.y_validation)
+        self.budget = Budget(config, self.whole, programs, counts)
+        self.config, self.tx = self.budget.config, self.budget.tx
+        self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         self.controller = {
             "fixed": lambda: batch_size.Fixed(),
             "dynhp": lambda: batch_size.DynHP(batching.alpha),
             "cabs": lambda: batch_size.CABS(batching.eta),
         }[batching.rule]()
 
+    @property
+    def by_xla(self) -> bool:
+        """Whether the budget is held against what XLA allocates, not the paper's arithmetic."""
+        return self.config.memory.meter == "xla"
+
     def _budget(self) -> int | None:
         budget = self.config.memory.budget
-        if budget == UNLIMITED:
+        if budget == memory.UNLIMITED:
             return None
         if budget == "sp":
             return self.meter.memory_bytes(self.whole_parameters, self.config.memory.sp_batch)
@@ -127,21 +138,32 @@ class Trainer:
         return budget_bytes
 
     def room(self, parameters: int) -> int:
-        """The largest mini-batch that budget and training set allow beside so many parameters."""
-        if self.budget_bytes is None:
+        """The largest mini-batch that budget and training set allow beside so many parameters.
+
+        By the paper's meter; what XLA allocates is known only of what was asked for (`fit`).
+        """
+        if self.budget_bytes is None or self.by_xla:
             return self.examples
         return min(self.meter.room(self.budget_bytes, parameters), self.examples)
 
-    def batch_in_use(self, batch: int) -> int:
-        """The size that is compiled for the controller's: on the grid, unless it is fixed."""
+    def fit(self, network: Network, wanted: int, before: int = 0) -> tuple[int, int]:
+        """The exact batch and the one to compile, where the rule asks for `wanted`.
+
+        By the paper's meter the compiled one is on the grid, unless it is fixed; see `Budget.fit`
+        for XLA's. `before` is what was compiled last.
+        """
+        if self.by_xla:
+            return self.budget.fit(network, wanted, before)
         if self.config.batching.rule == "fixed":
-            return batch
-        return batch_size.on_grid(batch, self.config.batch.grid)
+            return wanted, wanted
+        return wanted, batch_size.on_grid(wanted, self.config.batch.grid)
 
     def start(self) -> Run:
         """A run before its first epoch."""
         size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
+        batch, in_use = self.fit(network, min(size, room))
+        chunk = self.budget.chunk(network)
         draw = self.programs.get(
             "initial state",
             network.spec,
@@ -150,17 +172,21 @@ class Trainer:
         state = draw()
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         _, prices = measure(self, network, jax.device_get(state.masks))
-        return Run(0, min(size, room), network, keeps, state, prices, self._splits(keeps))
+        splits = self._splits(keeps)
+        return Run(0, batch, in_use, chunk, network, keeps, state, prices, splits)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
         """The run that `host_part` and its state were saved from."""
         host = checkpoint.host
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
         network, state = self._network(host), checkpoint.state
+        self.budget.remember(network, host["looks"])
         _, prices = measure(self, network, jax.device_get(state.masks))
         return Run(
             epoch=checkpoint.epoch,
             batch=host["batch"],
+            batch_in_use=host["batch_in_use"],
+            chunk=host["chunk"],
             network=network,
             keeps=keeps,
             state=state,
@@ -207,10 +233,12 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     """
     config, programs = trainer.config, trainer.programs
     began, compiling_before = time.perf_counter(), programs.seconds
-    epoch, batch = run.epoch + 1, trainer.batch_in_use(run.batch)
+    epoch, batch = run.epoch + 1, run.batch_in_use
     steps = trainer.examples // batch
 
     # Train: one program, whatever the number of steps.
+    spent = {"training": trainer.budget.training_bytes(run.network, batch)}
+    trainer.budget.check("a training step", spent["training"])
     state, tally = train_epoch(trainer, run, batch, epoch, steps)
     if not math.isfinite(tally.loss):
         raise Diverged(epoch)
@@ -236,19 +264,29 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         programs.clear()
         parameters, prices = measure(trainer, network, jax.device_get(state.masks))
 
+    # Evaluate the network that is left, with its gates at their deterministic values.
+    chunk = trainer.budget.chunk(network, run.chunk)
+    results = {}
+    for name in splits.keys() - {"train"}:
+        spent[name] = trainer.budget.evaluation_bytes(network, chunk, name)
+        trainer.budget.check(f"evaluation on {name}", spent[name])
+        results[name] = evaluate(trainer, network, state, splits[name], name, chunk)
+    test = results["test"]
+    if not math.isfinite(test["cross_entropy"]):  # the last step of all went wrong
+        raise Diverged(epoch)
+
     # Choose the batch from what the epoch's gradients were like and what the budget leaves.
     means = jax.device_get(state.means)
     grad_variance = max(0.0, float(means.grad_variance / means.weight))
     smoothed = means.loss if config.batch.loss == "total" else means.cross_entropy
     smoothed = max(0.0, float(smoothed / means.weight))
     room = trainer.room(parameters)
-    next_batch = trainer.controller.update(run.batch, grad_variance, smoothed, room)
+    wanted = trainer.controller.update(run.batch, grad_variance, smoothed, room)
+    next_batch, next_in_use = trainer.fit(network, wanted, batch)
 
-    # Evaluate the network that is left, with its gates at their deterministic values.
-    test = evaluate(trainer, network, state, splits["test"], "test")
-    if not math.isfinite(test["cross_entropy"]):  # the last step of all went wrong
-        raise Diverged(epoch)
-    memory_kib = trainer.meter.memory_kib(parameters, batch)
+    peak = max(map(metering.total, spent.values())) / 1024
+    memory_kib = peak if trainer.by_xla else trainer.meter.memory_kib(parameters, batch)
+    device_peak = metering.device_peak()
     best = min(run.best, (test["error"], epoch))
     compile_seconds = programs.seconds - compiling_before
     record = {
@@ -264,6 +302,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         "parameters": parameters,
         "materialised": _leaf_count(state.variables["params"]),
         "batch_size": batch,
+        "wanted_batch": wanted,
         "next_batch": next_batch,
         "steps": steps,
         "grad_variance": grad_variance,
@@ -271,25 +310,39 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         "variance_ratio": grad_variance / smoothed if smoothed else 0.0,
         "model_kib": trainer.meter.model_kib(parameters),
         "memory_kib": memory_kib,
+        "allocated_kib": peak,
+        "allocated": spent,
+        "device_peak_kib": None if device_peak is None else device_peak / 1024,
         "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
         "seconds": time.perf_counter() - began - compile_seconds,
         "compile_seconds": compile_seconds,
         "compilations": programs.compilations,
     }
-    if "validation" in splits:
-        held_out = evaluate(trainer, network, state, splits["validation"], "validation")
-        record["validation_error"] = held_out["error"]
-    memory_so_far = (*run.memory_kib, memory_kib)
-    return (
-        Run(epoch, next_batch, network, keeps, state, prices, splits, memory_so_far, best),
-        record,
+    if "validation" in results:
+        record["validation_error"] = results["validation"]["error"]
+    now = Run(
+        epoch=epoch,
+        batch=next_batch,
+        batch_in_use=next_in_use,
+        chunk=chunk,
+        network=network,
+        keeps=keeps,
+        state=state,
+        prices=prices,
+        splits=splits,
+        memory_kib=(*run.memory_kib, memory_kib),
+        best=best,
     )
+    return now, record
 
 
 def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint needs beside the arrays, as JSON holds it."""
     return {
         "batch": run.batch,
+        "batch_in_use": run.batch_in_use,
+        "chunk": run.chunk,
+        "looks": trainer.budget.looks(run.network),
         "spec": run.network.spec.to_dict(),
         "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},
         "memory_kib": list(run.memory_kib),
@@ -331,15 +384,16 @@ def build_spec(config: Config, dataset: Dataset) -> models.Spec:
 
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
-    config, split = trainer.config, run.splits["train"]
-    numbers = np.int32(epoch), np.int32(steps)
-    arguments = (run.state, split.images, split.labels, run.prices, *numbers)
-    program = trainer.programs.get(
-        "epoch",
-        (run.network.spec, batch),
-        lambda: training.make_epoch(run.network, config, trainer.tx, trainer.examples, batch),
-        *arguments,
+    split = run.splits["train"]
+    ordering = trainer.programs.get(
+        "order",
+        trainer.examples,
+        lambda: training.make_order(trainer.config, trainer.examples),
+        np.int32(epoch),
     )
+    order = ordering(np.int32(epoch))
+    arguments = (run.state, split.images, split.labels, order, run.prices, np.int32(steps))
+    program = trainer.budget.epoch_program(run.network, batch)
     state, tally = program(*arguments)
     return state, jax.tree.map(lambda leaf: leaf.item() if leaf.ndim == 0 else leaf,
                                jax.device_get(tally))  # fmt: skip
@@ -368,16 +422,16 @@ def size_of(trainer: Trainer, run: Run) -> dict[str, Any]:
 
 
 def evaluate(
-    trainer: Trainer, network: Network, state: TrainState, split: Split, name: str
+    trainer: Trainer,
+    network: Network,
+    state: TrainState,
+    split: Split,
+    name: str,
+    chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
     arguments = (state.variables, state.gates, state.masks, split.images, split.labels)
-    program = trainer.programs.get(
-        f"evaluation on {name}",
-        network.spec,
-        lambda: training.make_evaluation(network, CHUNK),
-        *arguments,
-    )
+    program = trainer.budget.evaluation_program(network, chunk, name)
     confusion, loss = jax.device_get(program(*arguments))
     examples = len(split.labels)
     return {

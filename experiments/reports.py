@@ -105,15 +105,7 @@ def table(summary: Mapping[str, Any]) -> str:
     add("mini-batch", dense["batch_size"], summary["batch_size"])
     add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], ",.1f")
     add("training memory (paper)", dense["training_memory"], summary["training_memory"], ".4g")
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines = columns(rows)
     lines.append(
         f"test error {summary['test_error']:.2f} %"
         f" (best {summary['best_test_error']:.2f} % in epoch {summary['best_epoch']});"
@@ -121,6 +113,19 @@ def table(summary: Mapping[str, Any]) -> str:
         f" {summary['compilations']} compilations"
     )
     return "\n".join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: a rule below the first row, the first column to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def confusion_table(confusion: np.ndarray) -> str:
