@@ -158,6 +158,12 @@ class Trainer:
             return wanted, wanted
         return wanted, batch_size.on_grid(wanted, self.config.batch.grid)
 
+    @functools.cached_property
+    def order(self) -> jax.stages.Compiled:
+        """`training.make_order`, compiled; it outlives the programs of one network's sizes."""
+        make = functools.partial(training.make_order, self.config, self.examples)
+        return self.programs.get("order", self.examples, make, np.int32(1))
+
     def start(self) -> Run:
         """A run before its first epoch."""
         size, room = self.config.batching.size, self.room(self.whole_parameters)
@@ -312,6 +318,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         "memory_kib": memory_kib,
         "allocated_kib": peak,
         "allocated": spent,
+        "savings": list(trainer.budget.used.names),
         "device_peak_kib": None if device_peak is None else device_peak / 1024,
         "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
         "seconds": time.perf_counter() - began - compile_seconds,
@@ -385,13 +392,7 @@ def build_spec(config: Config, dataset: Dataset) -> models.Spec:
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
     split = run.splits["train"]
-    ordering = trainer.programs.get(
-        "order",
-        trainer.examples,
-        lambda: training.make_order(trainer.config, trainer.examples),
-        np.int32(epoch),
-    )
-    order = ordering(np.int32(epoch))
+    order = trainer.order(np.int32(epoch))
     arguments = (run.state, split.images, split.labels, order, run.prices, np.int32(steps))
     program = trainer.budget.epoch_program(run.network, batch)
     state, tally = program(*arguments)
@@ -403,7 +404,9 @@ def measure(trainer: Trainer, network: Network, masks: Mapping[str, Any]) -> tup
     """What is left: parameters in number, and the fan-out of every gate, {group: f32[units]}."""
 
     def count(alive):
-        return parameter_count(network.groups, alive), fan_out(network.groups, alive)
+        prices = fan_out(network.groups, alive)
+        prices = {name: price.astype(jnp.float32) for name, price in prices.items()}
+        return parameter_count(network.groups, alive), prices
 
     program = trainer.programs.get("counting", network.spec, lambda: jax.jit(count), masks)
     parameters, prices = program(masks)

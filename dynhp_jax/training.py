@@ -202,9 +202,12 @@ def smooth(means: Means, now: Means, config: Config) -> Means:
 def make_order(config: Config, examples: int) -> Callable:
     """`order(number) -> i32[examples]`, jitted: how the epoch of that number takes the examples."""
     source = stream(config.seed, "order")
-    return jax.jit(
-        lambda number: jax.random.permutation(jax.random.fold_in(source, number), examples)
-    )
+
+    def order(number):
+        rows = jax.random.permutation(jax.random.fold_in(source, number), examples)
+        return rows.astype(jnp.int32)
+
+    return jax.jit(order)
 
 
 def make_epoch(

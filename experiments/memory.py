@@ -57,7 +57,7 @@ def plan(
 
     free = holding(memory.UNLIMITED)
     rows = [("units", "batch", *metering.PARTS, "sum, KiB")]
-    for share, network in networks.items():
+    for network in networks.values():
         for batch in batches:
             if batch > counts["train"]:
                 raise UserError(f"--batches: {batch} is above the {counts['train']} examples")
