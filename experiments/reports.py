@@ -18,14 +18,21 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 
 
 def dense_numbers(trainer: Trainer) -> dict[str, Any]:
-    """Units, parameters, model size and memory of the network before anything was pruned."""
+    """Units, parameters, model size and memory of the network before anything was pruned.
+
+    The memory is by the run's meter, with `memory.sp_batch` examples; XLA's costs a compilation.
+    """
     parameters, batch = trainer.whole_parameters, trainer.config.memory.sp_batch
+    if trainer.by_xla:
+        memory_kib = trainer.budget.total(trainer.whole, min(batch, trainer.examples)) / 1024
+    else:
+        memory_kib = trainer.meter.memory_kib(parameters, batch)
     return {
         "units": {name: group.size for name, group in trainer.whole.groups.items()},
         "parameters": parameters,
         "model_kib": trainer.meter.model_kib(parameters),
         "batch_size": batch,
-        "memory_kib": trainer.meter.memory_kib(parameters, batch),
+        "memory_kib": memory_kib,
     }
 
 
@@ -47,6 +54,8 @@ def summarise(trainer: Trainer, run: Run, records: Sequence[Mapping[str, Any]]) 
         "model_kib": last["model_kib"],
         "memory_kib_peak": max(run.memory_kib),
         "budget_kib": last["budget_kib"],
+        "meter": config.memory.meter,
+        "savings": list(trainer.budget.used.names),
         "training_memory": memory.training_memory(run.memory_kib),
         "batch_size": last["batch_size"],
         "dense": dense
