@@ -6,7 +6,8 @@
 (VENV holds requirements-bench.txt.) The network is flax's ImageNet ResNet-50 at 224 x 224 with
 1,000 classes, 25.6 M float32 parameters, in evaluation mode on the CPU. Every repeat is a process
 of its own, and the two libraries take turns. In each process both tasks are timed at their first
-call and, `--calls` times, again. Imports and the making of the network are not counted. Writes
+call and, `--calls` times, again: by the clock, and in processor seconds, which say more on a busy
+machine. Imports and the making of the network are not counted. Writes
 results/benchmarks/analysis.json.
 """
 
@@ -26,14 +27,15 @@ RESULT = ROOT / "results" / "benchmarks" / "analysis.json"
 TASKS = ("find_groups", "cut")
 
 
-def timed(task: Callable, calls: int) -> list[float]:
-    """Seconds of the first call and of `calls` more."""
-    seconds = []
+def timed(task: Callable, calls: int) -> dict[str, list[float]]:
+    """Seconds of the first call and of `calls` more, by the clock and of the processor."""
+    wall, processor = [], []
     for _ in range(1 + calls):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         task()
-        seconds.append(time.perf_counter() - start)
-    return seconds
+        wall.append(time.perf_counter() - start[0])
+        processor.append(time.process_time() - start[1])
+    return {"wall": wall, "cpu": processor}
 
 
 def measure(calls: int) -> dict:
@@ -72,17 +74,22 @@ def measure(calls: int) -> dict:
     }
 
 
-def summary(runs: list[dict]) -> dict:
-    """Medians over processes of the first call and of the median of the later ones."""
-    seconds = {
-        task: {
-            "first": statistics.median(run["seconds"][task][0] for run in runs),
-            "later": statistics.median(statistics.median(run["seconds"][task][1:]) for run in runs),
+def medians(runs: list[dict]) -> dict:
+    """Over processes: of the first call, and of the median of the later ones."""
+
+    def of(task: str, clock: str) -> dict[str, float]:
+        seconds = [run["seconds"][task][clock] for run in runs]
+        return {
+            "first": statistics.median(s[0] for s in seconds),
+            "later": statistics.median(statistics.median(s[1:]) for s in seconds),
         }
-        for task in TASKS
-    }
+
+    return {task: {clock: of(task, clock) for clock in ("wall", "cpu")} for task in TASKS}
+
+
+def summary(runs: list[dict]) -> dict:
     rest = {key: value for key, value in runs[0].items() if key != "seconds"}
-    return {"median_seconds": seconds, **rest, "runs": [run["seconds"] for run in runs]}
+    return {"median_seconds": medians(runs), **rest, "runs": [run["seconds"] for run in runs]}
 
 
 def child(python: str, module: str, calls: int, environment: dict[str, str]) -> dict:
@@ -146,11 +153,11 @@ def main() -> None:
     result["dynhp_jax"] = summary(ours)
     if theirs:
         result["torch_pruning"] = summary(theirs)
+        ours, theirs = (result[n]["median_seconds"] for n in ("dynhp_jax", "torch_pruning"))
         result["ratio_torch_pruning_to_dynhp_jax"] = {
             task: {
-                call: result["torch_pruning"]["median_seconds"][task][call]
-                / result["dynhp_jax"]["median_seconds"][task][call]
-                for call in ("first", "later")
+                clock: {call: theirs[task][clock][call] / s for call, s in seconds.items()}
+                for clock, seconds in ours[task].items()
             }
             for task in TASKS
         }

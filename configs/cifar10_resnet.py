@@ -5,7 +5,9 @@
 Sized for two cores: half the width, 5,000 training examples, 12 epochs. The paper's size by
 override, best on a GPU:
 
-    --config.model.width=1 --config.data.examples=0 --config.epochs=200
+    --config.model.width=1 --config.data.examples=0 --config.epochs=200 --config.penalty.lam=0.2
+
+(lambda is divided by the number of examples, so that fewer need less of it).
 
 Units are the channels of every stage's stream and of every block's inner convolution. Batch
 normalisation mixes the examples of a batch, so the variance is that of micro-batch means.
@@ -25,7 +27,7 @@ def get_config():
     config.model.width = 0.5
     config.gates.inputs = False
     config.gates.open_hidden = 0.5
-    config.penalty.lam = 0.1
+    config.penalty.lam = 0.02
     config.batch.size = 32
     config.batch.alpha = 0.95
     config.compiling.shrink = 0.3

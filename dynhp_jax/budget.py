@@ -6,6 +6,7 @@ network of some sizes is kept: looks cost compilations only where the arrays bec
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -147,15 +148,31 @@ class Budget:
 
     # -- what steps take ---------------------------------------------------------------------------
 
-    def epoch_program(self, network: Network, batch: int) -> jax.stages.Compiled:
-        """The compiled epoch; the run's own."""
+    @functools.cached_property
+    def steps_on_host(self) -> bool:
+        """Whether the host calls every step, instead of one program that loops over them."""
+        return jax.default_backend() == "cpu" and self.whole.convolves
+
+    def training_program(
+        self, network: Network, batch: int, on_host: bool | None = None
+    ) -> jax.stages.Compiled:
+        """The compiled epoch, or the step that the host calls; the run's own."""
+        on_host = self.steps_on_host if on_host is None else on_host
+        what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
+        key = (network.spec, batch, self.used)
+        state, number = self.state_shapes(network), Shape((), np.int32)
+        prices = {name: Shape(mask.shape, np.float32) for name, mask in state.masks.items()}
+        order = Shape((self.examples["train"],), np.int32)
+        data = (*self._data_shapes(network, "train"), prices, order)
+        if not on_host:
+            make = functools.partial(training.make_epoch, *what)
+            return self.programs.get("epoch", key, make, state, *data, number)
+        tally = jax.eval_shape(training.empty_tally, state)
         return self.programs.get(
-            "epoch",
-            (network.spec, batch, self.used),
-            lambda: training.make_epoch(
-                network, self.config, self.tx, self.examples["train"], batch, self.used
-            ),
-            *self._epoch_shapes(network),
+            "step",
+            key,
+            lambda: jax.jit(training.make_one_step(*what), donate_argnums=(0, 1)),
+            *(state, tally, *data, number),
         )
 
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
@@ -167,17 +184,18 @@ class Budget:
             lambda: training.make_evaluation(network, chunk),
             *(state.variables, state.gates, state.masks),
             *self._data_shapes(network, split),
+            Shape((), np.int32),
         )
 
     def training_bytes(self, network: Network, batch: int) -> Bytes:
         """Bytes of a training step, by part."""
-        program = self.epoch_program(network, batch)
+        program = self.training_program(network, batch)
         return metering.training_bytes(program, batch // self.unit, network.spec.input_shape)
 
     def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
         """Bytes of an evaluation with the state beside it, by part."""
-        program = self.evaluation_program(network, chunk, split)
         chunk = min(chunk, self.examples[split])
+        program = self.evaluation_program(network, chunk, split)
         return metering.evaluation_bytes(
             program, chunk, network.spec.input_shape, self.state_shapes(network)
         )
@@ -218,12 +236,6 @@ class Budget:
             Shape((count, *network.spec.input_shape), np.float32),
             Shape((count,), np.int32),
         )
-
-    def _epoch_shapes(self, network: Network) -> tuple:
-        state = self.state_shapes(network)
-        prices = {name: Shape(mask.shape, np.float32) for name, mask in state.masks.items()}
-        order, number = Shape((self.examples["train"],), np.int32), Shape((), np.int32)
-        return (state, *self._data_shapes(network, "train"), order, prices, number)
 
     # -- what fits ---------------------------------------------------------------------------------
 

@@ -9,116 +9,30 @@ there, in one line that names the field. Fields hold plain numbers, strings and 
 import dataclasses
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from dynhp_jax import batch_size, data, gates, models
 from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.fields import (
+    Section,
+    as_text,
+    as_whole,
+    choice,
+    number,
+    positive,
+    several,
+    switch,
+    text,
+    whole,
+)
 
 METHODS = ("dynhp", "hp", "sp", "dense")
 OPTIMIZERS = ("adam", "sgd", "momentum")
 METERS = ("paper", "xla")
 SAVINGS = ("accumulate", "remat", "shared_gates", "bf16_moments")
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """What a field accepts: `convert` returns the value to store or raises ValueError."""
-
-    convert: Callable[[Any], Any]
-    allowed: str
-    help: str
-
-
-def _option(default, convert, allowed: str, help: str):
-    return dataclasses.field(default=default, metadata={"rule": Rule(convert, allowed, help)})
-
-
-def _real(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError
-    return float(value)
-
-
-def _whole(value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError
-    return value
-
-
-def _text(value) -> str:
-    if not isinstance(value, str):
-        raise ValueError
-    return value
-
-
-def number(default: float, low: float, high: float, allowed: str, help: str):
-    """A float in [low, high]."""
-
-    def convert(value):
-        value = _real(value)
-        if not low <= value <= high or math.isnan(value) or math.isinf(value):
-            raise ValueError
-        return value
-
-    return _option(default, convert, allowed, help)
-
-
-def positive(default: float, help: str):
-    """A float above 0."""
-    return number(default, 5e-324, math.inf, "a number above 0", help)
-
-
-def whole(default: int, low: int, help: str):
-    """An integer, `low` or more."""
-
-    def convert(value):
-        value = _whole(value)
-        if value < low:
-            raise ValueError
-        return value
-
-    return _option(default, convert, f"a whole number, {low} or more", help)
-
-
-def switch(default: bool, help: str):
-    """True or False."""
-
-    def convert(value):
-        if not isinstance(value, bool):
-            raise ValueError
-        return value
-
-    return _option(default, convert, "True or False", help)
-
-
-def choice(default: str, names: tuple[str, ...], help: str):
-    """One of the given names."""
-
-    def convert(value):
-        if value not in names:
-            raise ValueError
-        return value
-
-    return _option(default, convert, ", ".join(repr(name) for name in names), help)
-
-
-def text(default: str, help: str, allowed: str = "a string"):
-    """A string."""
-    return _option(default, _text, allowed, help)
-
-
-def several(default: tuple, convert_one: Callable, allowed: str, help: str):
-    """A tuple, every item of which `convert_one` accepts."""
-
-    def convert(value):
-        if isinstance(value, str) or not isinstance(value, (tuple, list)):
-            raise ValueError
-        return tuple(convert_one(item) for item in value)
-
-    return _option(default, convert, allowed, help)
 
 
 def _saving(value) -> str:
@@ -128,26 +42,9 @@ def _saving(value) -> str:
 
 
 def _width(value) -> int:
-    if _whole(value) < 1:
+    if as_whole(value) < 1:
         raise ValueError
     return value
-
-
-class Section:
-    """Checks its own fields; `prefix` is what the command line puts before their names."""
-
-    prefix = ""
-
-    def __post_init__(self):
-        for field in dataclasses.fields(self):
-            rule = field.metadata.get("rule")
-            if rule is None:
-                continue
-            found = getattr(self, field.name)
-            try:
-                object.__setattr__(self, field.name, rule.convert(found))
-            except ValueError:
-                raise ConfigError(self.prefix + field.name, found, rule.allowed) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +55,11 @@ class Data(Section):
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
     examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")
     validation: float = number(
-        0.0, 0.0, 0.9, "a number from 0 to 0.9", "share of the training set held out; its error is reported, too"
+        0.0,
+        0.0,
+        0.9,
+        "a number from 0 to 0.9",
+        "share of the training set held out; its error is reported, too",
     )
 
 
@@ -192,10 +93,14 @@ class Gates(Section):
 class Penalty(Section):
     prefix = "penalty."
     lam: float = number(0.1, 0.0, math.inf, "a number, 0 or more", "strength of the L0 penalty")
-    convention: str = choice(
-        "amlab", gates.CONVENTIONS, "what lam multiplies; see 'Which lambda'"
+    convention: str = choice("amlab", gates.CONVENTIONS, "what lam multiplies; see 'Which lambda'")
+    l2: float = number(
+        0.0,
+        0.0,
+        math.inf,
+        "a number, 0 or more",
+        "rho, precision of an L2 term weighed by the gates",
     )
-    l2: float = number(0.0, 0.0, math.inf, "a number, 0 or more", "rho, precision of an L2 term weighed by the gates")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +110,7 @@ class Pruning(Section):
         0.5, 0.0, 1.0, "a number from 0 to 1", "units active less often than this are removed"
     )
     groups: tuple[str, ...] = several(
-        (), _text, "names of groups, or () for every exact one", "which groups to gate and prune"
+        (), as_text, "names of groups, or () for every exact one", "which groups to gate and prune"
     )
 
 
@@ -379,6 +284,7 @@ def allowed(name: str) -> str:
 
 def unknown_field(name: str) -> UserError:
     """The error for a dotted name that is no field; it offers the nearest ones."""
+
     def likeness(field: str) -> float:
         pairs = (field, name), (field.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1])
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
@@ -453,9 +359,7 @@ def differences(earlier: Config, now: Config) -> list[str]:
 
     Fewer epochs than before differ; more do not, nor do paths and the upkeep of checkpoints.
     """
-    earlier, now = (
-        dataclasses.replace(each, batch=each.batching) for each in (earlier, now)
-    )
+    earlier, now = (dataclasses.replace(each, batch=each.batching) for each in (earlier, now))
     before, after = flatten(earlier), flatten(now)
     found = [
         f"config.{name} (there {before[name]!r}, here {after[name]!r})"

@@ -34,15 +34,16 @@ def labels_of(state: Any) -> Any:
 
 
 def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: tuple) -> Bytes:
-    """Bytes of the compiled epoch of `training.make_epoch`, by PARTS; their sum is what it takes.
+    """Bytes of a compiled training step, by PARTS; their sum is what it takes.
 
     Args:
-      compiled: the epoch.
+      compiled: `training.make_epoch` or `make_one_step`.
       examples: of the mini-batch (or micro-batch) that is in memory at once.
       example_shape: shape of one example's inputs.
     """
-    state = compiled.args_info[0][0]
-    labels = (labels_of(state), DATA, DATA, DATA, "gates", DATA)
+    arguments = compiled.args_info[0]
+    tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
+    labels = (labels_of(arguments[0]), *tally, DATA, DATA, "gates", DATA, DATA)
     return _parts(compiled_bytes(compiled, labels), examples, example_shape)
 
 
@@ -60,7 +61,7 @@ def evaluation_bytes(
     """
     variables = compiled.args_info[0][0]
     names = {name: "params" if name == "params" else "statistics" for name in variables}
-    labels = (names, "gates", "gates", DATA, DATA)
+    labels = (names, "gates", "gates", DATA, DATA, DATA)
     parts = _parts(compiled_bytes(compiled, labels), examples, example_shape)
     for name, size in state_bytes(state).items():
         parts[name] = max(parts[name], size)

@@ -43,6 +43,14 @@ class Network:
         return logits, dict(updates)
 
     @property
+    def convolves(self) -> bool:
+        """Whether the model has a convolution."""
+        example = jax.ShapeDtypeStruct((2, *self.spec.input_shape), jnp.float32)
+        return "conv_general_dilated" in str(
+            jax.make_jaxpr(self.evaluate)(self.spec.shapes(), example)
+        )
+
+    @property
     def input_axes(self) -> dict[int, str]:
         """Which axes of the inputs hold units, and of which group: {axis: name}."""
         return {

@@ -225,53 +225,71 @@ def make_epoch(
       batch: examples of a mini-batch; static.
 
     Returns:
-      `epoch(state, images, labels, order, prices, steps) -> (state, tally)`, jitted, donating the
-      state: one pass over images f32[examples, ...] and labels i32[examples], in the order
+      `epoch(state, images, labels, prices, rows, steps) -> (state, tally)`, jitted, donating the
+      state: one pass over images f32[examples, ...] and labels i32[examples], in the order `rows`,
       i32[examples]; `prices` as in `make_step`. `steps`, i32[], is traced: one program serves any
       number of them.
     """
-    step = make_step(network, config, tx, examples, savings)
+    take = make_one_step(network, config, tx, examples, batch, savings)
 
-    def epoch(state: TrainState, images, labels, order, prices, steps):
+    def epoch(state: TrainState, images, labels, prices, rows, steps):
         def body(i, carry):
-            here = jax.lax.dynamic_slice_in_dim(order, i * batch, batch)
-            return step(*carry, Examples(images, labels, here), prices)
+            return take(*carry, images, labels, prices, rows, i)
 
-        zero = jnp.zeros((), jnp.float32)
-        counts = {name: jnp.zeros(mask.shape, jnp.int32) for name, mask in state.masks.items()}
-        tally = Tally(counts, zero, zero, zero, jnp.zeros((), jnp.int32))
-        return jax.lax.fori_loop(0, steps, body, (state, tally))
+        return jax.lax.fori_loop(0, steps, body, (state, empty_tally(state)))
 
     return jax.jit(epoch, donate_argnums=0)
 
 
-def make_evaluation(network: Network, chunk: int) -> Callable:
-    """`evaluate(variables, gates, masks, images, labels) -> (confusion, loss)`, jitted.
+def make_one_step(
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    examples: int,
+    batch: int,
+    savings: Savings = NOTHING,
+) -> Callable:
+    """`take(state, tally, images, labels, prices, rows, i) -> (state, tally)`, to be compiled.
 
-    `confusion` is i32[classes, classes], labels by row and predictions by column; `loss` the sum of
-    the cross-entropies. Images are taken `chunk` at a time; the last chunk is padded, and what
+    Step `i`, i32[], of an epoch that takes its examples in the order `rows`, i32[examples]. A loop
+    on the host over it does what `make_epoch` does in one program; XLA on a CPU runs convolutions
+    several times slower inside a loop than outside.
+    """
+    step = make_step(network, config, tx, examples, savings)
+
+    def take(state: TrainState, tally: Tally, images, labels, prices, rows, i):
+        here = jax.lax.dynamic_slice_in_dim(rows, i * batch, batch)
+        return step(state, tally, Examples(images, labels, here), prices)
+
+    return take
+
+
+def empty_tally(state: TrainState) -> Tally:
+    """The tally before the first step."""
+    counts = {name: jnp.zeros(mask.shape, jnp.int32) for name, mask in state.masks.items()}
+    sums = (jnp.zeros((), jnp.float32) for _ in range(3))  # buffers of their own, to be donated
+    return Tally(counts, *sums, jnp.zeros((), jnp.int32))
+
+
+def make_evaluation(network: Network, chunk: int) -> Callable:
+    """`evaluate(variables, gates, masks, images, labels, i) -> (confusion, loss)`, jitted.
+
+    Examples i * chunk to (i + 1) * chunk: `confusion` is i32[classes, classes], labels by row and
+    predictions by column; `loss` the sum of the cross-entropies. The last chunk is padded, and what
     was padded weighs nothing. Gates have their deterministic values.
     """
     apply = gated(network.evaluate, network.groups)
     classes = network.spec.num_classes
 
-    def evaluate(variables, gates, masks, images, labels):
+    def evaluate(variables, gates, masks, images, labels, i):
         z = {name: masks[name] * hard_concrete.mean(value) for name, value in gates.items()}
-        examples = len(labels)
-        size = min(chunk, examples)
-
-        def body(i, carry):
-            confusion, total = carry
-            rows = i * size + jnp.arange(size)
-            weight = rows < examples
-            rows = jnp.minimum(rows, examples - 1)
-            logits = apply(variables, z, images[rows])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
-            hits = (labels[rows], jnp.argmax(logits, -1))
-            confusion = confusion.at[hits].add(weight.astype(jnp.int32))
-            return confusion, total + jnp.sum(jnp.where(weight, losses, 0.0))
-
-        start = (jnp.zeros((classes, classes), jnp.int32), jnp.zeros((), jnp.float32))
-        return jax.lax.fori_loop(0, -(-examples // size), body, start)
+        rows = i * chunk + jnp.arange(chunk)
+        weight = rows < len(labels)
+        rows = jnp.minimum(rows, len(labels) - 1)
+        logits = apply(variables, z, images[rows])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
+        hits = (labels[rows], jnp.argmax(logits, -1))
+        confusion = jnp.zeros((classes, classes), jnp.int32).at[hits].add(weight.astype(jnp.int32))
+        return confusion, jnp.sum(jnp.where(weight, losses, 0.0))
 
     return jax.jit(evaluate)

@@ -6,7 +6,7 @@ python -m experiments.evaluate --workdir=runs/digits
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import checkpoint, compiling, loop
+from dynhp_jax import checkpoint, compiling, loop, runs
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
 from experiments.commandline import say
@@ -20,8 +20,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: the directory of a run, such as runs/digits")
     workdir = Workdir(path)
     config = workdir.config()
-    dataset = loop.dataset_of(config)
-    trainer = loop.Trainer(config, dataset, compiling.Programs())
+    dataset = runs.dataset_of(config)
+    trainer = runs.Trainer(config, dataset, compiling.Programs())
     found = checkpoint.restore(
         workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
     )

@@ -13,7 +13,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import budget, compiling, loop, memory, metering
+from dynhp_jax import budget, compiling, memory, metering, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
@@ -43,10 +43,10 @@ def plan(
     config: Config, shares: Sequence[float], batches: Sequence[int], limits: dict[str, int]
 ) -> list[str]:
     """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
-    dataset = loop.dataset_of(config)
+    dataset = runs.dataset_of(config)
     counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
     names = config.pruning.groups if config.gated else None
-    whole = whole_network(loop.build_spec(config, dataset), names, config.gates.inputs)
+    whole = whole_network(runs.build_spec(config, dataset), names, config.gates.inputs)
     networks = {share: whole.share(share) for share in shares}
     programs = compiling.Programs()
 

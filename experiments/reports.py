@@ -12,7 +12,7 @@ import numpy as np
 
 import dynhp_jax
 from dynhp_jax import memory
-from dynhp_jax.loop import Run, Trainer
+from dynhp_jax.runs import Run, Trainer
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 

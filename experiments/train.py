@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from dynhp_jax import checkpoint, compiling, loop
+from dynhp_jax import checkpoint, compiling, loop, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
@@ -38,9 +38,9 @@ def train(config: Config, workdir: Workdir) -> None:
     """Trains in a workdir that is claimed, from where an earlier run left it."""
     if config.compiling.cache_dir:
         compiling.use_cache(config.compiling.cache_dir)
-    dataset = loop.dataset_of(config)
+    dataset = runs.dataset_of(config)
     programs = compiling.Programs()
-    trainer = loop.Trainer(config, dataset, programs)
+    trainer = runs.Trainer(config, dataset, programs)
     run = _start(trainer, workdir)
     records = workdir.rewind(run.epoch)
     events = Events(workdir.tensorboard, run.epoch)
@@ -73,7 +73,7 @@ def train(config: Config, workdir: Workdir) -> None:
     print(f"everything is in {workdir.path}")
 
 
-def _start(trainer: loop.Trainer, workdir: Workdir) -> loop.Run:
+def _start(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
     """The run as its newest whole checkpoint has it, or at its very beginning."""
     checkpoint.sweep(workdir.checkpoints)
     found = checkpoint.restore(
@@ -87,12 +87,12 @@ def _start(trainer: loop.Trainer, workdir: Workdir) -> loop.Run:
     return trainer.resume(found)
 
 
-def _save(trainer: loop.Trainer, run: loop.Run, workdir: Workdir) -> None:
+def _save(trainer: runs.Trainer, run: runs.Run, workdir: Workdir) -> None:
     checkpoint.save(
         workdir.checkpoints,
         run.epoch,
         run.state,
-        loop.host_part(run, trainer),
+        runs.host_part(run, trainer),
         trainer.config.checkpoint.keep,
     )
 

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax import budget, checkpoint, compiling, config, data, fitting, loop, metering, savings
+from dynhp_jax import (
+    budget,
+    checkpoint,
+    compiling,
+    config,
+    data,
+    fitting,
+    loop,
+    metering,
+    runs,
+    savings,
+)
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 
@@ -46,14 +57,14 @@ def make(limit: str, allow=(), smallest=0, **changes) -> Config:
 
 
 def start(settings: Config, dataset=FEW):
-    trainer = loop.Trainer(settings, dataset, compiling.Programs())
+    trainer = runs.Trainer(settings, dataset, compiling.Programs())
     return trainer, trainer.start()
 
 
 @pytest.fixture(scope="module")
 def free():
     """The budget of a run without one: it meters."""
-    trainer = loop.Trainer(make("none"), FEW, compiling.Programs())
+    trainer = runs.Trainer(make("none"), FEW, compiling.Programs())
     return trainer.budget
 
 
@@ -94,7 +105,7 @@ def test_one_peak_takes_three_looks(each, fixed):
 
 
 def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
-    program = free.epoch_program(free.whole, 16)
+    program = free.training_program(free.whole, 16)
     parts = free.training_bytes(free.whole, 16)
     assert tuple(parts) == metering.PARTS and min(parts.values()) >= 0
     found = program.memory_analysis()
@@ -130,7 +141,7 @@ def test_the_order_of_an_epoch_costs_the_step_nothing(free):
     more = dataclasses.replace(
         FEW, x_train=np.tile(FEW.x_train, (10, 1, 1, 1)), y_train=np.tile(FEW.y_train, 10)
     )
-    other = loop.Trainer(make("none"), more, compiling.Programs()).budget
+    other = runs.Trainer(make("none"), more, compiling.Programs()).budget
     assert other.total(other.whole, 16) == free.total(free.whole, 16)
 
 
@@ -154,7 +165,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
         run, record = loop.advance(trainer, run)
         records.append(record)
         if record["epoch"] == 2:
-            checkpoint.save(tmp_path, 2, run.state, loop.host_part(run, trainer))
+            checkpoint.save(tmp_path, 2, run.state, runs.host_part(run, trainer))
     assert records[-1]["materialised"] < records[0]["materialised"]
     assert records[-1]["batch_size"] > records[0]["batch_size"]
     for record in records:
@@ -170,7 +181,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
             assert following["batch_size"] == record["next_batch"]
             assert sum(following["allocated"]["training"].values()) > 0.95 * limit
 
-    another = loop.Trainer(settings, FEW, compiling.Programs())
+    another = runs.Trainer(settings, FEW, compiling.Programs())
     resumed = another.resume(checkpoint.restore(tmp_path, another.state_shapes))
     for expected in records[2:]:
         resumed, record = loop.advance(another, resumed)
@@ -198,21 +209,21 @@ def test_a_step_above_the_budget_is_an_internal_error(free):
 
 
 def test_sp_is_what_the_whole_network_takes_at_sp_batch(free):
-    trainer = loop.Trainer(make("sp"), FEW, compiling.Programs())
+    trainer = runs.Trainer(make("sp"), FEW, compiling.Programs())
     assert trainer.budget_bytes == free.total(free.whole, 32)
 
 
 @pytest.mark.parametrize("text", ["0", "-4MiB", "plenty", "1 parsec", "none of it"])
 def test_nonsense_is_refused_in_one_line(text):
     with pytest.raises(ConfigError, match=r"^config.memory.budget is .*allowed: ") as caught:
-        loop.Trainer(make(text), FEW, compiling.Programs())
+        runs.Trainer(make(text), FEW, compiling.Programs())
     assert "\n" not in str(caught.value)
 
 
 def test_too_small_a_budget_names_the_smallest_that_works(free):
     least = free.total(free.whole, 1)
     with pytest.raises(ConfigError, match="at least .*KiB.* with a mini-batch of 1") as caught:
-        loop.Trainer(make(f"{least - 1}"), FEW, compiling.Programs())
+        runs.Trainer(make(f"{least - 1}"), FEW, compiling.Programs())
     assert "\n" not in str(caught.value)
     named = str(caught.value).split("at least ")[1].split("KiB")[0]
     assert float(named) * 1024 >= least > (float(named) - 0.1) * 1024
@@ -225,7 +236,7 @@ def test_too_small_a_budget_names_the_smallest_that_works(free):
 
 def run_with(used: savings.Savings, asked: Config):
     """One epoch of a run that uses these savings, whatever the budget."""
-    trainer = loop.Trainer(asked, FEW, compiling.Programs())
+    trainer = runs.Trainer(asked, FEW, compiling.Programs())
     trainer.budget._use(used)
     trainer.config, trainer.tx = trainer.budget.config, trainer.budget.tx
     run = trainer.start()
@@ -273,7 +284,7 @@ def test_bf16_moments_are_smaller_and_survive_a_resize():
     size, state, _ = run_with(savings.Savings(bf16_moments=True), settings)
     kinds = {leaf.dtype.name for leaf in jax.tree.leaves(state.opt_state)}
     assert kinds == {"bfloat16", "float32", "int32"}
-    trainer = loop.Trainer(settings, FEW, compiling.Programs())
+    trainer = runs.Trainer(settings, FEW, compiling.Programs())
     trainer.budget._use(savings.Savings(bf16_moments=True))
     tx, network = trainer.budget.tx, trainer.whole
     keeps = {"hidden_1": np.arange(5)}
@@ -288,7 +299,7 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
     """A budget between what 32 examples take and what 16 do."""
     tight = (free.total(free.whole, 32) + free.total(free.whole, 16)) // 2
     batch = config.Batch(size=32)
-    relaxed = loop.Trainer(
+    relaxed = runs.Trainer(
         make(f"{free.total(free.whole, 32)}", config.SAVINGS, batch=batch),
         FEW,
         compiling.Programs(),
@@ -307,7 +318,7 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
 
 def test_an_error_says_what_would_help():
     limit = make("none", gates=config.Gates(per_example=True), batch=config.Batch(size=32))
-    least = loop.Trainer(limit, FEW, compiling.Programs()).budget
+    least = runs.Trainer(limit, FEW, compiling.Programs()).budget
     size = least.total(least.whole, 32)
     settings = make(
         f"{size - 1}",
@@ -316,4 +327,4 @@ def test_an_error_says_what_would_help():
         batch=config.Batch(size=32),
     )
     with pytest.raises(ConfigError, match=r"or .*KiB with config.memory.allow=\('"):
-        loop.Trainer(settings, FEW, compiling.Programs())
+        runs.Trainer(settings, FEW, compiling.Programs())

@@ -15,7 +15,7 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from dynhp_jax import checkpoint, compiling, data, loop
+from dynhp_jax import checkpoint, compiling, data, runs
 from experiments import commandline, evaluate, reports, train
 from experiments.workdir import Workdir
 
@@ -75,7 +75,7 @@ def timeless(workdir):
 def final_state(workdir):
     directory = Workdir(workdir)
     config = directory.config()
-    trainer = loop.Trainer(config, data.load(config.data.name), compiling.Programs())
+    trainer = runs.Trainer(config, data.load(config.data.name), compiling.Programs())
     return checkpoint.restore(directory.checkpoints, trainer.state_shapes)
 
 
@@ -324,7 +324,7 @@ def test_the_smallest_budget_that_is_named_does_work(tmp_path, capfd):
     config = train.configuration.from_dict(
         {"model": {"hidden": (128, 64)}, "memory": {"budget": least}}
     )
-    trainer = loop.Trainer(config, data.load("digits"), compiling.Programs())
+    trainer = runs.Trainer(config, data.load("digits"), compiling.Programs())
     assert trainer.room(trainer.whole_parameters) == 1
 
 
@@ -372,10 +372,13 @@ def test_a_read_only_disk_is_one_line(capfd):
 
 
 @pytest.mark.parametrize("kib", [1, 3])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, cache, tmp_path):
-    """Files cannot grow beyond a size, so that writes fail half-way as on a full disk."""
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, finished, cache, tmp_path):
+    """Files cannot grow beyond a size, so that writes fail half-way as on a full disk.
+
+    The cache is full of what `finished` compiled, so that nothing has to be written there.
+    """
     workdir = tmp_path / "run"
-    arguments = command(*QUICK, "--config.epochs=2", f"--workdir={workdir}")
+    arguments = command(*QUICK, "--config.epochs=2", cache, f"--workdir={workdir}")
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(kib), *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=300,

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from dynhp_jax import checkpoint, compiling, config, data, gates, loop, training
+from dynhp_jax import checkpoint, compiling, config, data, gates, loop, runs, training
 from dynhp_jax.config import Config
 
 DIGITS = data.load("digits")
@@ -40,7 +40,7 @@ def make(**changes) -> Config:
 
 
 def start(settings: Config, dataset=DIGITS):
-    trainer = loop.Trainer(settings, dataset, compiling.Programs())
+    trainer = runs.Trainer(settings, dataset, compiling.Programs())
     return trainer, trainer.start()
 
 
@@ -225,12 +225,22 @@ def test_evaluation_counts_each_example_once_whatever_the_chunk():
     np.add.at(expected, (DIGITS.y_test, x.argmax(1)), 1)
     for chunk in (7, 360, 5000):
         evaluate = training.make_evaluation(run.network, chunk)
-        confusion, loss = evaluate(
-            state.variables, state.gates, state.masks, test.images, test.labels
-        )
+        arguments = (state.variables, state.gates, state.masks, test.images, test.labels)
+        parts = [evaluate(*arguments, i) for i in range(-(-360 // chunk))]
+        confusion, loss = (sum(part) for part in zip(*parts, strict=True))
         np.testing.assert_array_equal(confusion, expected)
         logs = jax.nn.log_softmax(x)[np.arange(360), DIGITS.y_test]
         np.testing.assert_allclose(loss, -logs.sum(), rtol=1e-4)
+
+
+def test_a_loop_on_the_host_trains_as_one_program_does():
+    found = []
+    for on_host in (False, True):
+        trainer, run = start(make(), FEW)
+        trainer.steps_on_host = on_host
+        found.append(copy(loop.train_epoch(trainer, run, 16, 1, 3)))
+    for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 # -- the loop ------------------------------------------------------------------------------------
@@ -324,9 +334,9 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     trainer, run = start(settings)
     run, first = go_on(trainer, run, 5)
     assert first[-1]["materialised"] < trainer.whole_parameters, "nothing was resized; test more"
-    checkpoint.save(tmp_path, run.epoch, run.state, loop.host_part(run, trainer))
+    checkpoint.save(tmp_path, run.epoch, run.state, runs.host_part(run, trainer))
 
-    another = loop.Trainer(settings, DIGITS, compiling.Programs())
+    another = runs.Trainer(settings, DIGITS, compiling.Programs())
     found = checkpoint.restore(tmp_path, another.state_shapes)
     resumed, rest = go_on(another, another.resume(found), 2)
     assert timeless(first + rest) == timeless(records)

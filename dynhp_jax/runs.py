@@ -1,0 +1,274 @@
+"""What a run is: the part that stays the same (`Trainer`) and where it stands (`Run`).
+
+A `Run` goes into a checkpoint as its arrays, `run.state`, and `host_part(run, trainer)`; a
+`Trainer` of the same config makes the `Run` again from the two.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax import batch_size, compiling, data, memory, models, training
+from dynhp_jax.budget import Budget
+from dynhp_jax.checkpoint import Checkpoint
+from dynhp_jax.config import Config
+from dynhp_jax.data import Dataset
+from dynhp_jax.errors import ConfigError
+from dynhp_jax.groups import fan_out, parameter_count
+from dynhp_jax.network import Network, whole_network
+from dynhp_jax.training import TrainState
+
+Keeps = Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """Examples on the device, cut to the input units that the arrays of the network still have."""
+
+    images: jax.Array  # f32[examples, ...]
+    labels: jax.Array  # i32[examples]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """Where a run stands between two epochs.
+
+    Attributes:
+      epoch: epochs done.
+      batch: the controller's exact mini-batch.
+      batch_in_use: the mini-batch that is compiled.
+      chunk: examples that are evaluated at once.
+      network: sizes of the arrays, and the groups in them.
+      keeps: which units of the whole network the arrays hold, {group: sorted indices}.
+      state: the arrays; `advance` consumes them.
+      prices: the fan-out of every gate among the survivors, {group: f32[units]}.
+      splits: 'train', 'test' and, if some of it is held out, 'validation'.
+      memory_kib: of every epoch so far, by the run's meter.
+      best: (test error in percent, epoch) of the best epoch so far.
+    """
+
+    epoch: int
+    batch: int
+    batch_in_use: int
+    chunk: int
+    network: Network
+    keeps: Keeps
+    state: TrainState
+    prices: Mapping[str, jax.Array]
+    splits: Mapping[str, Split]
+    memory_kib: tuple[float, ...] = ()
+    best: tuple[float, int] = (float("inf"), 0)
+
+
+class Trainer:
+    """What stays the same from epoch to epoch.
+
+    Args:
+      config: the run.
+      dataset: its data.
+      programs: where compiled programs are kept and counted.
+
+    Raises:
+      ConfigError: the budget is smaller than the network plus one example, the batch larger than
+        the training set, or a group unknown.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
+        self.dataset, self.programs = dataset, programs
+        names = config.pruning.groups if config.gated else None
+        self.whole = whole_network(build_spec(config, dataset), names, config.gates.inputs)
+        self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
+        self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
+        self.examples = len(dataset.y_train)
+        batching = config.batching
+        sizes = {"batch.size": batching.size, "memory.smallest": config.memory.smallest}
+        for field, size in sizes.items():
+            if size > self.examples:
+                raise ConfigError(field, size, f"at most the {self.examples} training examples")
+        counts = {"train": self.examples, "test": len(dataset.y_test)}
+        if len(dataset.y_validation):
+            counts["validation"] = len(dataset.y_validation)
+        self.budget = Budget(config, self.whole, programs, counts)
+        self.config, self.tx = self.budget.config, self.budget.tx
+        self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
+        self.controller = {
+            "fixed": lambda: batch_size.Fixed(),
+            "dynhp": lambda: batch_size.DynHP(batching.alpha),
+            "cabs": lambda: batch_size.CABS(batching.eta),
+        }[batching.rule]()
+
+    @property
+    def by_xla(self) -> bool:
+        """Whether the budget is held against what XLA allocates, not the paper's arithmetic."""
+        return self.config.memory.meter == "xla"
+
+    def _budget(self) -> int | None:
+        budget = self.config.memory.budget
+        if budget == memory.UNLIMITED:
+            return None
+        if budget == "sp":
+            return self.meter.memory_bytes(self.whole_parameters, self.config.memory.sp_batch)
+        budget_bytes = memory.parse_bytes(budget)
+        self.meter.check_budget(budget_bytes, self.whole_parameters)
+        return budget_bytes
+
+    def room(self, parameters: int) -> int:
+        """The largest mini-batch that budget and training set allow beside so many parameters.
+
+        By the paper's meter; what XLA allocates is known only of what was asked for (`fit`).
+        """
+        if self.budget_bytes is None or self.by_xla:
+            return self.examples
+        return min(self.meter.room(self.budget_bytes, parameters), self.examples)
+
+    def fit(self, network: Network, wanted: int, before: int = 0) -> tuple[int, int]:
+        """The exact batch and the one to compile, where the rule asks for `wanted`.
+
+        By the paper's meter the compiled one is on the grid, unless it is fixed; see `Budget.fit`
+        for XLA's. `before` is what was compiled last.
+        """
+        if self.by_xla:
+            return self.budget.fit(network, wanted, before)
+        if self.config.batching.rule == "fixed":
+            return wanted, wanted
+        return wanted, batch_size.on_grid(wanted, self.config.batch.grid)
+
+    @functools.cached_property
+    def steps_on_host(self) -> bool:
+        """Whether the host calls every step, instead of one program that loops over them."""
+        return self.budget.steps_on_host
+
+    @functools.cached_property
+    def order(self) -> jax.stages.Compiled:
+        """`training.make_order`, compiled; it outlives the programs of one network's sizes."""
+        make = functools.partial(training.make_order, self.config, self.examples)
+        return self.programs.get("order", self.examples, make, np.int32(1))
+
+    def start(self) -> Run:
+        """A run before its first epoch."""
+        size, room = self.config.batching.size, self.room(self.whole_parameters)
+        network = self.whole
+        batch, in_use = self.fit(network, min(size, room))
+        chunk = self.budget.chunk(network)
+        draw = self.programs.get(
+            "initial state",
+            network.spec,
+            lambda: jax.jit(lambda: training.initial_state(network, self.config, self.tx)),
+        )
+        state = draw()
+        keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
+        _, prices = measure(self, network, jax.device_get(state.masks))
+        splits = self.splits(keeps)
+        return Run(0, batch, in_use, chunk, network, keeps, state, prices, splits)
+
+    def resume(self, checkpoint: Checkpoint) -> Run:
+        """The run that `host_part` and its state were saved from."""
+        host = checkpoint.host
+        keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
+        network, state = self._network(host), checkpoint.state
+        self.budget.remember(network, host["looks"])
+        _, prices = measure(self, network, jax.device_get(state.masks))
+        return Run(
+            epoch=checkpoint.epoch,
+            batch=host["batch"],
+            batch_in_use=host["batch_in_use"],
+            chunk=host["chunk"],
+            network=network,
+            keeps=keeps,
+            state=state,
+            prices=prices,
+            splits=self.splits(keeps),
+            memory_kib=tuple(host["memory_kib"]),
+            best=tuple(host["best"]),
+        )
+
+    def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
+        """The state's shapes and types that belong to a `host_part`."""
+        network = self._network(host)
+        return jax.eval_shape(lambda: training.initial_state(network, self.config, self.tx))
+
+    def _network(self, host: Mapping[str, Any]) -> Network:
+        keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
+        return Network(models.from_dict(host["spec"]), self.whole.groups.shrunk(keeps))
+
+    def splits(self, keeps: Keeps) -> dict[str, Split]:
+        """The data on the device, without the input units that `keeps` lacks."""
+        data = self.dataset
+        arrays = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
+        if len(data.y_validation):
+            arrays["validation"] = (data.x_validation, data.y_validation)
+
+        def ready(images, labels):
+            inputs = images.reshape(len(images), *self.whole.spec.input_shape)  # flat for the MLP
+            return Split(jnp.asarray(self.whole.cut_inputs(inputs, keeps)), jnp.asarray(labels))
+
+        return {name: ready(*pair) for name, pair in arrays.items()}
+
+
+def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint needs beside the arrays, as JSON holds it."""
+    return {
+        "batch": run.batch,
+        "batch_in_use": run.batch_in_use,
+        "chunk": run.chunk,
+        "looks": trainer.budget.looks(run.network),
+        "spec": run.network.spec.to_dict(),
+        "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},
+        "memory_kib": list(run.memory_kib),
+        "best": list(run.best),
+        "seed": trainer.config.seed,
+        "compilations": trainer.programs.compilations,
+        "compile_seconds": trainer.programs.seconds,
+    }
+
+
+def dataset_of(config: Config) -> Dataset:
+    """The data that a config names; the first `data.examples` of the training set, if not all."""
+    dataset = data.load(
+        config.data.name,
+        directory=config.data.dir or None,
+        cache=config.data.cache_dir or None,
+        validation=config.data.validation,
+    )
+    count = config.data.examples
+    if not count:
+        return dataset
+    found = len(dataset.x_train)
+    if count > found:
+        raise ConfigError("data.examples", count, f"0 (all) to {found} with {config.data.name}")
+    images, labels = dataset.x_train[:count], dataset.y_train[:count]
+    return dataclasses.replace(dataset, x_train=images, y_train=labels)
+
+
+def build_spec(config: Config, dataset: Dataset) -> models.Spec:
+    """The whole network's spec, for the examples of a data set."""
+    model = config.model
+    options = {
+        "hidden": model.hidden or None,
+        "width": model.width or None,
+        "depth": model.depth or None,
+    }
+    return models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
+
+
+def measure(trainer: Trainer, network: Network, masks: Mapping[str, Any]) -> tuple[int, Any]:
+    """What is left: parameters in number, and the fan-out of every gate, {group: f32[units]}."""
+
+    def count(alive):
+        prices = fan_out(network.groups, alive)
+        prices = {name: price.astype(jnp.float32) for name, price in prices.items()}
+        return parameter_count(network.groups, alive), prices
+
+    program = trainer.programs.get("counting", network.spec, lambda: jax.jit(count), masks)
+    parameters, prices = program(masks)
+    return round(float(parameters)), prices
+
+
+def numbers_in(tree: Any) -> int:
+    """How many numbers the arrays of a tree hold."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
