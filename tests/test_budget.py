@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -24,6 +27,7 @@ from dynhp_jax import (
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 
+ROOT = Path(__file__).resolve().parents[1]
 DIGITS = data.load("digits")
 FEW = dataclasses.replace(
     DIGITS,
@@ -328,3 +332,25 @@ def test_an_error_says_what_would_help():
     )
     with pytest.raises(ConfigError, match=r"or .*KiB with config.memory.allow=\('"):
         runs.Trainer(settings, FEW, compiling.Programs())
+
+
+# -- the planner -----------------------------------------------------------------------------------
+
+
+def test_the_planner_says_what_steps_take_and_budgets_allow(free, tmp_path):
+    """A process of its own; its numbers are the loop's."""
+    limit = free.total(free.whole, 20)
+    command = [
+        *(sys.executable, "-m", "experiments.memory", "--config=configs/digits.py"),
+        *("--config.model.hidden=(12, 7)", "--config.data.examples=96"),
+        *(f"--budgets={limit},100", "--widths=1", "--batches=16"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    (step,) = [line for line in lines if line[:2] == ["64-12-7", "16"]]
+    assert float(step[-1]) == pytest.approx(free.total(free.whole, 16) / 1024, abs=0.051)
+    assert sum(map(float, step[2:-1])) == pytest.approx(float(step[-1]), abs=0.31)
+    (allowed,) = [line for line in lines if line[:1] == [f"{limit}"]]
+    assert allowed[1:3] == ["64-12-7", "20"]
+    assert "config.memory.budget is '100'; allowed: at least" in done.stdout
