@@ -156,20 +156,19 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
     limit = free.total(free.whole, 20) + 100
     settings = make(
         f"{limit}",
-        batch=config.Batch(size=40, alpha=0.0, grid=2.0),
+        batch=config.Batch(size=40, alpha=0.0, grid=2.0, loss="cross_entropy"),
         compiling=config.Compiling(shrink=0.2),
-        optimizer=config.Optimizer(learning_rate=0.02),
     )
-    trainer, run = start(settings)
+    trainer, run = start(settings, DIGITS)
     held = trainer.budget
     assert held.total(held.whole, run.batch_in_use) <= limit
     assert held.total(held.whole, run.batch_in_use + 1) > limit, "one more example fits"
     records = []
-    for _ in range(4):
+    for _ in range(6):
         run, record = loop.advance(trainer, run)
         records.append(record)
-        if record["epoch"] == 2:
-            checkpoint.save(tmp_path, 2, run.state, runs.host_part(run, trainer))
+        if record["epoch"] == 4:
+            checkpoint.save(tmp_path, 4, run.state, runs.host_part(run, trainer))
     assert records[-1]["materialised"] < records[0]["materialised"]
     assert records[-1]["batch_size"] > records[0]["batch_size"]
     for record in records:
@@ -185,9 +184,9 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
             assert following["batch_size"] == record["next_batch"]
             assert sum(following["allocated"]["training"].values()) > 0.95 * limit
 
-    another = runs.Trainer(settings, FEW, compiling.Programs())
+    another = runs.Trainer(settings, DIGITS, compiling.Programs())
     resumed = another.resume(checkpoint.restore(tmp_path, another.state_shapes))
-    for expected in records[2:]:
+    for expected in records[4:]:
         resumed, record = loop.advance(another, resumed)
         clocks = {"seconds", "compile_seconds", "compilations"}
         assert {k: v for k, v in record.items() if k not in clocks} == {
