@@ -63,13 +63,18 @@ def gated(apply: Callable, groups: Groups) -> Callable:
         hook = _Gates(traced, groups, gates)
         leaves = jax.tree.leaves((variables, inputs))
         out = Run(traced.walk, hook=hook)(traced.analysis, leaves)
+        hook.check_met()
         return jax.tree.unflatten(traced.out_tree, out)
 
     return with_gates
 
 
 def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """(units, atoms): which atoms stand for which units in another trace of the same variables."""
+    """(units, atoms): which atoms stand for which units in another trace of the same variables.
+
+    Raises:
+      ValueError: if a unit has no atom there.
+    """
     members = [m for m in group.members if m.path in traced.leaves]
     if not members:
         raise ValueError(f"the apply function has none of the leaves of group {group.name!r}")
@@ -110,10 +115,19 @@ def _shared_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarra
 class _Gates(Hook):
     def __init__(self, traced: Traced, groups: Groups, gates: Mapping[str, Any]):
         self.traced, self.groups, self.gates = traced, groups, gates
-        self.unit_of = {}  # name -> int[atoms], -1 where none of its units is
-        for name in gates:
-            units, atoms = unit_atoms(traced, groups[name])
-            self.unit_of[name] = self._by_atom(atoms, units)
+        self.unit_of = {  # name -> int[atoms], -1 where none of its units is
+            name: self._by_atom(*reversed(unit_atoms(traced, groups[name]))) for name in gates
+        }
+        # Where a factor of an axis has come down to one unit, no atom stands for it alone: a
+        # reshape to [1, size] leaves the atoms of the other factor, or of all groups on the axis.
+        last = [name for name in gates if groups[name].size == 1]
+        owners = self._owners() if last else None
+        self.unplaced = {
+            name
+            for name in last
+            if (np.sum(mine := self.unit_of[name] >= 0) > 1 or owners[mine].max() > 1)
+        }
+        self.met: set[str] = set()
         batch = np.empty(0, np.int64) if traced.batch is None else traced.batch
         self.example_of = self._by_atom(traced.labels.find(batch), np.arange(batch.size))
 
@@ -121,6 +135,22 @@ class _Gates(Hook):
         table = np.full(len(self.traced.labels), -1)
         table[atoms] = numbers
         return table
+
+    def _owners(self) -> np.ndarray:
+        """int[atoms]: how many groups have units with this atom."""
+        owners = np.zeros(len(self.traced.labels), int)
+        for group in self.groups.values():
+            members = [m for m in group.members if m.path in self.traced.leaves]
+            atoms = [_plain_atoms(self.traced, m)[1] for m in members]
+            owners[np.unique(np.concatenate(atoms or [_NONE[1]]))] += 1
+        return owners
+
+    def check_met(self) -> None:
+        for name in sorted(self.unplaced - self.met):
+            raise ValueError(
+                f"the units of group {name!r} are read where they cannot be told from an axis of "
+                "size one; leave its gate out"
+            )
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
         name = eqn.primitive.name
@@ -130,13 +160,11 @@ class _Gates(Hook):
         value, array = values[side], args[side]
         if name == "dot_general":
             for d in eqn.params["dimension_numbers"][0][side]:
-                array = self._gate(array, value, d, self._units_on(value.axes[d]))
+                array = self._gate(array, value, d, self._units_on(value.axes[d], values))
         else:
             numbers = eqn.params["dimension_numbers"]
             read = values[1].axes[numbers.rhs_spec[1]]
-            units = self._units_on(read)
-            if axis_size(read) == 1:  # units that pass through one by one are not read
-                units = {k: u for k, u in units.items() if not self._accompanied(values[1], k)}
+            units = self._units_on(read, values)
             if side == 0:  # the features of a group, for each of the convolution's groups
                 repeats = eqn.params["feature_group_count"]
                 units = {name: np.tile(places, repeats) for name, places in units.items()}
@@ -150,9 +178,12 @@ class _Gates(Hook):
         batched = [side for side in data if self._batch_axis(values[side]) is not None]
         return (batched or data or [0])[0]
 
-    def _accompanied(self, kernel: Value, name: str) -> bool:
-        members = [m for m in self.groups[name].members if m.path in kernel.sources]
-        return bool(members) and all(m.role == "with" for m in members)
+    def _is_read(self, name: str, values: list[Value]) -> bool:
+        """Whether a contraction whose operands share an atom with the group reads its units."""
+        paths = frozenset().union(*(v.sources for v in values)) & set(self.groups.shapes)
+        if not paths:
+            return name not in self.unplaced
+        return any(m.role == "in" and m.path in paths for m in self.groups[name].members)
 
     def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         for name, units in on_axis.items():
@@ -178,13 +209,14 @@ class _Gates(Hook):
             array = array * gate.reshape(shape)
         return array
 
-    def _units_on(self, axis: Axis) -> dict[str, np.ndarray]:
+    def _units_on(self, axis: Axis, values: list[Value]) -> dict[str, np.ndarray]:
         """name -> int[axis size]: the unit at each position, or `units` where there is none."""
         positions, atoms = self.traced.labels.axis_pairs(axis)
         found = {}
         for name, table in self.unit_of.items():
             at = table[atoms] >= 0
-            if at.any():
+            if at.any() and self._is_read(name, values):
+                self.met.add(name)
                 places = np.full(axis_size(axis), jnp.shape(self.gates[name])[-1])
                 places[positions[at]] = table[atoms[at]]
                 found[name] = places

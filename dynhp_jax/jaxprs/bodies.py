@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import linear_util as lu
 
-from dynhp_jax.jaxprs.control import CALLS, scan_counts
+from dynhp_jax.jaxprs.control import CALLS, open_jaxpr, scan_counts, tie
 from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
 from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
 
@@ -107,21 +107,56 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
     if done is not None:
         return done
     inner = analysis.inner[index][0]
+    if eqn.params["symbolic_zeros"]:
+        return run(inner, args)
     values = [analysis.value(atom) for atom in eqn.invars]
-    consts = eqn.params["num_consts"]
+    consts, results = eqn.params["num_consts"], [analysis.values[var] for var in eqn.outvars]
     params = eqn.primitive.get_bind_params(eqn.params)
     fun, fwd, bwd = params.pop("subfuns")
+    saved: list[tuple[Value, Any]] = []  # value and whole shape of what fwd passes to bwd
 
     def resized_fwd(*pairs: Any) -> list:
         primals, nonzero = pairs[::2][consts:], pairs[1::2][consts:]
         traced, traced_consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*nonzero)
         rule = analyse(run.walk, traced, traced_consts, [Value(v.axes) for v in values[consts:]])
+        count = len(rule.outputs) - len(results)
+        saved[:] = zip(rule.outputs[:count], traced.outvars[:count], strict=True)
         return run(rule, primals)
+
+    def resized_bwd(*operands: Any) -> Any:
+        computed = iter(saved)
+        passed = [  # what fwd computes, and operands that it passes on
+            next(computed) if k is None else (values[k], eqn.invars[k])
+            for k in eqn.params["out_trees"]()[2]
+        ]
+        passed += zip(results, eqn.outvars, strict=True)
+        whole = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for _, v in passed]
+        given = [Value(value.axes) for value, _ in passed]
+        out, log = [], []
+
+        def cotangents(*operands: Any) -> list:
+            found = bwd.call_wrapped(*operands)
+            if isinstance(found, tuple) and isinstance(found[0], list):  # from jax 0.12 on
+                found, log[:] = found[0], found[1:]
+            out[:] = found
+            return [c for c in out if isinstance(c, jax.core.Tracer)]
+
+        jaxpr, jaxpr_consts = open_jaxpr(jax.make_jaxpr(cotangents)(*whole))
+        rule = analyse(run.walk, jaxpr, jaxpr_consts, given)
+        known = [isinstance(c, jax.core.Tracer) for c in out]
+        tie(run.walk, rule.outputs, [v for v, k in zip(values, known, strict=True) if k])
+        cotangent = iter(run(rule, operands))
+        for k, value in enumerate(values):
+            if known[k]:
+                out[k] = next(cotangent)
+            elif hasattr(out[k], "aval"):  # a zero of a shape
+                out[k] = type(out[k])(out[k].aval.update(shape=run.shape(value)))
+        return (out, *log) if log else out
 
     subfuns = (
         lu.wrap_init(lambda *operands: run(inner, operands), debug_info=fun.debug_info),
         lu.wrap_init(resized_fwd, debug_info=fwd.debug_info),
-        bwd,
+        lu.wrap_init(resized_bwd, debug_info=bwd.debug_info),
     )
     return list(eqn.primitive.bind(*args, **params, subfuns=subfuns))
 

@@ -57,10 +57,11 @@ def _again(values: list[Value]) -> list[Value]:
     return [dataclasses.replace(value, linear=False) for value in values]
 
 
-def _tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
+def tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
+    """Arrays of the same shapes share their axes."""
     for old, new in zip(before, after, strict=True):
         for a, b in zip(old.axes, new.axes, strict=True):
-            walk.labels.unify(a, b, "a loop that carries axes that divide differently")
+            walk.labels.unify(a, b, "a loop or branch with axes that divide differently")
 
 
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
@@ -84,7 +85,7 @@ def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], lis
     shared = _again(operands[:consts])
     inner = analyse(walk, jaxpr, closed, [*shared, *start, *(_rest(v) for v in stacked)])
     walk.repeats = outer
-    _tie(walk, start, inner.outputs[:carry])
+    tie(walk, start, inner.outputs[:carry])
     results = list(start)
     for value in inner.outputs[carry:]:
         steps = walk.pinned_axes((p["length"],), "the axis that a scan runs over")
@@ -100,7 +101,7 @@ def _while(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], li
     body, body_consts = open_jaxpr(p["body_jaxpr"])
     cond, cond_consts = open_jaxpr(p["cond_jaxpr"])
     inner = analyse(walk, body, body_consts, [*_again(operands[nc : nc + nb]), *start])
-    _tie(walk, start, inner.outputs)
+    tie(walk, start, inner.outputs)
     test = analyse(walk, cond, cond_consts, [*operands[:nc], *start])
     return start, [test, inner]
 
@@ -113,5 +114,5 @@ def _cond(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], lis
         inner.append(analyse(walk, jaxpr, consts, operands[1:]))
     results = [Value(v.axes) for v in inner[0].outputs]
     for other in inner[1:]:
-        _tie(walk, results, other.outputs)
+        tie(walk, results, other.outputs)
     return results, inner

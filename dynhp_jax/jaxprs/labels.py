@@ -101,10 +101,15 @@ class Labels(Atoms):
             if (grid == grid[:1]).all():  # the whole digit tiled `slow` times
                 return self._constant(slow), grid[0]
         elif (parts[..., 0] >= 0).all():
-            outer, inner = self.find(parts[..., 0]), parts[..., 1]
-            if (outer == outer[:, :1]).all():  # rows of one size, concatenated
-                self.union(np.broadcast_to(inner[0], inner.shape).ravel(), inner.ravel())
-                return outer[:, 0], inner[0]
+            # Rows of one size that were concatenated; copies that were taken of an axis.
+            one, two = self.find(parts[..., 0]), self.find(parts[..., 1])
+            for x, y in ((one, two), (two, one)):
+                if (x == x[:, :1]).all():
+                    self.union(np.broadcast_to(y[0], y.shape).ravel(), y.ravel())
+                    return x[:, 0], y[0]
+                if (x == x[:1]).all():
+                    self.union(np.broadcast_to(y[:, :1], y.shape).ravel(), y.ravel())
+                    return y[:, 0], x[0]
         return None
 
     def _constant(self, size: int) -> Digit:
@@ -122,11 +127,15 @@ class Labels(Atoms):
         left, right, out = self._whole(a), self._whole(b), []
         while left and right:
             p, q = left[0], right[0]
-            if p.size == q.size:
+            alone = [[d.size for d in side[1:2]] == [1] for side in (left, right)]
+            if p.size == q.size and (alone[0] == alone[1] or p.size == 1):
                 self.union(left.pop(0), right.pop(0))
                 out.append(p)
                 continue
-            longer, size = (left, q.size) if p.size > q.size else (right, p.size)
+            if p.size == q.size:  # one side has a digit of size one here: so has the other
+                longer, size = (right if alone[0] else left), p.size
+            else:
+                longer, size = (left, q.size) if p.size > q.size else (right, p.size)
             pair = None
             if size and longer[0].size % size == 0:
                 pair = self.split(longer[0], size, longer[0].size // size)
@@ -135,13 +144,8 @@ class Labels(Atoms):
                 self.pin_axis(b, reason)
                 return a
             longer[:1] = pair
-        for extra in left + right:  # digits of size one that the other side does not have
-            pair = self.split(out[-1], out[-1].size, 1) if out else None
-            if pair is None:
-                self.pin(extra, reason)
-            else:
-                self.union(pair[1], extra)
-                out[-1:] = pair
+        for extra in left + right:  # digits of size one
+            self.pin(extra, reason)
         return tuple(out)
 
     def _whole(self, axis: Axis) -> list[Digit]:

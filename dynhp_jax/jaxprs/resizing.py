@@ -37,6 +37,15 @@ def _reshape(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
     return [lax.reshape(args[0], run.shape(outs[0]), eqn.params["dimensions"])]
 
 
+@_resize("tile")
+def _tile(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    copies = [
+        run.size(axis[:1]) if n > 1 else 1
+        for n, axis in zip(eqn.params["reps"], outs[0].axes, strict=True)
+    ]
+    return bind(eqn, args, reps=tuple(copies))
+
+
 @_resize("iota", "random_bits")
 def _at_full_size(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
     # The values belong to positions: made for all of them, then taken, so that the units that
@@ -98,11 +107,12 @@ def _gather(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
     sizes = list(eqn.params["slice_sizes"])
     full = [axis_size(axis) for axis in ins[0].axes]
     static = static_gather_axis(eqn, ins[1])
-    if static is not None and run.is_cut(ins[0].axes[static]):
-        alive = run.alive(ins[0].axes[static])
-        wanted = ins[1].const[:, 0]
-        places = (np.cumsum(alive) - 1)[wanted[alive[wanted]]]
-        args = [args[0], jnp.asarray(places, args[1].dtype)[:, None]]
+    if static is not None:
+        (made,) = set(range(len(outs[0].axes))) - set(eqn.params["dimension_numbers"].offset_dims)
+        alive, wanted = run.alive(ins[0].axes[static]), run.alive(outs[0].axes[made])
+        if not (alive.all() and wanted.all()):
+            places = (np.cumsum(alive) - 1)[ins[1].const[wanted, 0]]
+            args = [args[0], jnp.asarray(places, args[1].dtype)[:, None]]
     for d, size in enumerate(sizes):
         if size == full[d] and d != static:
             sizes[d] = args[0].shape[d]

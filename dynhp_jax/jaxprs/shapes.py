@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.jaxprs.elementwise import REPEATED
-from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.labels import Axis, Digit, axis_size
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
 
 
@@ -80,14 +80,22 @@ def _broadcast_in_dim(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value
     return [Value(tuple(axes), const)]
 
 
+@rule("tile")
+def _tile(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    value, reps = operands[0], eqn.params["reps"]
+    axes = [
+        axis if n == 1 else (walk.labels.fresh(n), *axis)
+        for n, axis in zip(reps, value.axes, strict=True)
+    ]
+    return [Value(tuple(axes), None if value.const is None else np.tile(value.const, reps))]
+
+
 @rule("reshape")
 def _reshape(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, shape = operands[0], eqn.params["new_sizes"]
-    const = None if value.const is None else value.const.reshape(shape)
-    if eqn.params.get("dimensions") is not None:
-        walk.pin(value, "a reshape that also permutes")
-        return [Value(walk.pinned_axes(shape, "a reshape that also permutes"), const)]
-    return [Value(reshape_axes(walk, value.axes, shape), const)]
+    order = eqn.params["dimensions"] or range(len(value.axes))
+    const = None if value.const is None else value.const.transpose(order).reshape(shape)
+    return [Value(reshape_axes(walk, tuple(value.axes[d] for d in order), shape), const)]
 
 
 def reshape_axes(walk: Walk, axes: tuple[Axis, ...], shape: tuple[int, ...]) -> tuple[Axis, ...]:
@@ -216,8 +224,15 @@ def take(walk: Walk, axis: Axis, positions: np.ndarray) -> Axis:
     if inner and positions.size % inner == 0:
         rows = positions.reshape(-1, inner)
         if (rows == rows[:, :1] // inner * inner + np.arange(inner)).all():
-            return (axis[0][rows[:, 0] // inner], *axis[1:])
-    return (walk.labels.flatten(axis)[positions],)
+            return (_picked(walk, axis[0], rows[:, 0] // inner), *axis[1:])
+    return (_picked(walk, walk.labels.flatten(axis), positions),)
+
+
+def _picked(walk: Walk, digit: Digit, entries: np.ndarray) -> Digit:
+    picked = digit[entries]
+    if np.unique(entries).size == entries.size:
+        return picked
+    return walk.labels.compose(picked, walk.labels.fresh(entries.size))  # copies can go one by one
 
 
 @rule("slice")

@@ -1,0 +1,197 @@
+"""From labels to groups: which atoms of the variables' axes are units, and of which group."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+import numpy as np
+
+from dynhp_jax.jaxprs.trace import Path, Traced, bytes_of
+from dynhp_jax.members import Group, Member, Pinned
+
+_LATE = 1 << 60
+
+
+def collect(traced: Traced) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
+    """The groups of an analysis, in the order in which their units are produced; what is in none.
+
+    A unit is an atom that need not survive. Units that were born on one axis (or on axes that
+    meet) and that occur on the same axes of the variables form a group.
+    """
+    labels = traced.labels
+    used = {v for eqn in traced.analysis.jaxpr.eqns for v in eqn.invars if not hasattr(v, "val")}
+    used |= {v for v in traced.analysis.jaxpr.outvars if not hasattr(v, "val")}
+    var_of = dict(zip(traced.leaves, traced.analysis.jaxpr.invars, strict=True))
+    where: list[tuple[Path, int]] = []  # leaf and axis, by axis id
+    columns = [np.empty((3, 0), np.int64)]  # axis id, position, atom
+    pinned: list[Pinned] = []
+    for path, axes in traced.leaves.items():
+        for axis, digits in enumerate(axes):
+            if var_of[path] not in used:
+                pinned.append(Pinned(path, axis, traced.shapes[path][axis], "not used by apply"))
+                continue
+            positions, atoms = labels.axis_pairs(digits)
+            columns.append(np.stack([np.full_like(atoms, len(where)), positions, atoms]))
+            where.append((path, axis))
+    pairs = np.concatenate(columns, axis=1)
+    reasons = labels.pinned()
+    stays = np.isin(pairs[2], np.fromiter(reasons, np.int64, len(reasons)))
+    pinned += _pinned(where, pairs, stays, reasons)
+    collector = _Collector(traced, where)
+    found = [
+        collector.group(part)
+        for part in _partition(labels.families(), pairs[:, ~stays], len(where))
+        if any(not where[i][0].startswith("inputs/") for i in np.unique(part[0]))
+    ]
+    found.sort(key=lambda pair: pair[0])
+    return _unique_names([group for _, group in found]), tuple(pinned)
+
+
+def _pinned(
+    where: list[tuple[Path, int]], pairs: np.ndarray, stays: np.ndarray, reasons: dict[int, str]
+) -> list[Pinned]:
+    """Positions that nothing can cut, by axis and reason."""
+    found = []
+    for axis_id in np.unique(pairs[0, stays]):
+        here = pairs[0] == axis_id
+        path, axis = where[axis_id]
+        # A position that also depends on a unit can be cut with it.
+        whole = here & stays & ~np.isin(pairs[1], pairs[1, here & ~stays])
+        places: dict[str, set[int]] = {}
+        for position, atom in pairs[1:, whole].T.tolist():
+            places.setdefault(reasons[atom], set()).add(position)
+        if path.startswith("inputs/"):
+            places.pop("the batch axis", None)
+        found += [Pinned(path, axis, len(at), reason) for reason, at in places.items()]
+    return found
+
+
+def _partition(families: np.ndarray, pairs: np.ndarray, axes: int) -> list[np.ndarray]:
+    """Pairs [3, n] by group: atoms of one family that occur equally often on the same axes."""
+    if pairs.shape[1] == 0:
+        return []
+    axis_ids, _, atoms = pairs
+    # A random number per axis: the sum over an atom's places identifies the set of places.
+    codes = np.random.default_rng(0).integers(0, 1 << 62, axes, dtype=np.uint64)
+    signature = np.zeros(families.size, np.uint64)
+    np.add.at(signature, atoms, codes[axis_ids])
+    order = np.lexsort((signature[atoms], families[atoms]))
+    family, sign = families[atoms][order], signature[atoms][order]
+    edge = np.flatnonzero((family[1:] != family[:-1]) | (sign[1:] != sign[:-1])) + 1
+    return [pairs[:, np.sort(part)] for part in np.split(order, edge)]
+
+
+class _Collector:
+    """Makes groups out of atoms; holds what is looked up for each of them."""
+
+    def __init__(self, traced: Traced, where: list[tuple[Path, int]]):
+        self.traced, self.where = traced, where
+        labels = traced.labels
+        self.flags = labels.flagged()
+        self.roles: dict[int, list[tuple[int, Path, str]]] = {}  # by atom: order, leaf, role
+        for order, (path, role, atoms) in enumerate(traced.walk.roles):
+            for atom in labels.leaves(atoms).tolist():
+                self.roles.setdefault(atom, []).append((order, path, role))
+        self.contractions = []  # FLOPs and, for each axis, its atoms and size
+        for contraction in traced.walk.contractions:
+            axes = [labels.axis_pairs(axis) for axis in contraction.axes]
+            sizes = [(atoms, int(at.max(initial=0)) + 1) for at, atoms in axes]
+            self.contractions.append((contraction.flops, sizes))
+
+    def group(self, pairs: np.ndarray) -> tuple[tuple, Group]:
+        """(sort key: order of production, place; group) for the pairs [3, n] of one group."""
+        axis_ids, positions, atoms = pairs
+        places = [self.where[i] for i in np.unique(axis_ids)]
+        roles = self._roles_of(atoms[0], {path for path, _ in places})
+        made = [(order, path) for order, path, role in roles if role == "out"]
+        born, producer = min(made, default=(min((r[0] for r in roles), default=-1), None))
+        # Units are numbered as their producer lays them out: along the last of its axes.
+        reference = max((p for p in places if p[0] == producer), default=places[0])
+        at = axis_ids == self.where.index(reference)
+        _, first = np.unique(atoms[at], return_index=True)
+        units = atoms[at][np.sort(first)]
+        rank = np.empty(len(self.traced.labels), np.int64)
+        rank[units] = np.arange(units.size)
+        members = []
+        for axis_id, (path, axis) in zip(np.unique(axis_ids), places, strict=True):
+            at = axis_ids == axis_id
+            order = np.lexsort((positions[at], rank[atoms[at]]))
+            index = positions[at][order].reshape(units.size, -1)
+            members.append(Member(path, axis, index, _role(roles, places, path, axis)))
+        reasons = dict.fromkeys(r for unit in units.tolist() for r in self.flags.get(unit, ()))
+        numbers, size = self._cost(members)
+        group = Group(
+            name=self._name(members, producer),
+            size=units.size,
+            members=tuple(members),
+            exact=not reasons,
+            reasons=tuple(reasons),
+            parameters=numbers,
+            bytes=size,
+            flops=self._flops(units),
+        )
+        return (born, *reference, int(members[places.index(reference)].index[0, 0])), group
+
+    def _roles_of(self, unit: int, paths: set[Path]) -> list[tuple[int, Path, str]]:
+        # A leaf that was joined with a member before it met the data is none itself.
+        return [role for role in self.roles.get(int(unit), ()) if role[1] in paths]
+
+    def _cost(self, members: list[Member]) -> tuple[float, float]:
+        """(numbers, bytes) of the variables that one unit holds."""
+        left: dict[Path, float] = {}
+        for m in members:
+            if m.role != "data":
+                share = m.index.shape[1] / self.traced.shapes[m.path][m.axis]
+                left[m.path] = left.get(m.path, 1.0) * (1.0 - share)
+        numbers = size = 0.0
+        for path, kept in left.items():
+            shape = self.traced.shapes[path]
+            numbers += (1.0 - kept) * np.prod(shape)
+            size += (1.0 - kept) * bytes_of(shape, self.traced.dtypes[path])
+        return float(numbers), float(size)
+
+    def _flops(self, units: np.ndarray) -> float:
+        """Work of a forward pass that one unit costs."""
+        mine = np.zeros(len(self.traced.labels), bool)
+        mine[units] = True
+        total = 0.0
+        for flops, axes in self.contractions:
+            left = 1.0
+            for atoms, size in axes:
+                left *= 1.0 - np.count_nonzero(mine[atoms]) / units.size / size
+            total += flops * (1.0 - left)
+        return total
+
+    def _name(self, members: list[Member], producer: Path | None) -> str:
+        if any(m.role == "data" for m in members):
+            return "input"
+        path = producer or members[0].path
+        box = path.removesuffix("value")  # NNX variables and Linen's boxes hold one leaf: 'value'
+        if box.endswith("/") and sum(p.startswith(box) for p in self.traced.leaves) == 1:
+            path = box[:-1]
+        path = path.removeprefix("params/")
+        head, _, _ = path.rpartition("/")
+        return head or path
+
+
+def _role(roles: list, places: list[tuple[Path, int]], path: Path, axis: int) -> str:
+    if path.startswith("inputs/"):
+        return "data"
+    here = {role for _, p, role in roles if p == path}
+    axes = [a for p, a in places if p == path]
+    if here == {"in", "out"} and len(axes) > 1:  # a recurrent matrix: the last axis is produced
+        return "out" if axis == max(axes) else "in"
+    return "in" if "in" in here else "out" if "out" in here else "with"
+
+
+def _unique_names(groups: list[Group]) -> tuple[Group, ...]:
+    """Numbers the groups of one module: `query:1` (heads), `query:2` (their size)."""
+    total, seen = collections.Counter(g.name for g in groups), collections.Counter()
+    named = []
+    for group in groups:
+        seen[group.name] += 1
+        one = total[group.name] == 1
+        name = group.name if one else f"{group.name}:{seen[group.name]}"
+        named.append(dataclasses.replace(group, name=name))
+    return tuple(named)

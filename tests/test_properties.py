@@ -1,0 +1,132 @@
+"""For any architecture: the masked model and the cut one agree, outputs, gradients, updates.
+
+The long run, of as many cases as wanted, resumes where it stopped and notes its result in
+results/properties/:
+
+    DYNHP_PROPERTY_CASES=5000 python -m pytest tests/test_properties.py -m slow
+"""
+
+import collections
+import json
+import os
+import platform
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from architectures import Seeded, random_case
+from architectures.check import check
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TOLERANCE = 1e-10
+CASES = 200
+NOTES = Path(__file__).resolve().parents[1] / "results" / "properties" / "masked_equals_cut.json"
+
+
+class Drawn:
+    """Draws from hypothesis."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def integer(self, low, high):
+        return self.data.draw(st.integers(low, high))
+
+    def pick(self, options):
+        return options[self.integer(0, len(options) - 1)]
+
+
+@given(st.data())
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
+)
+def test_masked_equals_cut(data):
+    """What hypothesis comes up with; a failure shrinks to the smallest architecture."""
+    with jax.enable_x64(True):
+        draw = Drawn(data)
+        case = random_case(draw)
+        result = check(case, draw)
+        assert result["error"] < TOLERANCE, (case.blocks, result)
+
+
+def test_masked_equals_cut_in_all_blocks(x64):
+    """The same for a fixed sample; every block occurs, and nearly every case loses units."""
+    noted = run(range(CASES))
+    assert not noted["failures"]
+    assert noted["error"] < TOLERANCE
+    assert noted["compared"] >= 0.9 * CASES
+    rare = {block: count for block, count in noted["blocks"].items() if count < 2}
+    assert len(rare) <= 5, rare
+
+
+@pytest.mark.slow
+def test_masked_equals_cut_in_the_long_run(x64):
+    wanted = int(os.environ.get("DYNHP_PROPERTY_CASES", "0"))
+    if not wanted:
+        pytest.skip("set DYNHP_PROPERTY_CASES to the number of cases")
+    done = json.loads(NOTES.read_text()) if NOTES.exists() else None
+    first = CASES if done is None else done["seeds"][1]
+    while first < wanted + CASES:
+        chunk = range(first, min(first + 100, wanted + CASES))
+        done = merge(done, run(chunk))
+        first = chunk.stop
+        NOTES.parent.mkdir(parents=True, exist_ok=True)
+        NOTES.write_text(json.dumps(done, indent=1, sort_keys=True) + "\n")
+    assert not done["failures"]
+
+
+def run(seeds):
+    """Checks the architectures of some seeds; what was found, as it is noted."""
+    start, worst = time.time(), 0.0
+    counts = {name: collections.Counter() for name in ("blocks", "forms")}
+    failures, units, compared = [], 0, 0
+    for seed in seeds:
+        draw = Seeded(seed)
+        case = random_case(draw)
+        result = check(case, draw)
+        counts["blocks"].update(case.blocks)
+        counts["forms"][result["form"]] += 1
+        units += result["units"]
+        compared += result["units"] > 0
+        worst = np.fmax(worst, result["error"])
+        if not result["error"] < TOLERANCE:
+            failures.append({"seed": seed, "blocks": case.blocks, **result})
+    jax.clear_caches()
+    return {
+        "command": "DYNHP_PROPERTY_CASES=5000 python -m pytest tests/test_properties.py -m slow",
+        "seeds": [seeds.start, seeds.stop],
+        "cases": len(seeds),
+        "compared": compared,
+        "units cut": units,
+        "error": float(worst),
+        "tolerance": TOLERANCE,
+        "failures": failures,
+        "seconds": round(time.time() - start, 1),
+        "versions": {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "optax": optax.__version__,
+        },
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **{name: dict(counter) for name, counter in counts.items()},
+    }
+
+
+def merge(done, more):
+    if done is None:
+        return more
+    merged = {**more, "seeds": [done["seeds"][0], more["seeds"][1]]}
+    for key in ("cases", "compared", "units cut", "failures"):
+        merged[key] = done[key] + more[key]
+    merged["seconds"] = round(done["seconds"] + more["seconds"], 1)
+    merged["error"] = max(done["error"], more["error"])
+    for key in ("blocks", "forms"):
+        merged[key] = dict(collections.Counter(done[key]) + collections.Counter(more[key]))
+    return merged
