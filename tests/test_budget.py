@@ -158,6 +158,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
         f"{limit}",
         batch=config.Batch(size=40, alpha=0.0, grid=2.0, loss="cross_entropy"),
         compiling=config.Compiling(shrink=0.2),
+        penalty=config.Penalty(lam=4.0),
     )
     trainer, run = start(settings, DIGITS)
     held = trainer.budget
