@@ -10,7 +10,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from dynhp_jax.groups import Groups
-    from dynhp_jax.members import Path
+    from dynhp_jax.members import Group, Member, Path
 
 
 def alive_positions(groups: Groups, path: Path, axis: int, alive: Mapping[str, Any]) -> Any:
@@ -32,10 +32,46 @@ def alive_positions(groups: Groups, path: Path, axis: int, alive: Mapping[str, A
     return result
 
 
-def _alive_count(groups: Groups, path: Path, axis: int, alive: Mapping[str, Any]) -> Any:
-    if not any(g.name in alive for g, _ in groups.on_axis(path, axis)):
-        return groups.shapes[path][axis]
-    return jnp.sum(alive_positions(groups, path, axis, alive))
+class _Counts:
+    """How many positions of each axis survive, each counted once."""
+
+    def __init__(self, groups: Groups, alive: Mapping[str, Any]):
+        self.groups, self.alive = groups, alive
+        self.units = {name: jnp.sum(jnp.asarray(mask)) for name, mask in alive.items()}
+        self.known: dict[tuple[Path, int], Any] = {}
+
+    def on_axis(self, path: Path, axis: int) -> Any:
+        if (path, axis) not in self.known:
+            self.known[path, axis] = self._count(path, axis)
+        return self.known[path, axis]
+
+    def _count(self, path: Path, axis: int) -> Any:
+        size = self.groups.shapes[path][axis]
+        here = [(g, m) for g, m in self.groups.on_axis(path, axis) if g.name in self.alive]
+        if not here:
+            return size
+        if len(here) == 1:
+            ((group, member),) = here
+            return size - member.index.shape[1] * (group.size - self.units[group.name])
+        return jnp.sum(alive_positions(self.groups, path, axis, self.alive))
+
+    def of_units(self, group: Group, member: Member) -> Any:
+        """f32[units]: surviving positions that each unit of the group holds on a member's axis."""
+        here = [g for g, _ in self.groups.on_axis(member.path, member.axis) if g.name in self.alive]
+        if not here:
+            return jnp.full(group.size, float(member.index.shape[1]))
+        if here == [group]:
+            return member.index.shape[1] * jnp.asarray(self.alive[group.name], jnp.float32)
+        places = alive_positions(self.groups, member.path, member.axis, self.alive)
+        return jnp.sum(places[member.index], axis=1)
+
+    def in_leaf(self, path: Path, without: int | None = None) -> Any:
+        """Numbers of a leaf that survive, or those at one position of the axis `without`."""
+        count: Any = 1.0
+        for axis in range(len(self.groups.shapes[path])):
+            if axis != without:
+                count = count * self.on_axis(path, axis)
+        return count
 
 
 def fan_out(groups: Groups, alive: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,30 +84,28 @@ def fan_out(groups: Groups, alive: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       name -> f32[units].
     """
-    out = {}
+    counts, out = _Counts(groups, alive), {}
     for name, group in groups.items():
         total = jnp.zeros(group.size)
         for m in group.members:
-            if m.role != "in":
-                continue
-            others = 1.0
-            for axis in range(len(groups.shapes[m.path])):
-                if axis != m.axis:
-                    others = others * _alive_count(groups, m.path, axis, alive)
-            here = alive_positions(groups, m.path, m.axis, alive)
-            total = total + others * jnp.sum(here[m.index], axis=1)
+            if m.role == "in":
+                total = total + counts.in_leaf(m.path, m.axis) * counts.of_units(group, m)
         out[name] = total
     return out
 
 
 def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "params") -> Any:
-    """Numbers that survive in the leaves below `prefix` (all variables: ''); traceable."""
-    total = 0.0
-    for path, shape in groups.shapes.items():
-        if path.startswith("inputs/") or not path.startswith(prefix):
-            continue
-        count = 1.0
-        for axis in range(len(shape)):
-            count = count * _alive_count(groups, path, axis, alive)
-        total = total + count
-    return total
+    """Numbers that survive in the leaves below `prefix` (all variables: ''); traceable.
+
+    In float32, so exact up to 2**24 of them.
+    """
+    counts = _Counts(groups, alive)
+    start = prefix + "/" if prefix else ""
+    return sum(
+        (
+            counts.in_leaf(path)
+            for path in groups.shapes
+            if path.startswith(start) and not path.startswith("inputs/")
+        ),
+        start=0.0,
+    )

@@ -8,6 +8,7 @@ results/properties/:
 
 import collections
 import json
+import math
 import os
 import platform
 import time
@@ -89,7 +90,10 @@ def run(seeds):
     for seed in seeds:
         draw = Seeded(seed)
         case = random_case(draw)
-        result = check(case, draw)
+        try:
+            result = check(case, draw)
+        except Exception as problem:  # noted; the long run goes on
+            result = {"error": math.nan, "units": 0, "form": repr(problem)}
         counts["blocks"].update(case.blocks)
         counts["forms"][result["form"]] += 1
         units += result["units"]
