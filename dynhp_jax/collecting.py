@@ -131,7 +131,7 @@ class _Collector:
             bytes=size,
             flops=self._flops(units),
         )
-        return (born, *reference, int(members[places.index(reference)].index[0, 0])), group
+        return (born, *reference, members[places.index(reference)].index[0].tolist()), group
 
     def _roles_of(self, unit: int, paths: set[Path]) -> list[tuple[int, Path, str]]:
         # A leaf that was joined with a member before it met the data is none itself.

@@ -82,6 +82,10 @@ def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:
     if not any(units.size for units, _ in found):
         found = [_shared_atoms(traced, member) for member in members]
     units, atoms = np.concatenate(found, axis=1)
+    if np.unique(atoms).size > group.size:  # what is on other axes too is another group's
+        only = ~np.isin(atoms, _atoms_elsewhere(traced, members))
+        if np.unique(units[only]).size == group.size:
+            units, atoms = units[only], atoms[only]
     if np.unique(units).size < group.size:
         raise ValueError(f"the units of group {group.name!r} cannot be told apart in this function")
     return units, atoms
@@ -97,6 +101,17 @@ def _plain_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray
         return _NONE
     units, k = member.index.shape
     return np.repeat(np.arange(units), k), atoms[member.index.reshape(-1)]
+
+
+def _atoms_elsewhere(traced: Traced, members: list[Member]) -> np.ndarray:
+    here = {(m.path, m.axis) for m in members}
+    others = [
+        traced.labels.axis_pairs(digits)[1]
+        for path, axes in traced.leaves.items()
+        for axis, digits in enumerate(axes)
+        if (path, axis) not in here
+    ]
+    return np.concatenate([*others, np.empty(0, np.int64)])
 
 
 def _shared_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 import time
 from pathlib import Path
 
@@ -118,9 +119,16 @@ def run(seeds):
             "numpy": np.__version__,
             "optax": optax.__version__,
         },
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         **{name: dict(counter) for name, counter in counts.items()},
     }
+
+
+def commit():
+    asked = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    found = subprocess.run(asked, cwd=NOTES.parents[2], capture_output=True, text=True)
+    return found.stdout.strip() or "unknown"
 
 
 def merge(done, more):

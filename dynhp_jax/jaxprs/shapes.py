@@ -119,7 +119,9 @@ def reshape_axes(walk: Walk, axes: tuple[Axis, ...], shape: tuple[int, ...]) -> 
         while j < len(shape) and shape[j] == 1:
             j += 1
         _regroup(walk, old[i0:i], shape[j0:j], out, j0)
-    return tuple(axis if axis is not None else (labels.fresh(1),) for axis in out)
+    # An array that has lost this axis could not be reshaped to have it.
+    new = "an axis of size one that a reshape adds"
+    return tuple(walk.pinned_axes((1,), new)[0] if axis is None else axis for axis in out)
 
 
 def _regroup(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at: int) -> None:

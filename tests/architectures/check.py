@@ -109,9 +109,6 @@ def trained(apply, inputs, weights, variables, state):
     return Trained(outputs, first, variables, state)
 
 
-LONGEST = 1 << 13
-
-
 @jax.jit
 def _adam(flat, state, gradient):
     updates, state = ADAM.update(gradient, state, flat)
@@ -119,12 +116,13 @@ def _adam(flat, state, gradient):
 
 
 def update(variables, state, gradient):
-    """Adam, which looks at every number by itself, on one vector: compiled once for all cases."""
+    """Adam, which looks at every number by itself, on one vector: compiled for few sizes."""
     tree = jax.tree.structure(variables)
 
     def flat(leaves):
         vector = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(leaves)])
-        return np.pad(vector, (0, LONGEST - vector.size))
+        room = 1 << max(12, (vector.size - 1).bit_length())
+        return np.pad(vector, (0, room - vector.size))
 
     def unflat(vector):
         leaves = jax.tree.leaves(variables)
