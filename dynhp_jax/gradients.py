@@ -21,6 +21,7 @@ from dynhp_jax.gating import gated
 from dynhp_jax.groups import alive_positions
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.network import Network
+from dynhp_jax.savings import NOTHING, Savings
 
 Array = jax.Array
 
@@ -31,6 +32,27 @@ class Fixed(NamedTuple):
     variables: dict[str, Any]  # collections other than 'params'
     masks: dict[str, Array]
     prices: dict[str, Array]
+
+
+class Examples(NamedTuple):
+    """A mini-batch that is gathered from its split only where it is used.
+
+    Attributes:
+      images, labels: of the whole split, f32[examples, ...] and i32[examples].
+      rows: i32[batch], which of them.
+    """
+
+    images: Array
+    labels: Array
+    rows: Array
+
+    def gathered(self) -> tuple[Array, Array]:
+        """images f32[batch, ...], labels i32[batch]."""
+        return self.images[self.rows], self.labels[self.rows]
+
+    def part(self, k: Array, size: int) -> "Examples":
+        """The k-th `size` examples."""
+        return self._replace(rows=jax.lax.dynamic_slice_in_dim(self.rows, k * size, size))
 
 
 class Found(NamedTuple):
@@ -69,23 +91,28 @@ def estimator(network: Network, config: Config) -> str:
     return "none" if config.batching.rule == "fixed" else "micro"
 
 
-def make_gradients(network: Network, config: Config, examples: int) -> Callable:
+def make_gradients(
+    network: Network, config: Config, examples: int, savings: Savings = NOTHING
+) -> Callable:
     """The gradients of a mini-batch.
 
     Args:
       network: the model and its groups.
       config: the run.
       examples: N, the size of the training set, which the penalty is divided by.
+      savings: what it does without, to take less memory.
 
     Returns:
-      `gradients(trained, fixed, z_of, images, labels) -> (gradients, Found)`: `trained` is
-      {'params', 'gates'}, as the gradients are; `z_of(gates)` draws the gates; images
-      f32[batch, ...], labels i32[batch].
+      `gradients(trained, fixed, z_of, batch) -> (gradients, Found)`: `trained` is
+      {'params', 'gates'}, as the gradients are; `z_of(gates)` draws the gates;
+      `batch` is the `Examples` of a mini-batch.
     """
     kind = estimator(network, config)
     apply = gated(network.train, network.groups)
     # The images go first: the first axis of the first input is the batch.
     probed = variance.probed(lambda variables, images, z: apply(variables, z, images))
+    if savings.remat:
+        apply, probed = (jax.checkpoint(f, policy=_products) for f in (apply, probed))
     l2 = config.penalty.l2
 
     def cross_entropies(logits, labels):
@@ -119,18 +146,23 @@ def make_gradients(network: Network, config: Config, examples: int) -> Callable:
 
     differentiate = jax.grad(objective, argnums=(0, 1), has_aux=True)
 
-    def whole_batch(trained, fixed, z_of, images, labels):
+    def whole_batch(trained, fixed, z_of, batch):
+        images, labels = batch.gathered()
         probe = jnp.zeros(len(labels), jnp.float32)
         (grads, of_probe), found = differentiate(trained, probe, fixed, z_of, images, labels)
         if kind == "norms":
-            mean = grads["params"]
-            if l2:  # the same for every example, so no part of how they differ
-                same = jax.grad(price)(trained["params"], trained["gates"], fixed)
-                mean = jax.tree.map(jnp.subtract, mean, same)
+            mean = loss_gradient(grads, trained, fixed)
             found = found._replace(grad_variance=variance.of_probe(of_probe, mean))
         elif kind == "vmap":
             found = found._replace(grad_variance=by_vmap(trained, fixed, found.z, images, labels))
         return grads, found
+
+    def loss_gradient(grads, trained, fixed):
+        """Of the mean loss alone: the penalty's is the same for every example."""
+        if not l2:
+            return grads["params"]
+        same = jax.grad(price)(trained["params"], trained["gates"], fixed)
+        return jax.tree.map(jnp.subtract, grads["params"], same)
 
     def by_vmap(trained, fixed, z, images, labels):
         """||S||_1 from every example's own gradient."""
@@ -143,36 +175,78 @@ def make_gradients(network: Network, config: Config, examples: int) -> Callable:
         own = z if config.gates.per_example else {}
         return variance.per_example(loss, trained["params"], images, labels, own)[0]
 
-    def by_micro_batches(trained, fixed, z_of, images, labels):
-        """The mean gradient of equal parts, one after the other; batch statistics go along."""
-        parts = config.batch.micro_batches
-        size = len(labels) // parts
+    def in_parts(parts, of_part, start, trained, fixed, z_of, batch):
+        """`of_part` of equal parts, one after the other; batch statistics go along.
+
+        `of_part(sums, gradients, found) -> (sums, kept)` is told what each part gave, from
+        `start` on. Returns the last sums, what was kept of each part, and the batch's `Found`.
+        """
+        size = len(batch.rows) // parts
         z = z_of(trained["gates"])
 
-        def part(statistics, k):
-            def rows(array):
-                return jax.lax.dynamic_slice_in_dim(array, k * size, size)
-
+        def part(carry, k):
             def z_of_part(gates):
                 drawn = z_of(gates)
-                return jax.tree.map(rows, drawn) if config.gates.per_example else drawn
+                if not config.gates.per_example:
+                    return drawn
+                return {
+                    name: jax.lax.dynamic_slice_in_dim(gate, k * size, size)
+                    for name, gate in drawn.items()
+                }
 
+            statistics, sums = carry
             now = fixed._replace(variables=statistics)
-            probe = jnp.zeros(size, jnp.float32)
-            (grads, _), found = differentiate(
-                trained, probe, now, z_of_part, rows(images), rows(labels)
-            )
+            grads, found = whole_batch(trained, now, z_of_part, batch.part(k, size))
             statistics = {**statistics, **found.updates}
-            return statistics, (grads, found._replace(z={}, updates={}))
+            sums, kept = of_part(sums, grads, found)
+            return (statistics, sums), (kept, found._replace(z={}, updates={}))
 
-        statistics, (grads, found) = jax.lax.scan(part, fixed.variables, jnp.arange(parts))
-        spread = variance.of_micro_batches(grads["params"], size)
-        means = jax.tree.map(lambda leaf: leaf.mean(0), found)
-        grads = jax.tree.map(lambda leaf: leaf.mean(0), grads)
+        carry = (fixed.variables, start)
+        (statistics, sums), (kept, found) = jax.lax.scan(part, carry, jnp.arange(parts))
         wrong = found.wrong.sum()
-        return grads, means._replace(grad_variance=spread, wrong=wrong, z=z, updates=statistics)
+        found = jax.tree.map(lambda leaf: leaf.mean(0), found)
+        return sums, kept, found._replace(wrong=wrong, z=z, updates=statistics)
 
+    def by_micro_batches(*given):
+        """The mean gradient, and the variance from those of equal parts."""
+        parts = config.batch.micro_batches
+        size = len(given[-1].rows) // parts
+        _, grads, found = in_parts(parts, lambda sums, grads, _: (sums, grads), (), *given)
+        spread = variance.of_micro_batches(grads["params"], size)
+        grads = jax.tree.map(lambda leaf: leaf.mean(0), grads)
+        return grads, found._replace(grad_variance=spread)
+
+    def accumulated(*given):
+        """The mean gradient, of which only sums are kept, as is of what the variance needs."""
+        parts = savings.parts
+        size = len(given[-1].rows) // parts
+
+        def of_part(sums, grads, found):
+            total, squares = sums
+            mean = loss_gradient(grads, *given[:2])
+            # Of examples within the part, or of the part's own mean; either way mean squares.
+            squares = squares + found.grad_variance + variance.squared_norm(mean)
+            return (jax.tree.map(jnp.add, total, grads), squares), ()
+
+        start = (jax.tree.map(jnp.zeros_like, given[0]), jnp.zeros((), jnp.float32))
+        (total, squares), _, found = in_parts(parts, of_part, start, *given)
+        grads = jax.tree.map(lambda leaf: leaf / parts, total)
+        mean = loss_gradient(grads, *given[:2])
+        spread = jnp.maximum(squares / parts - variance.squared_norm(mean), 0.0)
+        if kind == "micro":
+            spread = spread * size * parts / (parts - 1)
+        elif kind == "none":
+            spread = jnp.zeros((), jnp.float32)
+        return grads, found._replace(grad_variance=spread)
+
+    if savings.parts > 1:
+        return accumulated
     return by_micro_batches if kind == "micro" else whole_batch
+
+
+def _products(primitive, *_, **__) -> bool:
+    """What a backward pass keeps: results of matrix products and convolutions, nothing else."""
+    return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)
 
 
 def squares_of(network: Network, params: Any, alive: dict[str, Array]) -> tuple[dict, Array]:

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import compiling, training
+from dynhp_jax import compiling, metering, training
+from dynhp_jax.budget import CHUNK
 from dynhp_jax.criteria import activation
 from dynhp_jax.errors import UserError
 from dynhp_jax.jaxprs.trace import path_name
@@ -22,8 +23,6 @@ from dynhp_jax.optimizer_surgery import map_like_params
 from dynhp_jax.runs import Keeps, Run, Split, Trainer, measure, numbers_in
 from dynhp_jax.surgery import cut, cut_leaf, plan
 from dynhp_jax.training import TrainState
-
-CHUNK = 1000  # examples that are evaluated at once, whatever the batch in training
 
 Record = dict[str, Any]
 
@@ -55,10 +54,12 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     """
     config, programs = trainer.config, trainer.programs
     began, compiling_before = time.perf_counter(), programs.seconds
-    epoch, batch = run.epoch + 1, trainer.batch_in_use(run.batch)
+    epoch, batch = run.epoch + 1, run.batch_in_use
     steps = trainer.examples // batch
 
     # Train: one program, whatever the number of steps.
+    spent = {"training": trainer.budget.training_bytes(run.network, batch)}
+    trainer.budget.check("a training step", spent["training"])
     state, tally = train_epoch(trainer, run, batch, epoch, steps)
     if not math.isfinite(tally.loss):
         raise Diverged(epoch)
@@ -84,19 +85,29 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         programs.clear()
         parameters, prices = measure(trainer, network, jax.device_get(state.masks))
 
+    # Evaluate the network that is left, with its gates at their deterministic values.
+    chunk = trainer.budget.chunk(network, run.chunk)
+    results = {}
+    for name in sorted(splits.keys() - {"train"}):
+        spent[name] = trainer.budget.evaluation_bytes(network, chunk, name)
+        trainer.budget.check(f"evaluation on {name}", spent[name])
+        results[name] = evaluate(trainer, network, state, splits[name], name, chunk)
+    test = results["test"]
+    if not math.isfinite(test["cross_entropy"]):  # the last step of all went wrong
+        raise Diverged(epoch)
+
     # Choose the batch from what the epoch's gradients were like and what the budget leaves.
     means = jax.device_get(state.means)
     grad_variance = max(0.0, float(means.grad_variance / means.weight))
     smoothed = means.loss if config.batch.loss == "total" else means.cross_entropy
     smoothed = max(0.0, float(smoothed / means.weight))
     room = trainer.room(parameters)
-    next_batch = trainer.controller.update(run.batch, grad_variance, smoothed, room)
+    wanted = trainer.controller.update(run.batch, grad_variance, smoothed, room)
+    next_batch, next_in_use = trainer.fit(network, wanted, batch)
 
-    # Evaluate the network that is left, with its gates at their deterministic values.
-    test = evaluate(trainer, network, state, splits["test"], "test")
-    if not math.isfinite(test["cross_entropy"]):  # the last step of all went wrong
-        raise Diverged(epoch)
-    memory_kib = trainer.meter.memory_kib(parameters, batch)
+    peak = max(map(metering.total, spent.values())) / 1024
+    memory_kib = peak if trainer.by_xla else trainer.meter.memory_kib(parameters, batch)
+    device_peak = metering.device_peak()
     best = min(run.best, (test["error"], epoch))
     compile_seconds = programs.seconds - compiling_before
     record = {
@@ -112,6 +123,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         "parameters": parameters,
         "materialised": numbers_in(state.variables["params"]),
         "batch_size": batch,
+        "wanted_batch": wanted,
         "next_batch": next_batch,
         "steps": steps,
         "grad_variance": grad_variance,
@@ -119,43 +131,44 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         "variance_ratio": grad_variance / smoothed if smoothed else 0.0,
         "model_kib": trainer.meter.model_kib(parameters),
         "memory_kib": memory_kib,
+        "allocated_kib": peak,
+        "allocated": spent,
+        "savings": list(trainer.budget.used.names),
+        "device_peak_kib": None if device_peak is None else device_peak / 1024,
         "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
         "seconds": time.perf_counter() - began - compile_seconds,
         "compile_seconds": compile_seconds,
         "compilations": programs.compilations,
     }
-    if "validation" in splits:
-        held_out = evaluate(trainer, network, state, splits["validation"], "validation")
-        record["validation_error"] = held_out["error"]
-    memory_so_far = (*run.memory_kib, memory_kib)
-    return (
-        Run(epoch, next_batch, network, keeps, state, prices, splits, memory_so_far, best),
-        record,
+    if "validation" in results:
+        record["validation_error"] = results["validation"]["error"]
+    now = Run(
+        epoch=epoch,
+        batch=next_batch,
+        batch_in_use=next_in_use,
+        chunk=chunk,
+        network=network,
+        keeps=keeps,
+        state=state,
+        prices=prices,
+        splits=splits,
+        memory_kib=(*run.memory_kib, memory_kib),
+        best=best,
     )
+    return now, record
 
 
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
-    config, split = trainer.config, run.splits["train"]
-    what = (run.network, config, trainer.tx, trainer.examples, batch)
-    data = (split.images, split.labels, run.prices)
-    if trainer.steps_on_host:
-        rows = jax.device_put(training.order_of(config, trainer.examples, epoch))
+    split, on_host = run.splits["train"], trainer.steps_on_host
+    data = (split.images, split.labels, run.prices, trainer.order(np.int32(epoch)))
+    program = trainer.budget.training_program(run.network, batch, on_host)
+    if on_host:
         state, tally = run.state, training.empty_tally(run.state)
-        program = trainer.programs.get(
-            "step",
-            (run.network.spec, batch),
-            lambda: jax.jit(training.make_one_step(*what), donate_argnums=(0, 1)),
-            *(state, tally, *data, rows, np.int32(0)),
-        )
         for i in range(steps):
-            state, tally = program(state, tally, *data, rows, np.int32(i))
+            state, tally = program(state, tally, *data, np.int32(i))
     else:
-        arguments = (run.state, *data, np.int32(epoch), np.int32(steps))
-        program = trainer.programs.get(
-            "epoch", (run.network.spec, batch), lambda: training.make_epoch(*what), *arguments
-        )
-        state, tally = program(*arguments)
+        state, tally = program(run.state, *data, np.int32(steps))
     return state, jax.tree.map(lambda leaf: leaf.item() if leaf.ndim == 0 else leaf,
                                jax.device_get(tally))  # fmt: skip
 
@@ -172,18 +185,18 @@ def size_of(trainer: Trainer, run: Run) -> dict[str, Any]:
 
 
 def evaluate(
-    trainer: Trainer, network: Network, state: TrainState, split: Split, name: str
+    trainer: Trainer,
+    network: Network,
+    state: TrainState,
+    split: Split,
+    name: str,
+    chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
     arguments = (state.variables, state.gates, state.masks, split.images, split.labels)
     examples = len(split.labels)
-    chunk = min(CHUNK, examples)
-    program = trainer.programs.get(
-        f"evaluation on {name}",
-        network.spec,
-        lambda: training.make_evaluation(network, chunk),
-        *(*arguments, np.int32(0)),
-    )
+    chunk = min(chunk, examples)
+    program = trainer.budget.evaluation_program(network, chunk, name)
     parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
     confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
     return {

@@ -19,6 +19,7 @@ import jax
 from dynhp_jax.errors import ConfigError
 
 BYTES_PER_NUMBER = 4  # float32
+UNLIMITED = "none"  # the budget of a run without one
 UNITS = {
     "": 1, "B": 1,
     "KB": 10**3, "MB": 10**6, "GB": 10**9,
@@ -70,8 +71,8 @@ class PaperMeter:
         if budget_bytes < least:
             raise ConfigError(
                 "memory.budget",
-                _kib(budget_bytes),
-                f"at least {_kib(least, up=True)}, the network ({_kib(least - self.example_bytes)})"
+                kib(budget_bytes),
+                f"at least {kib(least, up=True)}, the network ({kib(least - self.example_bytes)})"
                 f" plus one example",
             )
 
@@ -197,6 +198,7 @@ def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple) -> StepBytes:
     )
 
 
-def _kib(size: int, up: bool = False) -> str:
+def kib(size: int, up: bool = False) -> str:
+    """Bytes as text in KiB with one decimal, rounded down, or up so that it is enough."""
     tenths = -(-size * 10 // 1024) if up else size * 10 // 1024
     return f"{tenths // 10}.{tenths % 10}KiB"

@@ -1,6 +1,7 @@
 """A model as the training loop sees it: two apply functions and the groups that are gated."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.groups import Groups, find_groups
 from dynhp_jax.models.spec import Spec
+from dynhp_jax.surgery import cut
 
 Variables = Mapping[str, Any]
 
@@ -64,6 +66,13 @@ class Network:
             kept = self.groups.positions("inputs/0", axis, self.groups.check_keeps(keeps))
             inputs = np.take(inputs, kept, axis=axis)
         return inputs
+
+    def share(self, part: float) -> "Network":
+        """The network with that part of the units of every group, rounded up."""
+        groups = self.groups
+        keeps = {name: np.arange(math.ceil(part * group.size)) for name, group in groups.items()}
+        params = jax.eval_shape(lambda tree: cut(tree, groups, keeps), self.spec.shapes())["params"]
+        return self.shrunk(params, keeps)
 
     def shrunk(self, params: Any, keeps: Mapping[str, np.ndarray]) -> "Network":
         """The network after a cut, with the same groups in it."""

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax import batch_size, compiling, data, memory, models, training
+from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -21,8 +22,6 @@ from dynhp_jax.errors import ConfigError
 from dynhp_jax.groups import fan_out, parameter_count
 from dynhp_jax.network import Network, whole_network
 from dynhp_jax.training import TrainState
-
-UNLIMITED = "none"
 
 Keeps = Mapping[str, np.ndarray]
 
@@ -41,18 +40,22 @@ class Run:
 
     Attributes:
       epoch: epochs done.
-      batch: the controller's exact mini-batch; `batch_in_use` is what is compiled.
+      batch: the controller's exact mini-batch.
+      batch_in_use: the mini-batch that is compiled.
+      chunk: examples that are evaluated at once.
       network: sizes of the arrays, and the groups in them.
       keeps: which units of the whole network the arrays hold, {group: sorted indices}.
       state: the arrays; `advance` consumes them.
       prices: the fan-out of every gate among the survivors, {group: f32[units]}.
       splits: 'train', 'test' and, if some of it is held out, 'validation'.
-      memory_kib: of every epoch so far, by the paper's meter.
+      memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.
     """
 
     epoch: int
     batch: int
+    batch_in_use: int
+    chunk: int
     network: Network
     keeps: Keeps
     state: TrainState
@@ -76,28 +79,37 @@ class Trainer:
     """
 
     def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
-        self.config, self.dataset, self.programs = config, dataset, programs
+        self.dataset, self.programs = dataset, programs
         names = config.pruning.groups if config.gated else None
         self.whole = whole_network(build_spec(config, dataset), names, config.gates.inputs)
-        self.tx = training.make_optimizer(config)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
-        self.budget_bytes = self._budget()
         self.examples = len(dataset.y_train)
         batching = config.batching
-        if batching.size > self.examples:
-            raise ConfigError(
-                "batch.size", batching.size, f"at most the {self.examples} training examples"
-            )
+        sizes = {"batch.size": batching.size, "memory.smallest": config.memory.smallest}
+        for field, size in sizes.items():
+            if size > self.examples:
+                raise ConfigError(field, size, f"at most the {self.examples} training examples")
+        counts = {"train": self.examples, "test": len(dataset.y_test)}
+        if len(dataset.y_validation):
+            counts["validation"] = len(dataset.y_validation)
+        self.budget = Budget(config, self.whole, programs, counts)
+        self.config, self.tx = self.budget.config, self.budget.tx
+        self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         self.controller = {
             "fixed": lambda: batch_size.Fixed(),
             "dynhp": lambda: batch_size.DynHP(batching.alpha),
             "cabs": lambda: batch_size.CABS(batching.eta),
         }[batching.rule]()
 
+    @property
+    def by_xla(self) -> bool:
+        """Whether the budget is held against what XLA allocates, not the paper's arithmetic."""
+        return self.config.memory.meter == "xla"
+
     def _budget(self) -> int | None:
         budget = self.config.memory.budget
-        if budget == UNLIMITED:
+        if budget == memory.UNLIMITED:
             return None
         if budget == "sp":
             return self.meter.memory_bytes(self.whole_parameters, self.config.memory.sp_batch)
@@ -106,26 +118,43 @@ class Trainer:
         return budget_bytes
 
     def room(self, parameters: int) -> int:
-        """The largest mini-batch that budget and training set allow beside so many parameters."""
-        if self.budget_bytes is None:
+        """The largest mini-batch that budget and training set allow beside so many parameters.
+
+        By the paper's meter; what XLA allocates is known only of what was asked for (`fit`).
+        """
+        if self.budget_bytes is None or self.by_xla:
             return self.examples
         return min(self.meter.room(self.budget_bytes, parameters), self.examples)
 
-    def batch_in_use(self, batch: int) -> int:
-        """The size that is compiled for the controller's: on the grid, unless it is fixed."""
+    def fit(self, network: Network, wanted: int, before: int = 0) -> tuple[int, int]:
+        """The exact batch and the one to compile, where the rule asks for `wanted`.
+
+        By the paper's meter the compiled one is on the grid, unless it is fixed; see `Budget.fit`
+        for XLA's. `before` is what was compiled last.
+        """
+        if self.by_xla:
+            return self.budget.fit(network, wanted, before)
         if self.config.batching.rule == "fixed":
-            return batch
-        return batch_size.on_grid(batch, self.config.batch.grid)
+            return wanted, wanted
+        return wanted, batch_size.on_grid(wanted, self.config.batch.grid)
 
     @functools.cached_property
     def steps_on_host(self) -> bool:
         """Whether the host calls every step, instead of one program that loops over them."""
-        return jax.default_backend() == "cpu" and self.whole.convolves
+        return self.budget.steps_on_host
+
+    @functools.cached_property
+    def order(self) -> jax.stages.Compiled:
+        """`training.make_order`, compiled; it outlives the programs of one network's sizes."""
+        make = functools.partial(training.make_order, self.config, self.examples)
+        return self.programs.get("order", self.examples, make, np.int32(1))
 
     def start(self) -> Run:
         """A run before its first epoch."""
         size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
+        batch, in_use = self.fit(network, min(size, room))
+        chunk = self.budget.chunk(network)
         draw = self.programs.get(
             "initial state",
             network.spec,
@@ -134,17 +163,21 @@ class Trainer:
         state = draw()
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         _, prices = measure(self, network, jax.device_get(state.masks))
-        return Run(0, min(size, room), network, keeps, state, prices, self.splits(keeps))
+        splits = self.splits(keeps)
+        return Run(0, batch, in_use, chunk, network, keeps, state, prices, splits)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
         """The run that `host_part` and its state were saved from."""
         host = checkpoint.host
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
         network, state = self._network(host), checkpoint.state
+        self.budget.remember(network, host["looks"])
         _, prices = measure(self, network, jax.device_get(state.masks))
         return Run(
             epoch=checkpoint.epoch,
             batch=host["batch"],
+            batch_in_use=host["batch_in_use"],
+            chunk=host["chunk"],
             network=network,
             keeps=keeps,
             state=state,
@@ -181,6 +214,9 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint needs beside the arrays, as JSON holds it."""
     return {
         "batch": run.batch,
+        "batch_in_use": run.batch_in_use,
+        "chunk": run.chunk,
+        "looks": trainer.budget.looks(run.network),
         "spec": run.network.spec.to_dict(),
         "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},
         "memory_kib": list(run.memory_kib),
@@ -224,7 +260,9 @@ def measure(trainer: Trainer, network: Network, masks: Mapping[str, Any]) -> tup
     """What is left: parameters in number, and the fan-out of every gate, {group: f32[units]}."""
 
     def count(alive):
-        return parameter_count(network.groups, alive), fan_out(network.groups, alive)
+        prices = fan_out(network.groups, alive)
+        prices = {name: price.astype(jnp.float32) for name, price in prices.items()}
+        return parameter_count(network.groups, alive), prices
 
     program = trainer.programs.get("counting", network.spec, lambda: jax.jit(count), masks)
     parameters, prices = program(masks)

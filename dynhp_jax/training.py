@@ -18,8 +18,9 @@ from dynhp_jax import gates as hard_concrete
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
 from dynhp_jax.gating import gated
-from dynhp_jax.gradients import Fixed, make_gradients
+from dynhp_jax.gradients import Examples, Fixed, make_gradients
 from dynhp_jax.network import Network
+from dynhp_jax.savings import NOTHING, Savings
 
 Array = jax.Array
 
@@ -72,13 +73,14 @@ def stream(seed: int, name: str) -> Array:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.GradientTransformation:
     """The optax transformation that the config names."""
     rate = config.optimizer.learning_rate
+    moment = jnp.bfloat16 if savings.bf16_moments else None
     if config.optimizer.name == "adam":
-        return optax.adam(rate)
+        return optax.adam(rate, mu_dtype=moment)
     momentum = 0.9 if config.optimizer.name == "momentum" else None
-    return optax.sgd(rate, momentum)
+    return optax.sgd(rate, momentum, accumulator_dtype=moment)
 
 
 def initial_state(network: Network, config: Config, tx: optax.GradientTransformation) -> TrainState:
@@ -107,7 +109,13 @@ def initial_state(network: Network, config: Config, tx: optax.GradientTransforma
     )
 
 
-def make_step(network: Network, config: Config, tx: optax.GradientTransformation, examples: int):
+def make_step(
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    examples: int,
+    savings: Savings = NOTHING,
+) -> Callable:
     """One update.
 
     Args:
@@ -115,22 +123,26 @@ def make_step(network: Network, config: Config, tx: optax.GradientTransformation
       config: the run.
       tx: the optimizer.
       examples: N, the size of the training set.
+      savings: what it does without, to take less memory.
 
     Returns:
-      `step(state, tally, images, labels, prices) -> (state, tally)` for one mini-batch, images
-      f32[batch, ...], labels i32[batch]; `prices` is the fan-out of every gate, {group: [units]}.
+      `step(state, tally, examples, prices) -> (state, tally)` for one mini-batch, the
+      `gradients.Examples`; `prices` is the fan-out of every gate, {group: [units]}.
     """
-    gradients = make_gradients(network, config, examples)
+    gradients = make_gradients(network, config, examples, savings)
     draw = make_draw(network, config)
 
-    def step(state: TrainState, tally: Tally, images, labels, prices):
+    def step(state: TrainState, tally: Tally, examples: Examples, prices):
         kept = {name: value for name, value in state.variables.items() if name != "params"}
         trained = {"params": state.variables["params"], "gates": state.gates}
 
         def z_of(gates):
-            return draw(gates, state.masks, state.step, len(labels))
+            return draw(gates, state.masks, state.step, len(examples.rows))
 
-        grads, found = gradients(trained, Fixed(kept, state.masks, prices), z_of, images, labels)
+        grads, found = gradients(trained, Fixed(kept, state.masks, prices), z_of, examples)
+        # All gradients are done before the optimizer starts: activations are gone by then, and XLA
+        # writes the new moments over the old ones, of which it otherwise keeps a copy.
+        grads = jax.lax.optimization_barrier(grads)
         change, opt_state = tx.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, change)
         state = TrainState(
@@ -187,26 +199,40 @@ def smooth(means: Means, now: Means, config: Config) -> Means:
     )
 
 
+def make_order(config: Config, examples: int) -> Callable:
+    """`order(number) -> i32[examples]`, jitted: how the epoch of that number takes the examples."""
+    source = stream(config.seed, "order")
+
+    def order(number):
+        rows = jax.random.permutation(jax.random.fold_in(source, number), examples)
+        return rows.astype(jnp.int32)
+
+    return jax.jit(order)
+
+
 def make_epoch(
-    network: Network, config: Config, tx: optax.GradientTransformation, examples: int, batch: int
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    examples: int,
+    batch: int,
+    savings: Savings = NOTHING,
 ) -> Callable:
     """An epoch as one function to be compiled.
 
     Args:
-      network, config, tx, examples: as in `make_step`.
+      network, config, tx, examples, savings: as in `make_step`.
       batch: examples of a mini-batch; static.
 
     Returns:
-      `epoch(state, images, labels, prices, number, steps) -> (state, tally)`, jitted, donating the
-      state: the epoch of that number (from 1, i32[]) over images f32[examples, ...] and labels
-      i32[examples], in an order of its own; `prices` as in `make_step`. `steps`, i32[], is traced:
-      one program serves any number of them.
+      `epoch(state, images, labels, prices, rows, steps) -> (state, tally)`, jitted, donating the
+      state: one pass over images f32[examples, ...] and labels i32[examples], in the order `rows`,
+      i32[examples]; `prices` as in `make_step`. `steps`, i32[], is traced: one program serves any
+      number of them.
     """
-    take = make_one_step(network, config, tx, examples, batch)
+    take = make_one_step(network, config, tx, examples, batch, savings)
 
-    def epoch(state: TrainState, images, labels, prices, number, steps):
-        rows = order_of(config, examples, number)
-
+    def epoch(state: TrainState, images, labels, prices, rows, steps):
         def body(i, carry):
             return take(*carry, images, labels, prices, rows, i)
 
@@ -216,7 +242,12 @@ def make_epoch(
 
 
 def make_one_step(
-    network: Network, config: Config, tx: optax.GradientTransformation, examples: int, batch: int
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    examples: int,
+    batch: int,
+    savings: Savings = NOTHING,
 ) -> Callable:
     """`take(state, tally, images, labels, prices, rows, i) -> (state, tally)`, to be compiled.
 
@@ -224,19 +255,13 @@ def make_one_step(
     on the host over it does what `make_epoch` does in one program; XLA on a CPU runs convolutions
     several times slower inside a loop than outside.
     """
-    step = make_step(network, config, tx, examples)
+    step = make_step(network, config, tx, examples, savings)
 
     def take(state: TrainState, tally: Tally, images, labels, prices, rows, i):
         here = jax.lax.dynamic_slice_in_dim(rows, i * batch, batch)
-        return step(state, tally, images[here], labels[here], prices)
+        return step(state, tally, Examples(images, labels, here), prices)
 
     return take
-
-
-def order_of(config: Config, examples: int, number) -> Array:
-    """i32[examples]: the order in which the epoch of that number (from 1) takes the examples."""
-    key = jax.random.fold_in(stream(config.seed, "order"), number)
-    return jax.random.permutation(key, examples)
 
 
 def empty_tally(state: TrainState) -> Tally:

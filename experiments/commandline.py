@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
@@ -50,15 +49,19 @@ def say(line: str) -> None:
     print(" ".join(str(line).split()), file=sys.stderr, flush=True)
 
 
-def parse(argv: Sequence[str], with_config: bool) -> tuple[ml_collections.ConfigDict | None, str]:
+def parse(
+    argv: Sequence[str], with_config: bool, options: Sequence[tuple[str, str, str]] = ()
+) -> tuple:
     """Reads `--workdir` and, where wanted, `--config` with its overrides.
 
     Args:
       argv: the program's name and its arguments.
       with_config: whether there is a `--config`; then it has to be given.
+      options: further flags that take a string, as (name, default, help).
 
     Returns:
-      The config with all overrides (None without), and the workdir ('' if it was not given).
+      The config with all overrides (an ml_collections.ConfigDict, None without), the workdir (''
+      if it was not given), and the values of the options.
 
     Raises:
       UserError: a flag that does not exist or a value that is not of its type.
@@ -66,6 +69,8 @@ def parse(argv: Sequence[str], with_config: bool) -> tuple[ml_collections.Config
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "directory of the run", flag_values=values)
     flags.DEFINE_bool("help", False, "show the flags", short_name="h", flag_values=values)
+    for name, default, text in options:
+        flags.DEFINE_string(name, default, text, flag_values=values)
     if with_config:
         _check_names(argv)
         config_flags.DEFINE_config_file(
@@ -100,7 +105,7 @@ def parse(argv: Sequence[str], with_config: bool) -> tuple[ml_collections.Config
         raise UserError(f"{rest[0]!r} is no flag; flags look like --workdir=runs/digits")
     if with_config and config is None:
         raise UserError("--config is missing; for a start: --config=configs/digits.py")
-    return config, values["workdir"].value
+    return config, values["workdir"].value, *(values[name].value for name, _, _ in options)
 
 
 def _check_names(argv: Sequence[str]) -> None:

@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> None:
     if found is None:
         raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
     run = trainer.resume(found)
-    result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test")
+    result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test", run.chunk)
     dense, size = reports.dense_numbers(trainer), loop.size_of(trainer, run)
 
     print(f"{config.name}, {config.method}, {config.data.name}, after epoch {run.epoch}")

@@ -73,19 +73,29 @@ def _batch_size(epochs, records, path: Path) -> None:
 
 
 def _memory(epochs, records, dense, path: Path) -> None:
-    model = [record["model_kib"] for record in records]
+    by_xla = records[-1]["memory_kib"] == records[-1]["allocated_kib"]
     total = [record["memory_kib"] for record in records]
+    if by_xla:
+        steps = [record["allocated"]["training"] for record in records]
+        layers = {part: [step[part] / 1024 for step in steps] for part in steps[0]}
+    else:
+        model = [record["model_kib"] for record in records]
+        rest = [all_ - network for all_, network in zip(total, model, strict=True)]
+        layers = {"network": model, "mini-batch": rest}
     with _figure(path) as (panel,):
-        panel.fill_between(epochs, model, color=_COLORS[0], alpha=0.35, label="network")
-        panel.fill_between(epochs, model, total, color=_COLORS[1], alpha=0.35, label="mini-batch")
-        panel.plot(epochs, total, color=_COLORS[1])
+        panel.stackplot(
+            epochs, *layers.values(), labels=list(layers), colors=_COLORS[: len(layers)], alpha=0.35
+        )
+        # By XLA's meter the largest step may be an evaluation, above what the training step takes.
+        panel.plot(epochs, total, color="black", linewidth=0.8, label="largest step")
         if records[-1]["budget_kib"] is not None:
             budget = records[-1]["budget_kib"]
             panel.axhline(budget, color="black", linestyle="--", label="budget")
-        panel.axhline(dense["model_kib"], color="grey", linestyle=":", label="whole network")
+        whole = dense["memory_kib"] if by_xla else dense["model_kib"]
+        panel.axhline(whole, color="grey", linestyle=":", label="whole network")
         panel.set_ylim(0, None)
-        panel.set_ylabel("memory by the paper's meter (KiB)")
-        panel.legend(loc="lower left", framealpha=0.8, edgecolor="none")
+        panel.set_ylabel(f"memory by {'XLA' if by_xla else 'the paper'}'s meter (KiB)")
+        panel.legend(loc="lower left", framealpha=0.8, edgecolor="none", fontsize="small")
 
 
 class _figure:

@@ -18,14 +18,21 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ten
 
 
 def dense_numbers(trainer: Trainer) -> dict[str, Any]:
-    """Units, parameters, model size and memory of the network before anything was pruned."""
+    """Units, parameters, model size and memory of the network before anything was pruned.
+
+    The memory is by the run's meter, with `memory.sp_batch` examples; XLA's costs a compilation.
+    """
     parameters, batch = trainer.whole_parameters, trainer.config.memory.sp_batch
+    if trainer.by_xla:
+        memory_kib = trainer.budget.total(trainer.whole, min(batch, trainer.examples)) / 1024
+    else:
+        memory_kib = trainer.meter.memory_kib(parameters, batch)
     return {
         "units": {name: group.size for name, group in trainer.whole.groups.items()},
         "parameters": parameters,
         "model_kib": trainer.meter.model_kib(parameters),
         "batch_size": batch,
-        "memory_kib": trainer.meter.memory_kib(parameters, batch),
+        "memory_kib": memory_kib,
     }
 
 
@@ -47,6 +54,8 @@ def summarise(trainer: Trainer, run: Run, records: Sequence[Mapping[str, Any]]) 
         "model_kib": last["model_kib"],
         "memory_kib_peak": max(run.memory_kib),
         "budget_kib": last["budget_kib"],
+        "meter": config.memory.meter,
+        "savings": list(trainer.budget.used.names),
         "training_memory": memory.training_memory(run.memory_kib),
         "batch_size": last["batch_size"],
         "dense": dense
@@ -105,15 +114,7 @@ def table(summary: Mapping[str, Any]) -> str:
     add("mini-batch", dense["batch_size"], summary["batch_size"])
     add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], ",.1f")
     add("training memory (paper)", dense["training_memory"], summary["training_memory"], ".4g")
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
+    lines = columns(rows)
     lines.append(
         f"test error {summary['test_error']:.2f} %"
         f" (best {summary['best_test_error']:.2f} % in epoch {summary['best_epoch']});"
@@ -121,6 +122,19 @@ def table(summary: Mapping[str, Any]) -> str:
         f" {summary['compilations']} compilations"
     )
     return "\n".join(lines)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a table: a rule below the first row, the first column to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if place == 0 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 def confusion_table(confusion: np.ndarray) -> str:

@@ -1,0 +1,132 @@
+"""Short runs of four models under budgets: what was asked, what the largest step took, the slack.
+
+    python -m benchmarks.budget_table --out=results/memory/budgets.json
+
+Every combination of a model, a budget and a batch rule is a run of two epochs on the first 512
+training examples of real data. Budgets are multiples of what the whole network takes with a
+mini-batch of 2. Convolutional networks are narrow, so that two cores compile them in reasonable
+time; the bytes of wider ones are found the same way. The JSON is written after every combination,
+and one that is there already is not run again.
+"""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import jax
+
+from dynhp_jax import budget, compiling, config, loop, memory, runs
+from experiments import reports
+
+EXAMPLES, EPOCHS = 512, 2
+MODELS = {
+    "mlp": ("fashion_mnist", config.Model(name="mlp", hidden=(300, 100))),
+    "lenet": ("fashion_mnist", config.Model(name="lenet")),
+    "vgg-11": ("cifar10", config.Model(name="vgg", depth=11, width=0.125)),
+    "resnet-20": ("cifar10", config.Model(name="resnet", depth=20, width=0.25)),
+}
+FACTORS = (1.1, 1.5, 2.5)
+RULES = {
+    # The ratios of an untrained network are small; alpha 0 asks for more than fits soon.
+    "dynhp": config.Batch(size=16, rule="dynhp", alpha=0.0),
+    "fixed": config.Batch(size=256, rule="fixed"),
+}
+
+
+def settings(model: str, rule: str, limit: str) -> config.Config:
+    """The config of one combination."""
+    name, network = MODELS[model]
+    return config.Config(
+        name="budget_table",
+        epochs=EPOCHS,
+        data=config.Data(name=name, examples=EXAMPLES),
+        model=network,
+        gates=config.Gates(inputs=model == "mlp"),
+        batch=RULES[rule],
+        memory=config.Memory("xla", limit),
+    )
+
+
+def run(model: str, rule: str, limit: int, programs: compiling.Programs) -> dict:
+    """Trains and says what its largest step took."""
+    asked = settings(model, rule, f"{limit}")
+    trainer = runs.Trainer(asked, runs.dataset_of(asked), programs)
+    state, largest, bound = trainer.start(), 0, 0
+    if state.batch < trainer.config.batching.size:
+        bound = trainer.budget.total(state.network, state.batch_in_use)
+    batches = []
+    while state.epoch < EPOCHS:
+        state, record = loop.advance(trainer, state)
+        largest = max(largest, round(1024 * record["allocated_kib"]))
+        batches.append(record["batch_size"])
+        if record["wanted_batch"] > record["next_batch"]:
+            # What the next epoch is going to take: the program is compiled and metered.
+            bound = max(bound, trainer.budget.total(state.network, state.batch_in_use))
+    largest = max(largest, bound)
+    return {
+        "model": model,
+        "rule": rule,
+        "budget": limit,
+        "largest_step": largest,
+        "slack_percent": 100 * (limit - largest) / limit,
+        "rule_asked_for_more": bool(bound),
+        "batches": [*batches, state.batch_in_use],
+        "compilations": programs.compilations,
+        "compile_seconds": programs.seconds,
+    }
+
+
+def least(model: str) -> int:
+    """Bytes of a step of the whole network with two examples."""
+    free = settings(model, "fixed", memory.UNLIMITED)
+    trainer = runs.Trainer(free, runs.dataset_of(free), compiling.Programs())
+    held: budget.Budget = trainer.budget
+    return held.total(trainer.whole, max(2, held.unit))
+
+
+def main() -> None:
+    """Runs what is not in the JSON yet, then prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/memory/budgets.json"))
+    parser.add_argument("--models", default=",".join(MODELS), help="which, with commas")
+    parser.add_argument("--cache", default="", help="where XLA keeps compiled programs")
+    flags = parser.parse_args()
+    if flags.cache:
+        compiling.use_cache(flags.cache)
+    flags.out.parent.mkdir(parents=True, exist_ok=True)
+    rows = json.loads(flags.out.read_text())["rows"] if flags.out.exists() else []
+    done = {(row["model"], row["rule"], row["factor"]) for row in rows}
+    for model in flags.models.split(","):
+        smallest = least(model)
+        for factor in FACTORS:
+            for rule in RULES:
+                if (model, rule, factor) in done:
+                    continue
+                row = run(model, rule, round(factor * smallest), compiling.Programs())
+                rows.append({**row, "factor": factor})
+                head = {
+                    "command": "python -m benchmarks.budget_table",
+                    "commit": reports.commit(),
+                    "versions": reports.versions(),
+                    "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
+                }
+                flags.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+                print(f"{model} {rule} x{factor}: slack {row['slack_percent']:.2f} %", flush=True)
+    cells = [("model", "rule", "budget, KiB", "largest step, KiB", "slack, %", "asked for more")]
+    for row in rows:
+        cells.append(
+            (
+                row["model"],
+                row["rule"],
+                f"{row['budget'] / 1024:,.1f}",
+                f"{row['largest_step'] / 1024:,.1f}",
+                f"{row['slack_percent']:.2f}",
+                "yes" if row["rule_asked_for_more"] else "no",
+            )
+        )
+    print("\n".join(reports.columns(cells)))
+
+
+if __name__ == "__main__":
+    main()

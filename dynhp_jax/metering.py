@@ -1,0 +1,106 @@
+"""The bytes of a run's own compiled steps, by what they hold.
+
+What is metered is the epoch (a loop of training steps over one state) and the evaluation, as they
+are executed: arguments + outputs - aliased + temporaries. The examples of a split, their labels and
+the order in which an epoch takes them are *data*: they are fed to the device from outside, as a
+small one reads them from flash, and do not count. The mini-batch that a step has gathered does.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynhp_jax.memory import BYTES_PER_NUMBER, StepBytes, compiled_bytes
+
+PARTS = ("params", "optimizer", "gates", "statistics", "batch", "temporaries")
+DATA = "data"
+
+Bytes = dict[str, int]
+
+
+def labels_of(state: Any) -> Any:
+    """What each part of a `TrainState` is called; a prefix of its tree."""
+    names = {"params": "params"}
+    return state._replace(
+        step="statistics",
+        variables={name: names.get(name, "statistics") for name in state.variables},
+        gates="gates",
+        masks="gates",
+        opt_state="optimizer",
+        means="statistics",
+    )
+
+
+def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: tuple) -> Bytes:
+    """Bytes of a compiled training step, by PARTS; their sum is what it takes.
+
+    Args:
+      compiled: `training.make_epoch` or `make_one_step`.
+      examples: of the mini-batch (or micro-batch) that is in memory at once.
+      example_shape: shape of one example's inputs.
+    """
+    arguments = compiled.args_info[0]
+    tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
+    labels = (labels_of(arguments[0]), *tally, DATA, DATA, "gates", DATA, DATA)
+    return _parts(compiled_bytes(compiled, labels), examples, example_shape)
+
+
+def evaluation_bytes(
+    compiled: jax.stages.Compiled, examples: int, example_shape: tuple, state: Any
+) -> Bytes:
+    """Bytes of the compiled `training.make_evaluation`, with the state that waits meanwhile.
+
+    Args:
+      compiled: the evaluation.
+      examples: that are evaluated at once.
+      example_shape: shape of one example's inputs.
+      state: the `TrainState` (arrays or shapes); what of it the evaluation does not take as an
+        argument stays in memory all the same, above all the optimizer's moments.
+    """
+    variables = compiled.args_info[0][0]
+    names = {name: "params" if name == "params" else "statistics" for name in variables}
+    labels = (names, "gates", "gates", DATA, DATA, DATA)
+    parts = _parts(compiled_bytes(compiled, labels), examples, example_shape)
+    for name, size in state_bytes(state).items():
+        parts[name] = max(parts[name], size)
+    return parts
+
+
+def state_bytes(state: Any) -> Bytes:
+    """Bytes of a state's arrays, by their labels, and of the gates' prices."""
+    sizes = dict.fromkeys(("params", "optimizer", "gates", "statistics"), 0)
+
+    def count(label: str, leaves: Any) -> None:
+        for leaf in jax.tree.leaves(leaves):
+            sizes[label] += int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+
+    jax.tree.map(count, labels_of(state), state)
+    count("gates", state.masks)  # prices: as many numbers as there are masks
+    return sizes
+
+
+def total(parts: Mapping[str, int]) -> int:
+    """Bytes in all."""
+    return sum(parts.values())
+
+
+def device_peak() -> int | None:
+    """The most bytes that the device has held so far, by its own count; None where it has none."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    return statistics.get("peak_bytes_in_use")
+
+
+def _parts(found: StepBytes, examples: int, example_shape: tuple) -> Bytes:
+    parts = dict.fromkeys(PARTS, 0)
+    for label, size in found.arguments.items():
+        if label != DATA:
+            parts[label] += size
+    parts["statistics"] += found.outputs  # the tally, the confusion matrix
+    temporaries = found.temporaries + found.padding
+    # XLA has one figure for everything in between; of that, the gathered examples are known.
+    gathered = examples * BYTES_PER_NUMBER * (int(np.prod(example_shape)) + 1)
+    parts["batch"] = min(gathered, temporaries)
+    parts["temporaries"] = temporaries - parts["batch"]
+    return parts

@@ -1,0 +1,103 @@
+"""Says, without training, what a config's steps take and what budgets allow.
+
+    python -m experiments.memory --config=configs/digits.py --budgets=300KiB,1MiB
+
+The first table has the bytes of a training step by what they hold, for the whole network and for
+parts of it (--widths: that share of the units of every group), at several mini-batches (--batches).
+The second one has the largest mini-batch that each of the budgets allows. Both come from XLA's
+buffer assignment of the steps as a run would compile them; nothing is allocated. Each entry takes a
+compilation, and each budget some more.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+
+from dynhp_jax import budget, compiling, memory, metering, runs
+from dynhp_jax import config as configuration
+from dynhp_jax.config import Config
+from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.network import Network, whole_network
+from experiments import commandline, reports
+
+_OPTIONS = (
+    ("budgets", "", "such as 1MiB,4MiB; empty: the config's own"),
+    ("widths", "1,0.5,0.25", "shares of every group's units"),
+    ("batches", "16,128", "mini-batches"),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and prints the two tables."""
+    values, _, budgets, widths, batches = commandline.parse(argv, True, _OPTIONS)
+    config = configuration.from_config_dict(values)
+    shares = [_number(text, "widths", float, 1e-9, 1) for text in widths.split(",")]
+    sizes = [_number(text, "batches", int, 1, 10**9) for text in batches.split(",")]
+    limits = {text: memory.parse_bytes(text) for text in filter(None, budgets.split(","))}
+    if config.compiling.cache_dir:
+        compiling.use_cache(config.compiling.cache_dir)
+    print("\n".join(plan(config, shares, sizes, limits)))
+
+
+def plan(
+    config: Config, shares: Sequence[float], batches: Sequence[int], limits: dict[str, int]
+) -> list[str]:
+    """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
+    dataset = runs.dataset_of(config)
+    counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
+    names = config.pruning.groups if config.gated else None
+    whole = whole_network(runs.build_spec(config, dataset), names, config.gates.inputs)
+    networks = {share: whole.share(share) for share in shares}
+    programs = compiling.Programs()
+
+    def holding(limit: str) -> budget.Budget:
+        section = dataclasses.replace(config.memory, meter="xla", budget=limit)
+        asked = dataclasses.replace(config, memory=section)
+        return budget.Budget(asked, whole, programs, counts)
+
+    free = holding(memory.UNLIMITED)
+    rows = [("units", "batch", *metering.PARTS, "sum, KiB")]
+    for network in networks.values():
+        for batch in batches:
+            if batch > counts["train"]:
+                raise UserError(f"--batches: {batch} is above the {counts['train']} examples")
+            parts = free.training_bytes(network, batch)
+            kib = [f"{parts[part] / 1024:,.1f}" for part in metering.PARTS]
+            kib.append(f"{metering.total(parts) / 1024:,.1f}")
+            rows.append((_units(network), f"{batch}", *kib))
+    lines = ["A training step, in KiB:", *reports.columns(rows), "", "The largest mini-batch:"]
+    rows, refused = [("budget", "units", "batch", "takes, KiB", "by doing")], []
+    for text in limits or [config.memory.budget]:
+        try:
+            held = holding(text)
+        except ConfigError as error:
+            rows.append((text, _units(whole), "none", "", ""))
+            refused.append(f"{error}")
+            continue
+        for network in networks.values():
+            batch, _ = held.fit(network, counts["train"], 0)
+            taken = f"{held.total(network, batch) / 1024:,.1f}"
+            rows.append((text, _units(network), f"{batch}", taken, ", ".join(held.used.names)))
+    return [*lines, *reports.columns(rows), *refused]
+
+
+def _units(network: Network) -> str:
+    return "-".join(str(group.size) for group in network.groups.values()) or "all"
+
+
+def _number(text: str, flag: str, kind: type, low: float, high: float):
+    try:
+        value = kind(text)
+        if not low <= value <= high:
+            raise ValueError
+    except ValueError:
+        raise UserError(
+            f"--{flag}: {text!r} is no {'share' if kind is float else 'number'};"
+            f" allowed: {'numbers above 0, up to 1' if kind is float else 'whole numbers from 1'},"
+            " with commas between them"
+        ) from None
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(commandline.run(main, sys.argv))

@@ -1,0 +1,355 @@
+"""Budgets in real bytes: what steps take, what fits, what is done where nothing does."""
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynhp_jax import (
+    budget,
+    checkpoint,
+    compiling,
+    config,
+    data,
+    fitting,
+    loop,
+    metering,
+    runs,
+    savings,
+)
+from dynhp_jax.config import Config
+from dynhp_jax.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+DIGITS = data.load("digits")
+FEW = dataclasses.replace(
+    DIGITS,
+    x_train=DIGITS.x_train[:96],
+    y_train=DIGITS.y_train[:96],
+    x_test=DIGITS.x_test[:60],
+    y_test=DIGITS.y_test[:60],
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_compilations(tmp_path_factory):
+    """Many tests here compile the same programs; the second time they come from disk."""
+    before = {name: getattr(jax.config, name) for name in compiling.CACHE_OPTIONS}
+    compiling.use_cache(str(tmp_path_factory.mktemp("xla")))
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def make(limit: str, allow=(), smallest=0, **changes) -> Config:
+    base = Config(
+        name="test",
+        epochs=4,
+        model=config.Model(hidden=(12, 7)),
+        penalty=config.Penalty(lam=2.0),
+        optimizer=config.Optimizer(learning_rate=5e-3),
+        memory=config.Memory("xla", limit, sp_batch=32, allow=allow, smallest=smallest),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def start(settings: Config, dataset=FEW):
+    trainer = runs.Trainer(settings, dataset, compiling.Programs())
+    return trainer, trainer.start()
+
+
+@pytest.fixture(scope="module")
+def free():
+    """The budget of a run without one: it meters."""
+    trainer = runs.Trainer(make("none"), FEW, compiling.Programs())
+    return trainer.budget
+
+
+# -- the search, against brute force ---------------------------------------------------------------
+
+lines = st.tuples(st.integers(0, 10_000), st.integers(1, 500))
+
+
+@settings(max_examples=200)
+@given(st.lists(lines, min_size=1, max_size=4), st.integers(1, 40), st.data())
+def test_the_largest_size_is_the_one_that_trying_all_finds(peaks, low, more):
+    """A step's bytes are the highest of several peaks, each a line: they bend upwards."""
+    high = low + more.draw(st.integers(0, 3000))
+    limit = more.draw(st.integers(1, 400_000))
+    looks = []
+
+    def measure(n):
+        looks.append(n)
+        return max(fixed + each * n for fixed, each in peaks)
+
+    fits = [n for n in range(low, high + 1) if measure(n) <= limit]
+    expected = fits[-1] if fits else low - 1
+    looks.clear()
+    assert fitting.largest(measure, limit, low, high) == expected
+    assert len(looks) == len(set(looks)) and all(low <= n <= high for n in looks)
+    assert len(looks) <= 2 + fitting.LOOKS + math.ceil(math.log2(high - low + 1))
+    assert not fits or expected in looks, "what is chosen was measured"
+
+
+@given(st.integers(1, 30), st.integers(0, 1000))
+def test_one_peak_takes_three_looks(each, fixed):
+    looks = []
+    size = fitting.largest(lambda n: looks.append(n) or fixed + each * n, fixed + each * 77, 1, 999)
+    assert size == 77 and len(looks) == 3
+
+
+# -- the meter -------------------------------------------------------------------------------------
+
+
+def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
+    program = free.training_program(free.whole, 16)
+    parts = free.training_bytes(free.whole, 16)
+    assert tuple(parts) == metering.PARTS and min(parts.values()) >= 0
+    found = program.memory_analysis()
+    fed = 96 * (64 * 4 + 4) + 96 * 4 + 4  # images, labels, order, number of steps
+    assert metering.total(parts) == (
+        found.argument_size_in_bytes
+        + found.output_size_in_bytes
+        - found.alias_size_in_bytes
+        + found.temp_size_in_bytes
+        - fed
+    )
+    parameters = 64 * 12 + 12 + 12 * 7 + 7 + 7 * 10 + 10
+    units = 64 + 12 + 7
+    assert parts["params"] == 4 * parameters
+    assert parts["optimizer"] == 2 * 4 * (parameters + units) + 4  # Adam's moments, its count
+    assert parts["gates"] == 3 * 4 * units  # log_alpha, masks, prices
+    assert parts["batch"] == 16 * (64 + 1) * 4
+    assert parts["statistics"] >= 4 * (units + 4) + 5 * 4  # the tally; step and running means
+
+
+def test_evaluation_counts_the_state_that_waits(free):
+    training, testing = (
+        free.training_bytes(free.whole, 16),
+        free.evaluation_bytes(free.whole, 8, "test"),
+    )
+    for part in ("params", "optimizer", "gates"):
+        assert testing[part] == training[part]
+    assert testing["batch"] == 8 * (64 + 1) * 4
+
+
+def test_the_order_of_an_epoch_costs_the_step_nothing(free):
+    """Ten times the training set, the same bytes: a resident set is fed, not held."""
+    more = dataclasses.replace(
+        FEW, x_train=np.tile(FEW.x_train, (10, 1, 1, 1)), y_train=np.tile(FEW.y_train, 10)
+    )
+    other = runs.Trainer(make("none"), more, compiling.Programs()).budget
+    assert other.total(other.whole, 16) == free.total(free.whole, 16)
+
+
+# -- the budget ------------------------------------------------------------------------------------
+
+
+def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
+    limit = free.total(free.whole, 20) + 100
+    settings = make(
+        f"{limit}",
+        batch=config.Batch(size=40, alpha=0.0, grid=2.0, loss="cross_entropy"),
+        compiling=config.Compiling(shrink=0.2),
+    )
+    trainer, run = start(settings, DIGITS)
+    held = trainer.budget
+    assert held.total(held.whole, run.batch_in_use) <= limit
+    assert held.total(held.whole, run.batch_in_use + 1) > limit, "one more example fits"
+    records = []
+    for _ in range(7):
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+        if record["epoch"] == 5:
+            checkpoint.save(tmp_path, 5, run.state, runs.host_part(run, trainer))
+    assert records[-1]["materialised"] < records[0]["materialised"]
+    assert records[-1]["batch_size"] > records[0]["batch_size"]
+    for record in records:
+        assert set(record["allocated"]) == {"training", "test"}
+        sums = [sum(parts.values()) for parts in record["allocated"].values()]
+        assert max(sums) <= limit
+        assert record["memory_kib"] == record["allocated_kib"] == max(sums) / 1024
+        assert record["budget_kib"] == limit / 1024
+        assert record["batch_size"] <= record["wanted_batch"]
+    # Where the rule asks for more than fits, the room is used to the last example.
+    for record, following in zip(records, records[1:], strict=False):
+        if record["wanted_batch"] > record["next_batch"]:
+            assert following["batch_size"] == record["next_batch"]
+            assert sum(following["allocated"]["training"].values()) > 0.95 * limit
+
+    another = runs.Trainer(settings, DIGITS, compiling.Programs())
+    resumed = another.resume(checkpoint.restore(tmp_path, another.state_shapes))
+    for expected in records[5:]:
+        resumed, record = loop.advance(another, resumed)
+        clocks = {"seconds", "compile_seconds", "compilations"}
+        assert {k: v for k, v in record.items() if k not in clocks} == {
+            k: v for k, v in expected.items() if k not in clocks
+        }
+    for a, b in zip(jax.tree.leaves(run.state), jax.tree.leaves(resumed.state), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_evaluation_is_cut_until_it_fits(free):
+    limit = free.total(free.whole, 2)
+    whole = metering.total(free.evaluation_bytes(free.whole, budget.CHUNK, "test"))
+    assert whole > limit, "nothing to cut"
+    trainer, run = start(make(f"{limit}"))
+    assert 1 <= run.chunk < 60
+    assert metering.total(trainer.budget.evaluation_bytes(run.network, run.chunk, "test")) <= limit
+
+
+def test_a_step_above_the_budget_is_an_internal_error(free):
+    trainer, run = start(make(f"{free.total(free.whole, 16)}"))
+    with pytest.raises(budget.Exceeded, match="a training step takes"):
+        loop.advance(trainer, dataclasses.replace(run, batch_in_use=64))
+
+
+def test_sp_is_what_the_whole_network_takes_at_sp_batch(free):
+    trainer = runs.Trainer(make("sp"), FEW, compiling.Programs())
+    assert trainer.budget_bytes == free.total(free.whole, 32)
+
+
+@pytest.mark.parametrize("text", ["0", "-4MiB", "plenty", "1 parsec", "none of it"])
+def test_nonsense_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match=r"^config.memory.budget is .*allowed: ") as caught:
+        runs.Trainer(make(text), FEW, compiling.Programs())
+    assert "\n" not in str(caught.value)
+
+
+def test_too_small_a_budget_names_the_smallest_that_works(free):
+    least = free.total(free.whole, 1)
+    with pytest.raises(ConfigError, match="at least .*KiB.* with a mini-batch of 1") as caught:
+        runs.Trainer(make(f"{least - 1}"), FEW, compiling.Programs())
+    assert "\n" not in str(caught.value)
+    named = str(caught.value).split("at least ")[1].split("KiB")[0]
+    assert float(named) * 1024 >= least > (float(named) - 0.1) * 1024
+    trainer, run = start(make(f"{named}KiB"))
+    assert run.batch == 1
+
+
+# -- savings ---------------------------------------------------------------------------------------
+
+
+def run_with(used: savings.Savings, asked: Config):
+    """One epoch of a run that uses these savings, whatever the budget."""
+    trainer = runs.Trainer(asked, FEW, compiling.Programs())
+    trainer.budget._use(used)
+    trainer.config, trainer.tx = trainer.budget.config, trainer.budget.tx
+    run = trainer.start()
+    size = metering.total(trainer.budget.training_bytes(run.network, 32))
+    state, tally = loop.train_epoch(trainer, run, 32, 1, 3)
+    return size, jax.tree.map(np.array, state), tally
+
+
+@pytest.mark.parametrize(
+    ("used", "variance", "per_example"),
+    [
+        (savings.Savings(parts=4), "norms", False),
+        (savings.Savings(parts=4), "vmap", True),
+        (savings.Savings(remat=True), "norms", True),
+        (savings.Savings(parts=2, remat=True), "norms", False),
+    ],
+)
+def test_accumulating_and_rematerialising_change_no_number(used, variance, per_example):
+    settings = make(
+        "none",
+        batch=config.Batch(size=32, variance=variance),
+        gates=config.Gates(per_example=per_example),
+        penalty=config.Penalty(lam=2.0, l2=3.0),
+    )
+    size, state, tally = run_with(savings.NOTHING, settings)
+    less, same_state, same_tally = run_with(used, settings)
+    if used.parts == 4 and not per_example:
+        assert less < size
+    for a, b in zip(
+        jax.tree.leaves((state, tally)), jax.tree.leaves((same_state, same_tally)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)
+
+
+def test_micro_batches_vary_the_same_whether_kept_or_summed():
+    settings = make("none", batch=config.Batch(size=32, variance="micro", micro_batches=4))
+    _, state, _ = run_with(savings.NOTHING, settings)
+    _, same, _ = run_with(savings.Savings(parts=4), settings)
+    assert state.means.grad_variance > 0
+    np.testing.assert_allclose(state.means.grad_variance, same.means.grad_variance, rtol=1e-3)
+
+
+def test_bf16_moments_are_smaller_and_survive_a_resize():
+    settings = make("none")
+    size, state, _ = run_with(savings.Savings(bf16_moments=True), settings)
+    kinds = {leaf.dtype.name for leaf in jax.tree.leaves(state.opt_state)}
+    assert kinds == {"bfloat16", "float32", "int32"}
+    trainer = runs.Trainer(settings, FEW, compiling.Programs())
+    trainer.budget._use(savings.Savings(bf16_moments=True))
+    tx, network = trainer.budget.tx, trainer.whole
+    keeps = {"hidden_1": np.arange(5)}
+    smaller, cut = loop.resize(network, state, tx, keeps)
+    shapes = trainer.budget.state_shapes(smaller)
+    assert jax.tree.map(lambda a: (a.shape, a.dtype), cut) == jax.tree.map(
+        lambda a: (a.shape, a.dtype), shapes
+    )
+
+
+def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
+    """A budget between what 32 examples take and what 16 do."""
+    tight = (free.total(free.whole, 32) + free.total(free.whole, 16)) // 2
+    batch = config.Batch(size=32)
+    relaxed = runs.Trainer(
+        make(f"{free.total(free.whole, 32)}", config.SAVINGS, batch=batch),
+        FEW,
+        compiling.Programs(),
+    )
+    assert relaxed.budget.used == savings.NOTHING
+    trainer, run = start(make(f"{tight}", config.SAVINGS, batch=batch))
+    assert trainer.budget.used.names == ("accumulate",)
+    assert run.batch_in_use >= 32 and run.batch_in_use % trainer.budget.used.parts == 0
+    run, record = loop.advance(trainer, run)
+    assert record["savings"] == ["accumulate"]
+    assert record["allocated_kib"] * 1024 <= tight
+    # Not allowed, so the mini-batch itself is smaller.
+    trainer, run = start(make(f"{tight}", batch=batch))
+    assert trainer.budget.used == savings.NOTHING and run.batch_in_use < 32
+
+
+def test_an_error_says_what_would_help():
+    limit = make("none", gates=config.Gates(per_example=True), batch=config.Batch(size=32))
+    least = runs.Trainer(limit, FEW, compiling.Programs()).budget
+    size = least.total(least.whole, 32)
+    settings = make(
+        f"{size - 1}",
+        smallest=32,
+        gates=config.Gates(per_example=True),
+        batch=config.Batch(size=32),
+    )
+    with pytest.raises(ConfigError, match=r"or .*KiB with config.memory.allow=\('"):
+        runs.Trainer(settings, FEW, compiling.Programs())
+
+
+# -- the planner -----------------------------------------------------------------------------------
+
+
+def test_the_planner_says_what_steps_take_and_budgets_allow(free, tmp_path):
+    """A process of its own; its numbers are the loop's."""
+    limit = free.total(free.whole, 20)
+    command = [
+        *(sys.executable, "-m", "experiments.memory", "--config=configs/digits.py"),
+        *("--config.model.hidden=(12, 7)", "--config.data.examples=96"),
+        *(f"--budgets={limit},100", "--widths=1", "--batches=16"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    (step,) = [line for line in lines if line[:2] == ["64-12-7", "16"]]
+    assert float(step[-1]) == pytest.approx(free.total(free.whole, 16) / 1024, abs=0.051)
+    assert sum(map(float, step[2:-1])) == pytest.approx(float(step[-1]), abs=0.31)
+    (allowed,) = [line for line in lines if line[:1] == [f"{limit}"]]
+    assert allowed[1:3] == ["64-12-7", "20"]
+    assert "config.memory.budget is '100'; allowed: at least" in done.stdout
