@@ -123,8 +123,14 @@ def _shared_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarra
     pairs = np.stack([unit_at[positions], atoms])[:, unit_at[positions] >= 0]
     pairs, times = np.unique(pairs, axis=1, return_counts=True)
     owner, atom = pairs[:, times == k]
-    own = np.bincount(atom, minlength=1)[atom] == 1  # a factor that all units share says nothing
-    return (owner[own], atom[own]) if np.unique(owner[own]).size == units else _NONE
+    # Best are atoms that no other position has. Next best, those that no other unit has at all of
+    # its positions: a factor that all units share says nothing.
+    alone = np.bincount(atoms, minlength=1)[atom] == k
+    own = np.bincount(atom, minlength=1)[atom] == 1
+    for chosen in (alone, own):
+        if np.unique(owner[chosen]).size == units:
+            return owner[chosen], atom[chosen]
+    return _NONE
 
 
 class _Gates(Hook):

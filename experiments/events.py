@@ -49,11 +49,15 @@ class Events:
 
 
 def scalars(record: Mapping) -> dict[str, float]:
-    """The numbers of a record under TensorBoard's names: `units/hidden_1` for nested ones."""
+    """The numbers of a record under TensorBoard's names: `units/hidden_1` for nested ones.
+
+    >>> scalars({"epoch": 1, "seconds": 2.5, "allocated": {"training": {"params": 40}}})
+    {'seconds': 2.5, 'allocated/training/params': 40}
+    """
     flat: dict[str, float] = {}
     for name, value in record.items():
         if isinstance(value, Mapping):
-            flat.update({f"{name}/{key}": inner for key, inner in value.items()})
+            flat.update({f"{name}/{key}": inner for key, inner in scalars(value).items()})
         elif isinstance(value, (int, float)) and name != "epoch":
             flat[name] = value
     return flat

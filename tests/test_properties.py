@@ -67,6 +67,14 @@ def test_masked_equals_cut_in_all_blocks(x64):
     assert len(rare) <= 5, rare
 
 
+@pytest.mark.parametrize("seed", [3440])
+def test_masked_equals_cut_where_the_long_run_once_failed(x64, seed):
+    """3440: a normalised group of channels, taken by constant indices, some of them twice."""
+    noted = run(range(seed, seed + 1))
+    assert not noted["failures"]
+    assert noted["error"] < TOLERANCE
+
+
 @pytest.mark.slow
 def test_masked_equals_cut_in_the_long_run(x64):
     wanted = int(os.environ.get("DYNHP_PROPERTY_CASES", "0"))
