@@ -151,7 +151,7 @@ class Budget:
     @functools.cached_property
     def steps_on_host(self) -> bool:
         """Whether the host calls every step, instead of one program that loops over them."""
-        return jax.default_backend() == "cpu" and self.whole.convolves
+        return self.whole.slow_in_loops
 
     def training_program(
         self, network: Network, batch: int, on_host: bool | None = None

@@ -175,7 +175,7 @@ def make_gradients(
         own = z if config.gates.per_example else {}
         return variance.per_example(loss, trained["params"], images, labels, own)[0]
 
-    def in_parts(parts, of_part, start, trained, fixed, z_of, batch):
+    def in_parts(parts, of_part, start, trained, fixed, z_of, batch, unroll=1):
         """`of_part` of equal parts, one after the other; batch statistics go along.
 
         `of_part(sums, gradients, found) -> (sums, kept)` is told what each part gave, from
@@ -202,7 +202,9 @@ def make_gradients(
             return (statistics, sums), (kept, found._replace(z={}, updates={}))
 
         carry = (fixed.variables, start)
-        (statistics, sums), (kept, found) = jax.lax.scan(part, carry, jnp.arange(parts))
+        (statistics, sums), (kept, found) = jax.lax.scan(
+            part, carry, jnp.arange(parts), unroll=unroll
+        )
         wrong = found.wrong.sum()
         found = jax.tree.map(lambda leaf: leaf.mean(0), found)
         return sums, kept, found._replace(wrong=wrong, z=z, updates=statistics)
@@ -211,7 +213,13 @@ def make_gradients(
         """The mean gradient, and the variance from those of equal parts."""
         parts = config.batch.micro_batches
         size = len(given[-1].rows) // parts
-        _, grads, found = in_parts(parts, lambda sums, grads, _: (sums, grads), (), *given)
+        _, grads, found = in_parts(
+            parts,
+            lambda sums, grads, _: (sums, grads),
+            (),
+            *given,
+            unroll=parts if network.slow_in_loops else 1,
+        )
         spread = variance.of_micro_batches(grads["params"], size)
         grads = jax.tree.map(lambda leaf: leaf.mean(0), grads)
         return grads, found._replace(grad_variance=spread)
