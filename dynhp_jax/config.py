@@ -87,6 +87,9 @@ class Gates(Section):
     open_hidden: float = number(
         0.5, 1e-6, 1 - 1e-6, "a number between 0 and 1", "1 - drop rate of other gates at the start"
     )
+    learning_rate: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more", "step size of log alpha; 0: the optimizer's"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

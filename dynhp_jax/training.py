@@ -74,13 +74,23 @@ def stream(seed: int, name: str) -> Array:
 
 
 def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.GradientTransformation:
-    """The optax transformation that the config names."""
+    """The optax transformation that the config names, over {'params': ..., 'gates': ...}."""
     rate = config.optimizer.learning_rate
     moment = jnp.bfloat16 if savings.bf16_moments else None
     if config.optimizer.name == "adam":
-        return optax.adam(rate, mu_dtype=moment)
-    momentum = 0.9 if config.optimizer.name == "momentum" else None
-    return optax.sgd(rate, momentum, accumulator_dtype=moment)
+        tx = optax.adam(rate, mu_dtype=moment)
+    else:
+        momentum = 0.9 if config.optimizer.name == "momentum" else None
+        tx = optax.sgd(rate, momentum, accumulator_dtype=moment)
+    if not config.gates.learning_rate:
+        return tx
+    # Updates are proportional to the step size, so that the gates' may be another.
+    factor = config.gates.learning_rate / rate
+
+    def faster(updates, params):
+        return {**updates, "gates": jax.tree.map(lambda u: factor * u, updates["gates"])}
+
+    return optax.chain(tx, optax.stateless(faster))
 
 
 def initial_state(network: Network, config: Config, tx: optax.GradientTransformation) -> TrainState:

@@ -418,6 +418,25 @@ def test_a_batch_beyond_the_training_set_and_a_strange_group_are_refused():
         start(make(pruning=config.Pruning(groups=("hidden_9",))))
 
 
+@pytest.mark.parametrize("name", config.OPTIMIZERS)
+def test_gates_may_have_a_step_size_of_their_own(name):
+    one = make(optimizer=config.Optimizer(name, 0.01))
+    other = dataclasses.replace(one, gates=config.Gates(learning_rate=0.03))
+    trained = {"params": {"w": jnp.ones(3)}, "gates": {"units": jnp.ones(3)}}
+    found = []
+    for settings in (one, other):
+        tx = training.make_optimizer(settings)
+        state = tx.init(trained)
+        for slope in (0.5, -2.0):
+            gradients = jax.tree.map(lambda leaf, slope=slope: slope * leaf, trained)
+            updates, state = tx.update(gradients, state, trained)
+        found.append(updates)
+    np.testing.assert_allclose(found[1]["params"]["w"], found[0]["params"]["w"], rtol=1e-6)
+    np.testing.assert_allclose(
+        found[1]["gates"]["units"], 3 * found[0]["gates"]["units"], rtol=1e-6
+    )
+
+
 def test_chosen_groups_alone_are_pruned():
     settings = make(pruning=config.Pruning(groups=("hidden_1",)), penalty=config.Penalty(lam=40.0))
     trainer, run = start(settings)
