@@ -95,7 +95,13 @@ def _memory(epochs, records, dense, path: Path) -> None:
         panel.axhline(whole, color="grey", linestyle=":", label="whole network")
         panel.set_ylim(0, None)
         panel.set_ylabel(f"memory by {'XLA' if by_xla else 'the paper'}'s meter (KiB)")
-        panel.legend(loc="lower left", framealpha=0.8, edgecolor="none", fontsize="small")
+        panel.legend(
+            loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+            frameon=False,
+            fontsize="small",
+            reverse=True,
+        )
 
 
 class _figure:

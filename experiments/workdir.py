@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class Workdir:
     def claim(self, config: Config):
         """Holds the directory for a run of `config`, and keeps the config in it.
 
+        A run that fails before its first epoch is done leaves nothing behind.
+
         Raises:
           UserError: another run holds it, or it holds a run of another config.
           OSError: it cannot be made or written.
@@ -53,7 +56,11 @@ class Workdir:
                 raise UserError(f"another run is writing to {self.path}; wait for it") from None
             self._compare(config)
             write_json(self.config_file, configuration.to_dict(config))
-            yield self
+            try:
+                yield self
+            except BaseException:
+                self._leave()
+                raise
 
     def config(self) -> Config:
         """The config of the run that lies here.
@@ -69,13 +76,28 @@ class Workdir:
             raise UserError(f"{self.config_file} is not whole; take another --workdir") from None
         return configuration.from_dict(values)
 
-    def _compare(self, config: Config) -> None:
-        if not self.config_file.exists():
-            if self.checkpoints.exists() or self.metrics_file.exists():
-                raise UserError(
-                    f"{self.path} holds a run without its config.json; take another --workdir"
-                )
+    @property
+    def _begun(self) -> bool:
+        """Whether an epoch was finished here."""
+        return self.checkpoints.exists() or bool(self.records())
+
+    def _leave(self) -> None:
+        """Takes away what `claim` wrote, if no epoch was finished."""
+        if self._begun:
             return
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
+        for file in (self.config_file, self.metrics_file, self.path / ".lock"):
+            file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies in it
+            self.path.rmdir()
+
+    def _compare(self, config: Config) -> None:
+        if not self._begun:
+            return  # killed in its first epoch: there is nothing to go on from
+        if not self.config_file.exists():
+            raise UserError(
+                f"{self.path} holds a run without its config.json; take another --workdir"
+            )
         differing = configuration.differences(self.config(), config)
         if differing:
             raise UserError(
@@ -105,10 +127,16 @@ class Workdir:
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds a line to metrics.jsonl; it is on the disk when this returns."""
-        with naming(self.metrics_file), open(self.metrics_file, "a") as file:
-            file.write(json.dumps(record) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with naming(self.metrics_file), open(self.metrics_file, "ab", buffering=0) as file:
+            whole = file.tell()
+            try:
+                rest = json.dumps(record).encode() + b"\n"
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)  # a part of a line is none
+                raise
 
 
 def write_json(path: Path, values: Any) -> None:

@@ -315,6 +315,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, capfd
     )
     for word in words:
         assert word in said
+    assert not workdir.exists()
 
 
 def test_the_smallest_budget_that_is_named_does_work(tmp_path, capfd):
@@ -326,6 +327,39 @@ def test_the_smallest_budget_that_is_named_does_work(tmp_path, capfd):
     )
     trainer = runs.Trainer(config, data.load("digits"), compiling.Programs())
     assert trainer.room(trainer.whole_parameters) == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ("0", ["'0'", "bytes above 0", "4MiB"]),
+        ("-1MiB", ["'-1MiB'", "bytes above 0"]),
+        ("1.5 parsecs", ["'1.5 parsecs'", "the unit 'parsecs' is none of", "MiB"]),
+        ("10KiB", ["'10KiB'", "at least", "KiB", "mini-batch of 1"]),
+    ],
+)
+def test_a_bad_budget_by_xlas_meter_is_one_line(budget, words, cache, tmp_path, capfd):
+    workdir = tmp_path / "run"
+    said = fails(
+        capfd, train.main, *QUICK, cache, "--config.memory.meter=xla",
+        f"--config.memory.budget={budget}", f"--workdir={workdir}",
+    )  # fmt: skip
+    for word in ["config.memory.budget", *words]:
+        assert word in said
+    assert not workdir.exists()
+
+
+def test_a_run_inside_xlas_bytes_resumes_as_if_never_stopped(cache, tmp_path):
+    asked = [*QUICK, cache, "--config.memory.meter=xla", "--config.memory.budget=250KiB"]
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    for workdir, epochs in ((once, 4), (twice, 2), (twice, 4)):
+        done = process(*asked, f"--config.epochs={epochs}", f"--workdir={workdir}")
+        assert done.returncode == 0, done.stderr
+    records = Workdir(once).records()
+    assert len(records) == 4
+    assert all(record["allocated_kib"] <= record["budget_kib"] == 250 for record in records)
+    assert records[-1]["memory_kib"] == records[-1]["allocated_kib"]
+    assert timeless(once) == timeless(twice)
 
 
 def test_without_a_config_there_is_a_hint(capfd):
