@@ -4,9 +4,10 @@
 
 Every combination of a model, a budget and a batch rule is a run of two epochs on the first 512
 training examples of real data. Budgets are multiples of what the whole network takes with a
-mini-batch of 32; with very few examples, one more is a large part of the budget. Convolutional networks are narrow, so that two cores compile them in reasonable
-time; the bytes of wider ones are found the same way. The JSON is written after every combination,
-and one that is there already is not run again.
+mini-batch of 32; with very few examples, one more is a large part of the budget. Convolutional
+networks are narrow, so that two cores compile them in reasonable time; the bytes of wider ones are
+found the same way. The JSON is written after every combination, and one that is there already is
+not run again.
 """
 
 import argparse
