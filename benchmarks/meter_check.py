@@ -6,7 +6,8 @@ A process per size: it loads the data, compiles, trains for an epoch (the first 
 code and starts threads), reads its resident set, trains for another epoch and reads the highest
 resident set since. That, less what was there without the state, is what training took. The
 allocator is told to give every large block back at once, so that what the first epoch has freed is
-not counted as there. Sizes are 100 MB and more. Each is run on all cores and on one, since XLA's
+not counted as there. Beside it: live arrays (sampled while it trains) and XLA's temporaries. Sizes
+are 100 MB and more. Each is run on all cores and on one, since XLA's
 buffer assignment leaves out what the libraries of a CPU allocate inside a matrix product for every
 thread, or inside a convolution.
 """
@@ -20,6 +21,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -31,6 +33,7 @@ SIZES = (  # model, its hidden units, batch
     ("mlp", (4000, 1000), 1024),
     ("mlp", (4000, 2000), 512),
     ("mlp", (1000, 500), 8000),
+    ("mlp", (4000, 2000), 4000),
     ("lenet", (), 500),
 )
 EXAMPLES = 8000
@@ -43,6 +46,26 @@ def resident(name: str) -> int:
         if line.startswith(f"{name}:"):
             return 1024 * int(line.split()[1])
     raise RuntimeError(f"/proc/self/status has no {name}")
+
+
+class Sampling:
+    """The most bytes that live arrays of this process hold while the block runs, as `peak`."""
+
+    def __init__(self):
+        self.peak, self._done = 0, threading.Event()
+        self._thread = threading.Thread(target=self._sample)
+
+    def _sample(self) -> None:
+        while not self._done.wait(0.005):
+            self.peak = max(self.peak, sum(array.nbytes for array in jax.live_arrays()))
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._thread.join()
 
 
 def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
@@ -65,8 +88,13 @@ def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
     gc.collect()
     before = resident("VmRSS") - state_bytes  # the state is there while it is read
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
-    loop.train_epoch(trainer, run, batch, 2, EXAMPLES // batch)
+    data_bytes = sum(s.images.nbytes + s.labels.nbytes for s in run.splits.values())
+    data_bytes += 4 * EXAMPLES  # the order of the epoch
+    with Sampling() as live:
+        loop.train_epoch(trainer, run, batch, 2, EXAMPLES // batch)
     taken = resident("VmHWM") - before
+    program = trainer.budget.training_program(run.network, batch)
+    sampled = live.peak - data_bytes + program.memory_analysis().temp_size_in_bytes
     return {
         "model": model,
         "hidden": list(hidden),
@@ -75,6 +103,8 @@ def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
         "metered": metered,
         "resident": taken,
         "resident_over_metered": taken / metered,
+        "live_and_temporaries": sampled,
+        "live_and_temporaries_over_metered": sampled / metered,
     }
 
 

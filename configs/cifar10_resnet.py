@@ -2,15 +2,20 @@
 
     python -m experiments.train --config=configs/cifar10_resnet.py --workdir=runs/cifar10_resnet
 
-Sized for two cores: half the width, 5,000 training examples, 12 epochs. The paper's size by
+Sized for two cores: half the width, 5,000 training examples, 15 epochs. The paper's size by
 override, best on a GPU:
 
-    --config.model.width=1 --config.data.examples=0 --config.epochs=200 --config.penalty.lam=0.2
+    --config.model.width=1 --config.data.examples=0 --config.epochs=200 --config.penalty.lam=2.0
 
 (lambda is divided by the number of examples, so that fewer need less of it).
 
 Units are the channels of every stage's stream and of every block's inner convolution. Batch
 normalisation mixes the examples of a batch, so the variance is that of micro-batch means.
+
+Twelve groups of gates in a row are much noise: with gates that are open with probability 0.83 at
+the start, training error was still 74 % after three epochs, with 0.98 it was 60 %. Gates so far
+open have small gradients, so they get a larger step size and a larger lambda (0.02 hardly closed
+any in five epochs).
 """
 
 from dynhp_jax import config as configuration
@@ -19,15 +24,16 @@ from dynhp_jax import config as configuration
 def get_config():
     config = configuration.default_config_dict()
     config.name = "cifar10_resnet"
-    config.epochs = 12
+    config.epochs = 15
     config.data.name = "cifar10"
     config.data.examples = 5_000
     config.model.name = "resnet"
     config.model.depth = 20
     config.model.width = 0.5
     config.gates.inputs = False
-    config.gates.open_hidden = 0.5
-    config.penalty.lam = 0.02
+    config.gates.open_hidden = 0.98
+    config.gates.learning_rate = 0.02
+    config.penalty.lam = 0.2
     config.batch.size = 32
     config.batch.alpha = 0.95
     config.compiling.shrink = 0.3

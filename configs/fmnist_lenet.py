@@ -4,7 +4,7 @@
 
 Sized for two cores: 10,000 training examples, 15 epochs. The paper's size by override:
 
-    --config.data.examples=0 --config.epochs=200 --config.penalty.lam=0.06
+    --config.data.examples=0 --config.epochs=200 --config.penalty.lam=0.18
 
 (lambda is divided by the number of examples, so that fewer need less of it).
 
@@ -23,7 +23,7 @@ def get_config():
     config.data.name = "fashion_mnist"
     config.data.examples = 10_000
     config.model.name = "lenet"
-    config.penalty.lam = 0.01
+    config.penalty.lam = 0.03
     config.batch.alpha = 0.95
     config.compiling.shrink = 0.3
     config.memory.sp_batch = 128
