@@ -58,17 +58,23 @@ BODIES = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 def run(closed, args):
     """Results (NumPy arrays) of a closed jaxpr."""
     jaxpr = getattr(closed, "jaxpr", closed)
-    env = dict(zip(jaxpr.constvars, map(np.asarray, getattr(closed, "consts", ())), strict=True))
-    env.update(zip(jaxpr.invars, map(np.asarray, args), strict=True))
+    env = dict(zip(jaxpr.constvars, map(_array, getattr(closed, "consts", ())), strict=True))
+    env.update(zip(jaxpr.invars, map(_array, args), strict=True))
 
     def read(atom):
-        return np.asarray(atom.val) if isinstance(atom, jex.Literal) else env[atom]
+        return _array(atom.val) if isinstance(atom, jex.Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
         results = equation(eqn, [read(atom) for atom in eqn.invars])
         for var, result in zip(eqn.outvars, results, strict=True):
-            env[var] = np.asarray(result, var.aval.dtype)
+            env[var] = _array(result, var.aval.dtype)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _array(value, dtype=None):
+    """In NumPy; a typed PRNG key, which NumPy cannot hold, stays as it is."""
+    is_key = jax.dtypes.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key)
+    return value if is_key else np.asarray(value, dtype)
 
 
 def equation(eqn, args):
