@@ -9,10 +9,16 @@ holds what is compiled, counts and times it.
 """
 
 import dataclasses
+import platform
 import time
+import zlib
 from collections.abc import Callable, Hashable
+from pathlib import Path
 
 import jax
+
+from dynhp_jax.data.cached import default_folder
+from dynhp_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +98,35 @@ CACHE_OPTIONS = {
 }
 
 
-def use_cache(directory: str) -> None:
-    """Lets XLA keep compiled programs in `directory` from one process to the next."""
-    for option, value in (CACHE_OPTIONS | {"jax_compilation_cache_dir": directory}).items():
+def use_cache(directory: str = "") -> None:
+    """Lets XLA keep compiled programs from one process to the next.
+
+    Args:
+      directory: where; '' for one in the cache directory (DYNHP_CACHE, else the user's), apart for
+        every kind of processor, 'none' for nowhere.
+
+    Raises:
+      ConfigError: the directory that was asked for cannot be made.
+    """
+    if directory == "none":
+        return
+    path = directory or str(default_folder() / "xla" / _processor())
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if directory:
+            raise ConfigError(
+                "compiling.cache_dir", directory, f"a directory that can be made ({error.strerror})"
+            ) from error
+        return  # nobody asked for it, and it only makes things faster
+    for option, value in (CACHE_OPTIONS | {"jax_compilation_cache_dir": path}).items():
         jax.config.update(option, value)
+
+
+def _processor() -> str:
+    """Names the instructions that this machine has: a program compiled for others may crash."""
+    known = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        known += next((line for line in info.read_text().splitlines() if "flags" in line), "")
+    return f"{platform.machine()}-{zlib.crc32(known.encode()):08x}"

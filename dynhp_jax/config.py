@@ -183,7 +183,10 @@ class Compiling(Section):
         0.15, 0.0, 1 - 1e-9, "a number from 0 to below 1",
         "arrays are made smaller when at least this share of the parameters is gone",
     )  # fmt: skip
-    cache_dir: str = text("", "where XLA keeps compiled programs between runs; empty: nowhere")
+    cache_dir: str = text(
+        "",
+        "where XLA keeps compiled programs between runs; empty: beside the data; 'none': nowhere",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = Workdir(path)
     config = workdir.config()
     dataset = runs.dataset_of(config)
+    compiling.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
     found = checkpoint.restore(
         workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")

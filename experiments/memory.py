@@ -34,8 +34,7 @@ def main(argv: Sequence[str]) -> None:
     shares = [_number(text, "widths", float, 1e-9, 1) for text in widths.split(",")]
     sizes = [_number(text, "batches", int, 1, 10**9) for text in batches.split(",")]
     limits = {text: memory.parse_bytes(text) for text in filter(None, budgets.split(","))}
-    if config.compiling.cache_dir:
-        compiling.use_cache(config.compiling.cache_dir)
+    compiling.use_cache(config.compiling.cache_dir)
     print("\n".join(plan(config, shares, sizes, limits)))
 
 

@@ -1,5 +1,6 @@
 """The figures of one run, from its records: after the paper's Figures 1, 2, 5, 6 and 7."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # 
 
 
 def draw(records: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], directory: Path) -> None:
-    """Writes units.png, test_error.png, batch_size.png and memory.png.
+    """Writes units.png (if there are gates), test_error.png, batch_size.png and memory.png.
 
     Args:
       records: lines of metrics.jsonl, at least one.
@@ -31,7 +32,12 @@ def draw(records: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], directo
 
 def _units(epochs, records, dense, path: Path) -> None:
     groups = list(records[-1]["units"])
-    with _figure(path, 1, max(1, len(groups))) as panels:
+    if not groups:
+        return  # a dense network has no gates
+    columns = min(4, len(groups))
+    with _figure(path, math.ceil(len(groups) / columns), columns) as panels:
+        for panel in panels[len(groups) :]:
+            panel.remove()
         for panel, group in zip(panels, groups, strict=False):
             panel.plot(epochs, [r["units"][group] for r in records], color=_COLORS[0], label="left")
             panel.plot(
@@ -110,7 +116,7 @@ class _figure:
     def __init__(self, path: Path, rows: int = 1, columns: int = 1):
         self.path = path
         self.figure, panels = plt.subplots(
-            rows, columns, figsize=(max(6.0, 3.6 * columns), 3.6), squeeze=False
+            rows, columns, figsize=(max(6.0, 3.6 * columns), 3.0 * rows + 0.6), squeeze=False
         )
         self.panels = list(panels.flat)
 

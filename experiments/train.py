@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> None:
 
 def train(config: Config, workdir: Workdir) -> None:
     """Trains in a workdir that is claimed, from where an earlier run left it."""
-    if config.compiling.cache_dir:
-        compiling.use_cache(config.compiling.cache_dir)
+    compiling.use_cache(config.compiling.cache_dir)
     dataset = runs.dataset_of(config)
     programs = compiling.Programs()
     trainer = runs.Trainer(config, dataset, programs)
