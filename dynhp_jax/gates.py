@@ -6,10 +6,11 @@ one parameter is `log_alpha`, f32[units].
 
 Sources: Louizos, Welling & Kingma 2018 (the distribution); AMLab's published settings (constants,
 initialisation, penalty divided by the number of examples); Valerio et al. 2020, Eq. 4 and 5 (the
-penalty without that division).
+penalty without that division); Chris Wellons' hash prospector (constants of the mixing function).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 
@@ -79,24 +80,54 @@ def uniform(key: jax.Array, shape: tuple[int, ...], hc: HardConcrete = HARD_CONC
 
     One 32-bit word per number, of which the upper 23 bits choose a cell and the number is the
     cell's centre. So the resolution is 2^-23 (1.2e-7, below eps), the grid is symmetric about 0.5,
-    and neither 0 nor 1 can come out: the logit stays finite in float32.
+    and neither 0 nor 1 can come out: the odds stay finite in float32.
+
+    A draw for every example and unit is millions of words an epoch, for which jax's generator takes
+    as long as the matrix products. Here it only makes two words from the key; the position of each
+    number is mixed with them twice, by Wellons' `lowbias32` (a bijection of 32-bit words whose
+    input bits each flip every output bit with a probability near one half).
     """
-    return _uniform_of_bits(jax.random.bits(key, shape, jnp.uint32), hc)
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    position = jnp.zeros(shape, jnp.uint32)
+    for axis, size in enumerate(shape):
+        position = position * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return _uniform_of_bits(_mixed(_mixed(position + first) ^ second), hc)
 
 
 def transform(u: jax.Array, log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRETE) -> jax.Array:
     """Turns uniforms into gates; increasing in both arguments, differentiable in `log_alpha`.
 
     Args:
-      u: [..., units] in (0, 1).
+      u: [..., units] in (0, 1); constants, no gradient reaches them.
       log_alpha: [units].
 
     Returns:
       Gates [..., units] in [0, 1], in the dtype of `log_alpha`.
     """
-    # One logarithm instead of two: u / (1 - u) neither overflows nor vanishes for u in (eps, 1-eps)
-    logit = jnp.log(u / (1 - u)).astype(log_alpha.dtype)
-    return _stretch(jax.nn.sigmoid((logit + log_alpha) / hc.temperature), hc)
+    return _transform(hc, jax.lax.stop_gradient(u), log_alpha)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _transform(hc: HardConcrete, u: jax.Array, log_alpha: jax.Array) -> jax.Array:
+    return _stretch(_concrete(hc, u, log_alpha), hc)
+
+
+@_transform.defjvp
+def _transform_jvp(hc: HardConcrete, primals: tuple, tangents: tuple) -> tuple:
+    # By hand, as the derivative of the power below would need infinity times zero at the extremes.
+    u, log_alpha = primals
+    s = _concrete(hc, u, log_alpha)
+    z = _stretch(s, hc)
+    slope = s * (1 - s) * ((hc.high - hc.low) / hc.temperature)
+    return z, jnp.where((z > 0) & (z < 1), slope, 0) * tangents[1]
+
+
+def _concrete(hc: HardConcrete, u: jax.Array, log_alpha: jax.Array) -> jax.Array:
+    """sigmoid((logit(u) + log_alpha) / temperature); one exponential per unit, none per draw."""
+    odds = ((1 - u) / u).astype(log_alpha.dtype)  # of staying closed; no logarithm of them is taken
+    power = 1 / hc.temperature
+    powered = odds * jnp.sqrt(odds) if power == 1.5 else odds**power
+    return 1 / (1 + powered * jnp.exp(-log_alpha * power))
 
 
 def sample(
@@ -213,6 +244,12 @@ def penalty(
         squares = sum(jnp.vdot(p, weight_squares[name]) for name, p in probability.items())
         total = total + 0.5 * l2 / num_examples * (squares + bias_squares)
     return total
+
+
+def _mixed(word: jax.Array) -> jax.Array:
+    word = (word ^ (word >> 16)) * jnp.uint32(0x7FEB352D)
+    word = (word ^ (word >> 15)) * jnp.uint32(0x846CA68B)
+    return word ^ (word >> 16)
 
 
 def _uniform_of_bits(bits: jax.Array, hc: HardConcrete) -> jax.Array:

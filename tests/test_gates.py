@@ -74,6 +74,58 @@ def test_uniforms_are_uniform_and_never_touch_the_ends():
     assert gates.transform(ends[:, None], jnp.zeros(1)).ravel().tolist() == [0, 1]
 
 
+def lattice(keys=40, rows=128, columns=64):
+    """Uniforms as training draws them, f64[keys, rows, columns]."""
+    stream = jax.random.key(11)
+    draw = jax.vmap(lambda k: gates.uniform(jax.random.fold_in(stream, k), (rows, columns)))
+    return np.asarray(draw(jnp.arange(keys)), np.float64)
+
+
+def test_cells_pairs_and_triples_are_equally_likely():
+    u = lattice()
+    for axis in (0, 1, 2):  # from step to step, example to example, unit to unit
+        for together in (1, 2, 3):
+            cells = (8 * np.moveaxis(u, axis, -1)).astype(int)  # of an eighth each
+            cells = cells[..., : cells.shape[-1] // together * together].reshape(-1, together)
+            counts = np.bincount(cells @ 8 ** np.arange(together), minlength=8**together)
+            assert stats.chisquare(counts).pvalue > 1e-4
+
+
+def test_draws_are_uncorrelated_over_steps_examples_and_units():
+    u = lattice()
+    centred = (u - 0.5) * np.sqrt(12)
+    for axis in (0, 1, 2):
+        for lag in (1, 2, 4, 8, 16, 32):
+            a = np.take(centred, range(u.shape[axis] - lag), axis)
+            b = np.take(centred, range(lag, u.shape[axis]), axis)
+            # Products of independent numbers of variance 1 have mean 0 and variance 1.
+            assert abs(np.mean(a * b)) * np.sqrt(a.size) < 4.5
+    means = [centred.mean((1, 2)), centred.mean((0, 2)), centred.mean((0, 1))]
+    for mean in means:
+        z = mean * np.sqrt(u.size / mean.size)
+        assert stats.kstest(z, "norm").pvalue > 1e-4
+
+
+def test_each_bit_of_a_word_is_a_fair_coin_and_each_input_bit_moves_it():
+    words = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32)
+    for bit in range(32):
+        moved = np.asarray(gates._mixed(words) ^ gates._mixed(words ^ np.uint32(1 << bit)))
+        flips = (moved[:, None] >> np.arange(32, dtype=np.uint32)) & 1
+        assert np.all(np.abs(flips.mean(0) - 0.5) < 0.1)
+    assert len(np.unique(gates._mixed(np.arange(100_000, dtype=np.uint32)))) == 100_000
+
+
+def test_no_two_draws_of_many_steps_are_the_same():
+    """Words of one key never repeat; those of other keys do as often as chance has it."""
+    u = lattice(keys=4, rows=256, columns=256).reshape(4, -1)
+    cells = np.round(u * 2**23)
+    for one in range(4):
+        # 65,536 of 2^23 cells by chance: about 256 pairs in the same.
+        assert 65_536 - len(np.unique(cells[one])) < 400
+        for other in range(one):
+            assert np.mean(cells[one] == cells[other]) < 1e-3
+
+
 def test_one_draw_per_batch_or_per_example():
     log_alpha = jnp.asarray(LOG_ALPHAS)
     key = jax.random.key(0)
