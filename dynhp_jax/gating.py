@@ -51,15 +51,8 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     """
 
     def with_gates(variables: Any, gates: Mapping[str, Any], *inputs: Any) -> Any:
-        groups.check_names(list(gates))
-        for name, gate in gates.items():
-            size = groups[name].size
-            if jnp.ndim(gate) not in (1, 2) or jnp.shape(gate)[-1] != size:
-                raise ValueError(
-                    f"gate of group {name!r} has shape {jnp.shape(gate)}; "
-                    f"allowed: ({size},) or (batch, {size})"
-                )
         traced = trace(apply, variables, inputs)
+        _check(gates, groups, None if traced.batch is None else traced.batch.size)
         hook = _Gates(traced, groups, gates)
         leaves = jax.tree.leaves((variables, inputs))
         out = Run(traced.walk, hook=hook)(traced.analysis, leaves)
@@ -67,6 +60,20 @@ def gated(apply: Callable, groups: Groups) -> Callable:
         return jax.tree.unflatten(traced.out_tree, out)
 
     return with_gates
+
+
+def _check(gates: Mapping[str, Any], groups: Groups, examples: int | None) -> None:
+    groups.check_names(list(gates))
+    for name, gate in gates.items():
+        shape, size = jnp.shape(gate), groups[name].size
+        if len(shape) not in (1, 2) or shape[-1] != size:
+            raise ValueError(
+                f"gate of group {name!r} has shape {shape}; allowed: ({size},) or (batch, {size})"
+            )
+        if len(shape) == 2 and examples not in (None, shape[0]):
+            raise ValueError(
+                f"gate of group {name!r} is for {shape[0]} examples; the first input has {examples}"
+            )
 
 
 def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from dynhp_jax.errors import ConfigError, UserError
 
 USER_ERROR = 2
 INTERRUPTED = 130
+BROKEN_PIPE = 141  # as a shell says it of a program that wrote to nobody
 
 
 class Interrupted(Exception):
@@ -33,6 +34,10 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
         main(argv)
     except UserError as error:
         return _fail("error", error, USER_ERROR)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python would complain when it flushes the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except OSError as error:
         return _fail("error", _disk_error(error), USER_ERROR)
     except Interrupted as stop:

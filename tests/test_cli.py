@@ -362,6 +362,17 @@ def test_a_run_inside_xlas_bytes_resumes_as_if_never_stopped(cache, tmp_path):
     assert timeless(once) == timeless(twice)
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(finished):
+    workdir, _ = finished
+    evaluation = " ".join(command(f"--workdir={workdir}", module="evaluate"))
+    done = subprocess.run(
+        ["bash", "-c", f"{evaluation} | head -1; echo ${{PIPESTATUS[0]}}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] in ("0", "141")
+
+
 def test_without_a_config_there_is_a_hint(capfd):
     assert "configs/digits.py" in fails(capfd, train.main)
 
