@@ -247,7 +247,7 @@ def test_a_loop_on_the_host_trains_as_one_program_does():
 
 
 def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
-    settings = make(batch=config.Batch(alpha=0.5, grid=1.5), compiling=config.Compiling(shrink=0.2))
+    settings = make(batch=config.Batch(alpha=0.2, grid=1.5), compiling=config.Compiling(shrink=0.2))
     trainer, run = start(settings)
     run, records = go_on(trainer, run, 8)
     units = [sum(record["units"].values()) for record in records]
@@ -261,7 +261,7 @@ def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
         assert record["parameters"] <= record["materialised"]
         assert record["memory_kib"] <= record["budget_kib"]
         assert following["batch_size"] <= record["next_batch"]
-        growth = math.floor(0.5 * record["grad_variance"] / record["smoothed_loss"])
+        growth = math.floor(0.8 * record["grad_variance"] / record["smoothed_loss"])
         room = (trainer.budget_bytes - 4 * record["parameters"]) // 256
         exact = 16 if record["epoch"] == 1 else records[record["epoch"] - 2]["next_batch"]
         assert record["next_batch"] == min(exact + growth, room)
@@ -327,7 +327,7 @@ def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():
 
 
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
-    settings = make(batch=config.Batch(alpha=0.5, grid=1.5), compiling=config.Compiling(shrink=0.2))
+    settings = make(batch=config.Batch(alpha=0.2, grid=1.5), compiling=config.Compiling(shrink=0.2))
     trainer, run = start(settings)
     uninterrupted, records = go_on(trainer, run, 7)
 
