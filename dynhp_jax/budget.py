@@ -5,6 +5,7 @@ find out, and what was compiled to meter it is what the run then executes. What 
 network of some sizes is kept: looks cost compilations only where the arrays became smaller.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping
@@ -211,6 +212,19 @@ class Budget:
         """What is known of a network's sizes so far."""
         return self._found.setdefault(network.spec, Found())
 
+    def scout(self) -> "Budget":
+        """A copy whose looks are its own, to be used by another thread."""
+        scout = copy.copy(self)
+        scout._found = {
+            spec: dataclasses.replace(found, sizes=dict(found.sizes))
+            for spec, found in self._found.items()
+        }
+        return scout
+
+    def learn(self, network: Network, found: Found) -> None:
+        """Takes what a scout has found."""
+        self._found[network.spec] = found
+
     def looks(self, network: Network) -> dict[str, Any]:
         """What is known of a network's sizes, as JSON holds it."""
         found = self.found(network)
@@ -266,6 +280,22 @@ class Budget:
         if found.room is not None and wanted >= found.room:
             return found.room, found.room
         return wanted, use
+
+    def may_change(self, network: Network, wanted: int, in_use: int) -> bool:
+        """Whether `fit` may find another size than the one in use; compiles nothing new."""
+        wanted = max(wanted, self.smallest)
+        use = max(self._on_grid(wanted), self._whole_parts(min(in_use, wanted)))
+        room = self.found(network).room
+        if self.bytes is not None and room is not None and wanted >= room:
+            return in_use != room
+        if self.bytes is None or room is not None or use != in_use:
+            return use != in_use
+        return not self._surely_fits(network, use, self._whole_parts(self._next_on_grid(wanted)))
+
+    def capped(self, network: Network, wanted: int) -> int:
+        """`wanted`, or the room for mini-batches where that is known to be less."""
+        room = self.found(network).room
+        return wanted if self.bytes is None or room is None else min(wanted, room)
 
     def _surely_fits(self, network: Network, size: int, top: int) -> bool:
         """Whether `top` fits; from `size`, of which the fixed part would not even grow."""

@@ -3,17 +3,20 @@
 Pruning changes shapes and every new shape costs a compilation, which is longer than an epoch of a
 small network. Three things bound the number of them by the logarithm of how much is pruned and of
 how far the batch grows, whatever the number of epochs: units that are pruned are masked at once,
-but arrays become smaller only when a good share of the parameters is gone (`worth_resizing`); batch
-sizes lie on a coarse grid; and the number of steps of an epoch is traced, never static. `Programs`
-holds what is compiled, counts and times it.
+but arrays become smaller only when a good share of the parameters is gone (`plans`); batch sizes
+lie on a coarse grid; and the number of steps of an epoch is traced, never static. `Programs` holds
+what is compiled, counts and times it, and compiles what will be needed while training goes on.
 """
 
+import concurrent.futures
 import dataclasses
 import platform
+import threading
 import time
 import zlib
 from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -31,11 +34,12 @@ class Compilation:
 
 
 class Programs:
-    """Executables by (name, key); compiled when they are first asked for.
+    """Executables by (name, key); compiled when they are first asked for. Safe for threads.
 
     Args:
       compilations: how many an earlier, interrupted process made; counted on from there.
       seconds: how long those took.
+      waited: for how long of that training stood still.
 
     >>> programs = Programs()
     >>> number = jax.ShapeDtypeStruct((), "float32")
@@ -45,11 +49,15 @@ class Programs:
     1
     """
 
-    def __init__(self, compilations: int = 0, seconds: float = 0.0):
+    def __init__(self, compilations: int = 0, seconds: float = 0.0, waited: float = 0.0):
         self.compilations = compilations
         self.seconds = seconds
+        self.waited = waited
         self.log: list[Compilation] = []
-        self._programs: dict[tuple[str, Hashable], jax.stages.Compiled] = {}
+        self._programs: dict[tuple[str, Hashable], concurrent.futures.Future] = {}
+        self._lock = threading.Lock()
+        self._worker: concurrent.futures.ThreadPoolExecutor | None = None
+        self._here = threading.local()
 
     def get(self, name: str, key: Hashable, make: Callable, *arguments) -> jax.stages.Compiled:
         """The executable of a function for arguments of these shapes.
@@ -60,35 +68,75 @@ class Programs:
           make: called on a miss only; returns the function, as `jax.jit` gives it.
           *arguments: arrays or jax.ShapeDtypeStructs; only shapes and types are looked at.
         """
-        if (name, key) not in self._programs:
-            start = time.perf_counter()
-            self._programs[name, key] = make().lower(*arguments).compile()
-            seconds = time.perf_counter() - start
+        with self._lock:
+            program = self._programs.get((name, key))
+            if missing := program is None:
+                program = self._programs[name, key] = concurrent.futures.Future()
+        if program.done():
+            return program.result()
+        start = time.perf_counter()
+        try:
+            if missing:
+                self._compile(program, name, key, make, arguments)
+            return program.result()
+        finally:
+            if not self._in_background:
+                self.waited += time.perf_counter() - start
+
+    def _compile(self, program, name: str, key: Hashable, make: Callable, arguments) -> None:
+        start = time.perf_counter()
+        try:
+            compiled = make().lower(*arguments).compile()
+        except BaseException as error:
+            with self._lock:
+                del self._programs[name, key]
+            program.set_exception(error)
+            raise
+        seconds = time.perf_counter() - start
+        with self._lock:
             self.compilations += 1
             self.seconds += seconds
             self.log.append(Compilation(name, key, seconds))
-        return self._programs[name, key]
+        program.set_result(compiled)
 
-    def clear(self) -> None:
-        """Lets go of every executable (the counts stay): after a resize none of them fits."""
-        self._programs.clear()
+    def ahead(self, work: Callable[[], Any]) -> concurrent.futures.Future:
+        """Does work that compiles programs, while the caller goes on; one piece after the other.
+
+        Args:
+          work: calls `get`; what it returns is the result of the future.
+        """
+        if self._worker is None:
+            self._worker = concurrent.futures.ThreadPoolExecutor(1, "compiling")
+        wide = jax.config.jax_enable_x64  # a context manager sets it for its own thread only
+
+        def in_background() -> Any:
+            self._here.background = True
+            with jax.enable_x64(wide):
+                return work()
+
+        return self._worker.submit(in_background)
+
+    def join(self, work: concurrent.futures.Future) -> Any:
+        """The result of work done `ahead`; the time until it is there counts as waited."""
+        start = time.perf_counter()
+        try:
+            return work.result()
+        finally:
+            self.waited += time.perf_counter() - start
+
+    @property
+    def _in_background(self) -> bool:
+        return getattr(self._here, "background", False)
+
+    def drop(self, spec: Hashable) -> None:
+        """Lets go of the executables whose key is or starts with a spec (the counts stay)."""
+        with self._lock:
+            for name, key in list(self._programs):
+                if key == spec or (isinstance(key, tuple) and key[:1] == (spec,)):
+                    del self._programs[name, key]
 
     def __len__(self) -> int:
         return len(self._programs)
-
-
-def worth_resizing(surviving: int, materialised: int, shrink: float) -> bool:
-    """Whether so many parameters are masked that smaller arrays are worth a compilation.
-
-    Args:
-      surviving: parameters of the units that are left.
-      materialised: parameters that the arrays hold.
-      shrink: the share that has to be gone; with 0, any that is gone is worth it.
-
-    >>> worth_resizing(86, 100, 0.15), worth_resizing(85, 100, 0.15), worth_resizing(9, 9, 0.0)
-    (False, True, False)
-    """
-    return surviving < materialised and surviving <= (1 - shrink) * materialised
 
 
 CACHE_OPTIONS = {

@@ -180,9 +180,12 @@ class Optimizer(Section):
 class Compiling(Section):
     prefix = "compiling."
     shrink: float = number(
-        0.15, 0.0, 1 - 1e-9, "a number from 0 to below 1",
-        "arrays are made smaller when at least this share of the parameters is gone",
+        0.5, 0.0, 1 - 1e-9, "a number from 0 to below 1",
+        "arrays are made smaller when this share of the parameters is gone, or before if it pays",
     )  # fmt: skip
+    ahead: bool = switch(
+        True, "compile the next shapes while training goes on, for epochs; else change at once"
+    )
     cache_dir: str = text(
         "",
         "where XLA keeps compiled programs between runs; empty: beside the data; 'none': nowhere",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,30 +15,35 @@ if TYPE_CHECKING:
 
 
 def alive_positions(groups: Groups, path: Path, axis: int, alive: Mapping[str, Any]) -> Any:
-    """f32[axis size]: one where a position of the axis survives; traceable.
+    """f[axis size]: one where a position of the axis survives; traceable.
 
     Args:
       groups: the groups.
       path: a leaf.
       axis: its axis.
-      alive: name -> f32[units], one for a unit that survives; a missing name is all ones.
+      alive: name -> f32[units], one for a unit that survives; a missing name is all ones. With
+        NumPy arrays NumPy computes, else jax.
     """
-    size = groups.shapes[path][axis]
-    result = jnp.ones(size)
+    size, xp = groups.shapes[path][axis], _module(alive)
+    result = xp.ones(size)
     for group, member in groups.on_axis(path, axis):
         if group.name in alive:
             unit = np.full(size, group.size)
             unit[member.index] = np.arange(group.size)[:, None]
-            result = result * jnp.append(jnp.asarray(alive[group.name], jnp.float32), 1.0)[unit]
+            result = result * xp.append(xp.asarray(alive[group.name], result.dtype), 1.0)[unit]
     return result
+
+
+def _module(alive: Mapping[str, Any]) -> Any:
+    return jnp if any(isinstance(mask, jax.Array) for mask in alive.values()) else np
 
 
 class _Counts:
     """How many positions of each axis survive, each counted once."""
 
     def __init__(self, groups: Groups, alive: Mapping[str, Any]):
-        self.groups, self.alive = groups, alive
-        self.units = {name: jnp.sum(jnp.asarray(mask)) for name, mask in alive.items()}
+        self.groups, self.alive, self.xp = groups, alive, _module(alive)
+        self.units = {name: self.xp.sum(self.xp.asarray(mask)) for name, mask in alive.items()}
         self.known: dict[tuple[Path, int], Any] = {}
 
     def on_axis(self, path: Path, axis: int) -> Any:
@@ -53,17 +59,17 @@ class _Counts:
         if len(here) == 1:
             ((group, member),) = here
             return size - member.index.shape[1] * (group.size - self.units[group.name])
-        return jnp.sum(alive_positions(self.groups, path, axis, self.alive))
+        return self.xp.sum(alive_positions(self.groups, path, axis, self.alive))
 
     def of_units(self, group: Group, member: Member) -> Any:
         """f32[units]: surviving positions that each unit of the group holds on a member's axis."""
         here = [g for g, _ in self.groups.on_axis(member.path, member.axis) if g.name in self.alive]
         if not here:
-            return jnp.full(group.size, float(member.index.shape[1]))
+            return self.xp.full(group.size, float(member.index.shape[1]))
         if here == [group]:
-            return member.index.shape[1] * jnp.asarray(self.alive[group.name], jnp.float32)
+            return member.index.shape[1] * self.xp.asarray(self.alive[group.name])
         places = alive_positions(self.groups, member.path, member.axis, self.alive)
-        return jnp.sum(places[member.index], axis=1)
+        return self.xp.sum(places[member.index], axis=1)
 
     def in_leaf(self, path: Path, without: int | None = None) -> Any:
         """Numbers of a leaf that survive, or those at one position of the axis `without`."""
@@ -79,14 +85,14 @@ def fan_out(groups: Groups, alive: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
       groups: the groups.
-      alive: name -> f32[units] of ones and zeros; traceable.
+      alive: name -> f32[units] of ones and zeros; traceable. With NumPy arrays NumPy computes.
 
     Returns:
-      name -> f32[units].
+      name -> f[units].
     """
     counts, out = _Counts(groups, alive), {}
     for name, group in groups.items():
-        total = jnp.zeros(group.size)
+        total = counts.xp.zeros(group.size)
         for m in group.members:
             if m.role == "in":
                 total = total + counts.in_leaf(m.path, m.axis) * counts.of_units(group, m)
@@ -97,7 +103,7 @@ def fan_out(groups: Groups, alive: Mapping[str, Any]) -> dict[str, Any]:
 def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "params") -> Any:
     """Numbers that survive in the leaves below `prefix` (all variables: ''); traceable.
 
-    In float32, so exact up to 2**24 of them.
+    With NumPy arrays NumPy computes, in float64; else in float32, exact up to 2**24 of them.
     """
     counts = _Counts(groups, alive)
     start = prefix + "/" if prefix else ""

@@ -1,8 +1,9 @@
 """Gates on the units of a model that was never written for them.
 
 A gate multiplies a unit where its value is read: at the operand of every matrix product or
-convolution that sums over the group. A closed gate there is the same as a unit that is not there,
-whatever lies between the unit's production and its use; so cut and masked models agree.
+convolution that sums over the group, or, which is the same, the rows of the kernel there. A closed
+gate there is the same as a unit that is not there, whatever lies between the unit's production and
+its use; so cut and masked models agree.
 
 >>> import jax, jax.numpy as jnp
 >>> from dynhp_jax.groups import find_groups
@@ -140,6 +141,9 @@ def _shared_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarra
     return _NONE
 
 
+SMALL = 4  # a mini-batch is small if the kernel holds more than so many times its numbers
+
+
 class _Gates(Hook):
     def __init__(self, traced: Traced, groups: Groups, gates: Mapping[str, Any]):
         self.traced, self.groups, self.gates = traced, groups, gates
@@ -181,14 +185,21 @@ class _Gates(Hook):
             )
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
-        name = eqn.primitive.name
-        if name not in ("dot_general", "conv_general_dilated"):
+        primitive = eqn.primitive.name
+        if primitive not in ("dot_general", "conv_general_dilated"):
             return args
         side = self._data_side(values)
         value, array = values[side], args[side]
-        if name == "dot_general":
-            for d in eqn.params["dimension_numbers"][0][side]:
-                array = self._gate(array, value, d, self._units_on(value.axes[d], values))
+        if primitive == "dot_general":
+            leaf, kernel = values[1 - side], args[1 - side]
+            contracted = eqn.params["dimension_numbers"][0]
+            for d, row in zip(contracted[side], contracted[1 - side], strict=True):
+                for name, units in self._units_on(value.axes[d], values).items():
+                    if leaf.linear and self._on_rows(name, array, kernel):
+                        kernel = self._gate(kernel, leaf, row, {name: units})
+                    else:
+                        array = self._gate(array, value, d, {name: units})
+            args = [kernel, kernel]
         else:
             numbers = eqn.params["dimension_numbers"]
             read = values[1].axes[numbers.rhs_spec[1]]
@@ -199,6 +210,17 @@ class _Gates(Hook):
             d = (numbers.lhs_spec[1], numbers.rhs_spec[1])[side]
             array = self._gate(array, value, d, units)
         return [array, args[1]] if side == 0 else [args[0], array]
+
+    def _on_rows(self, name: str, data: Any, kernel: Any) -> bool:
+        """Whether a gate had better multiply the rows of a kernel than the data.
+
+        The product is the same. Of an input nothing else needs the gradient with respect to the
+        data, which costs as much as the layer itself; but a small mini-batch takes less memory.
+        """
+        members = self.groups[name].members
+        cheap = SMALL * jnp.size(data) >= jnp.size(kernel)
+        shared = jnp.ndim(self.gates[name]) == 1
+        return cheap and shared and any(m.role == "data" for m in members)
 
     def _data_side(self, values: list[Value]) -> int:
         """The operand that carries examples or else data; of parameters alone, the left one."""

@@ -5,7 +5,7 @@ will be. `advance` reads as the method does, from top to bottom. It is a functio
 the next; whoever calls it logs the record and saves a checkpoint.
 """
 
-import functools
+import dataclasses
 import math
 import time
 from typing import Any
@@ -13,15 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import compiling, metering, training
+from dynhp_jax import metering, plans, training
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.criteria import activation
 from dynhp_jax.errors import UserError
-from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.network import Network
-from dynhp_jax.optimizer_surgery import map_like_params
-from dynhp_jax.runs import Keeps, Run, Split, Trainer, measure, numbers_in
-from dynhp_jax.surgery import cut, cut_leaf, plan
+from dynhp_jax.runs import Run, Split, Trainer, measure, numbers_in
 from dynhp_jax.training import TrainState
 
 Record = dict[str, Any]
@@ -53,12 +50,15 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
       Diverged: the loss is no longer a number.
     """
     config, programs = trainer.config, trainer.programs
-    began, compiling_before = time.perf_counter(), programs.seconds
-    epoch, batch = run.epoch + 1, run.batch_in_use
+    began, waited_before = time.perf_counter(), programs.waited
+
+    # Shapes: those that were compiled in the meantime come into force.
+    run = plans.carry_out(trainer, plans.begin(trainer, run))
+    epoch, batch, network = run.epoch + 1, run.batch_in_use, run.network
     steps = trainer.examples // batch
 
     # Train: one program, whatever the number of steps.
-    spent = {"training": trainer.budget.training_bytes(run.network, batch)}
+    spent = {"training": trainer.budget.training_bytes(network, batch)}
     trainer.budget.check("a training step", spent["training"])
     state, tally = train_epoch(trainer, run, batch, epoch, steps)
     if not math.isfinite(tally.loss):
@@ -71,27 +71,14 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     if config.prunes:
         masks = activation.keep_active(rates, masks, config.pruning.gamma)
         state = state._replace(masks=jax.device_put(masks))
-    parameters, prices = measure(trainer, run.network, masks)
-
-    # Resize: smaller arrays, once enough of them is dead.
-    network, keeps, splits = run.network, run.keeps, run.splits
-    materialised = numbers_in(state.variables["params"])
-    if compiling.worth_resizing(parameters, materialised, config.compiling.shrink):
-        local = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-        network, state = resize(network, state, trainer.tx, local)
-        keeps = {name: keeps[name][kept] for name, kept in local.items()}
-        if "input" in keeps and keeps["input"].size < run.keeps["input"].size:
-            splits = trainer.splits(keeps)
-        programs.clear()
-        parameters, prices = measure(trainer, network, jax.device_get(state.masks))
+    parameters, prices = measure(network, masks)
 
     # Evaluate the network that is left, with its gates at their deterministic values.
-    chunk = trainer.budget.chunk(network, run.chunk)
     results = {}
-    for name in sorted(splits.keys() - {"train"}):
-        spent[name] = trainer.budget.evaluation_bytes(network, chunk, name)
+    for name in sorted(run.splits.keys() - {"train"}):
+        spent[name] = trainer.budget.evaluation_bytes(network, run.chunk, name)
         trainer.budget.check(f"evaluation on {name}", spent[name])
-        results[name] = evaluate(trainer, network, state, splits[name], name, chunk)
+        results[name] = evaluate(trainer, network, state, run.splits[name], name, run.chunk)
     test = results["test"]
     if not math.isfinite(test["cross_entropy"]):  # the last step of all went wrong
         raise Diverged(epoch)
@@ -103,13 +90,13 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     smoothed = max(0.0, float(smoothed / means.weight))
     room = trainer.room(parameters)
     wanted = trainer.controller.update(run.batch, grad_variance, smoothed, room)
-    next_batch, next_in_use = trainer.fit(network, wanted, batch)
+    next_batch = trainer.budget.capped(network, wanted) if trainer.by_xla else wanted
 
     peak = max(map(metering.total, spent.values())) / 1024
     memory_kib = peak if trainer.by_xla else trainer.meter.memory_kib(parameters, batch)
     device_peak = metering.device_peak()
     best = min(run.best, (test["error"], epoch))
-    compile_seconds = programs.seconds - compiling_before
+    waited = programs.waited - waited_before
     record = {
         "epoch": epoch,
         "train_loss": tally.loss / steps,
@@ -136,26 +123,24 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         "savings": list(trainer.budget.used.names),
         "device_peak_kib": None if device_peak is None else device_peak / 1024,
         "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
-        "seconds": time.perf_counter() - began - compile_seconds,
-        "compile_seconds": compile_seconds,
+        "seconds": time.perf_counter() - began - waited,
+        "compile_seconds": waited,
         "compilations": programs.compilations,
     }
     if "validation" in results:
         record["validation_error"] = results["validation"]["error"]
-    now = Run(
+    run = dataclasses.replace(
+        run,
         epoch=epoch,
         batch=next_batch,
-        batch_in_use=next_in_use,
-        chunk=chunk,
-        network=network,
-        keeps=keeps,
         state=state,
         prices=prices,
-        splits=splits,
         memory_kib=(*run.memory_kib, memory_kib),
         best=best,
     )
-    return now, record
+    if run.plan is None:
+        run = dataclasses.replace(run, plan=plans.next_plan(trainer, run, masks, wanted))
+    return plans.begin(trainer, run), record
 
 
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
@@ -176,7 +161,7 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
 def size_of(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Units by group, parameters and KiB of the network that a run has come to."""
     masks = jax.device_get(run.state.masks)
-    parameters, _ = measure(trainer, run.network, masks)
+    parameters, _ = measure(run.network, masks)
     return {
         "units": {name: int(masks[name].sum()) for name in run.network.groups},
         "parameters": parameters,
@@ -204,32 +189,3 @@ def evaluate(
         "cross_entropy": float(loss) / examples,
         "confusion": confusion,
     }
-
-
-def resize(
-    network: Network, state: TrainState, tx: Any, keeps: Keeps
-) -> tuple[Network, TrainState]:
-    """Network and state with the arrays of the surviving units only.
-
-    Args:
-      network, state: before.
-      tx: the optimizer.
-      keeps: survivors, counted in the arrays as they are now.
-    """
-    groups = network.groups
-    for name, group in network.groups.items():
-        groups = groups.tie(f"gates/{name}", 0, name, (group.size,))
-        groups = groups.tie(f"masks/{name}", 0, name, (group.size,))
-    # The optimizer knows params and gates, which are a part of what the groups speak of.
-    cuts = plan(groups, keeps)
-    trained = {"params": state.variables["params"], "gates": state.gates}
-    trimmers = jax.tree_util.tree_map_with_path(
-        lambda path, _: functools.partial(cut_leaf, cuts=cuts.get(path_name(path), ())), trained
-    )
-    opt_state = map_like_params(tx, state.opt_state, trained, trimmers)
-    whole = {**state.variables, "gates": state.gates, "masks": state.masks}
-    smaller = cut(whole, groups, keeps)
-    gates, masks = smaller.pop("gates"), smaller.pop("masks")
-    network = network.shrunk(smaller["params"], keeps)
-    state = state._replace(variables=smaller, gates=gates, masks=masks, opt_state=opt_state)
-    return network, state

@@ -12,6 +12,7 @@ import numpy as np
 
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.groups import Groups, find_groups
+from dynhp_jax.jaxprs.trace import trace
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.surgery import cut
 
@@ -55,6 +56,13 @@ class Network:
         return "conv_general_dilated" in str(
             jax.make_jaxpr(self.evaluate)(self.spec.shapes(), example)
         )
+
+    @functools.cached_property
+    def flops(self) -> float:
+        """Floating-point operations of a forward pass for one example."""
+        example = jax.ShapeDtypeStruct((2, *self.spec.input_shape), jnp.float32)
+        walk = trace(self.evaluate, self.spec.shapes(), (example,)).walk
+        return sum(contraction.flops for contraction in walk.contractions) / 2
 
     @property
     def input_axes(self) -> dict[int, str]:

@@ -5,7 +5,8 @@ value changes nothing; the backward rule of each use adds to its derivative the 
 example's share of that parameter's gradient. What the share's norm is depends on how the parameter
 meets the data:
 
-- matrix product, `a W`: ||a||^2 ||d||^2; with several places per example (tokens), the Gram form
+- matrix product, `a W`: ||a||^2 ||d||^2 (of `a (c W)`, with c one factor per row for all examples:
+  ||c a||^2 ||d||^2); with several places per example (tokens), the Gram form
   sum_tt' (a_t . a_t') (d_t . d_t') or the product itself, whichever is smaller. Squaring before the
   sum over places would drop the cross terms.
 - convolution: the same on patches.
@@ -22,6 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend import core as jex
 
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
@@ -83,10 +85,18 @@ class _Probe(Hook):
         self.batch = set(traced.labels.find(traced.batch).tolist())
         self.met: dict[str, int] = {}
         self.seen: dict[str, str] = {}
+        # Variables of the jaxpr that are a leaf times a factor: (the leaf, the factor).
+        self.scaled: dict[Any, tuple[str, Any]] = {}
 
     def bind(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         name = eqn.primitive.name
-        leaves = [v.sources for v in values if v.sources]
+        if name == "mul" and self._scales(eqn, values, args):
+            return run(*args)
+        scaled = [self.scaled[a] for a in self._variables(eqn) if a in self.scaled]
+        if scaled and name != "dot_general":
+            for path, _ in scaled:
+                self.seen[path] = name
+        leaves = [v.sources for v in values if v.sources] or [{path} for path, _ in scaled]
         with_data = any(self._batched(v) for v in values)
         self._check_mixing(name, eqn, values)
         if not leaves:
@@ -109,6 +119,21 @@ class _Probe(Hook):
                 self.seen[path] = name
             return run(*args)
         return result
+
+    def _scales(self, eqn: Any, values: list[Value], args: list[Any]) -> bool:
+        """Notes a leaf times what all examples share (gates on the rows of a kernel)."""
+        for k, value in enumerate(values):
+            factor = values[1 - k]
+            path = self._leaf(value)
+            shared = not factor.sources and self._batch_axis(factor) is None
+            if path is not None and shared and jnp.ndim(args[k]) == jnp.ndim(args[1 - k]):
+                self.scaled[eqn.outvars[0]] = (path, args[1 - k])
+                return True
+        return False
+
+    @staticmethod
+    def _variables(eqn: Any) -> list[Any]:
+        return [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
 
     # -- where the batch axis is ------------------------------------------------------------------
 
@@ -158,10 +183,17 @@ class _Probe(Hook):
     # -- forms ------------------------------------------------------------------------------------
 
     def _dot_general(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
-        side = 1 if values[1].sources else 0
-        path = self._leaf(values[side])
+        scaled = [k for k in (0, 1) if eqn.invars[k] in self.scaled]
+        side = scaled[0] if scaled else 1 if values[1].sources else 0
+        path, factor = self.scaled[eqn.invars[side]] if scaled else (self._leaf(values[side]), None)
         (contracted, batched) = eqn.params["dimension_numbers"]
         data = 1 - side
+        if factor is not None:
+            there = (*batched[side], *contracted[side])
+            here = (*batched[data], *contracted[data])
+            factor = _along(factor, there, here, len(values[data].axes))
+            if factor is None:
+                return None
         b = self._batch_axis(values[data])
         digits = self._batch_digits(values[data].axes[b])
         if path is None or b in contracted[data] or b in batched[data] or not digits[0]:
@@ -189,7 +221,8 @@ class _Probe(Hook):
             moved = moved.reshape(examples, -1, *sizes)
             return jnp.swapaxes(moved, 1, 2)
 
-        def norms(array: Any, cotangent: Any) -> Any:
+        def norms(array: Any, cotangent: Any, factor: Any) -> Any:
+            array = array if factor is None else array * factor
             a = blocks(array, b, shared, free, summed)
             d = blocks(
                 cotangent,
@@ -200,7 +233,7 @@ class _Probe(Hook):
             )
             return _outer_product_norms(a, d)
 
-        return [self._with_norms(run, args, data, norms)]
+        return [self._with_norms(run, args, data, norms, factor)]
 
     def _conv(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         path, p = self._leaf(values[1]), eqn.params
@@ -215,7 +248,7 @@ class _Probe(Hook):
         self._meet(path)
         kernel = tuple(args[1].shape[d] for d in numbers.rhs_spec[2:])
 
-        def norms(image: Any, cotangent: Any) -> Any:
+        def norms(image: Any, cotangent: Any, _: None) -> Any:
             image = jnp.transpose(image, numbers.lhs_spec)  # [batch, in, *space]
             cotangent = jnp.transpose(cotangent, numbers.out_spec)  # [batch, out, *space]
 
@@ -316,26 +349,48 @@ class _Probe(Hook):
             changed[k] = _broadcast_with_norms(args[k], self.probe, tuple(shape), at, b)
         return run(*changed)
 
-    def _with_norms(self, run: Callable, args: list[Any], data: int, norms: Callable) -> Any:
-        """The equation, with a backward pass that also adds `norms(data, cotangent)` to probe."""
+    def _with_norms(
+        self, run: Callable, args: list[Any], data: int, norms: Callable, factor: Any = None
+    ) -> Any:
+        """The equation, whose backward pass also adds `norms(data, cotangent, factor)` to probe."""
 
         @jax.custom_vjp
-        def product(left: Any, right: Any, probe: Any) -> Any:
+        def product(left: Any, right: Any, probe: Any, factor: Any) -> Any:
             return run(left, right)[0]
 
-        def forward(left: Any, right: Any, probe: Any) -> tuple:
-            return run(left, right)[0], (left, right)
+        def forward(left: Any, right: Any, probe: Any, factor: Any) -> tuple:
+            return run(left, right)[0], (left, right, factor)
 
         def backward(saved: tuple, cotangent: Any) -> tuple:
-            left, right = saved
+            left, right, factor = saved
             changes = [
                 jax.linear_transpose(lambda x: run(x, right)[0], left)(cotangent)[0],
                 jax.linear_transpose(lambda y: run(left, y)[0], right)(cotangent)[0],
             ]
-            return (*changes, norms(saved[data], cotangent).astype(self.probe.dtype))
+            squares = norms(saved[data], cotangent, factor).astype(self.probe.dtype)
+            return (*changes, squares, None)  # the factor's gradient comes by way of the leaf
 
         product.defvjp(forward, backward)
-        return product(args[0], args[1], self.probe)
+        return product(args[0], args[1], self.probe, factor)
+
+
+def _along(factor: Any, axes: tuple[int, ...], others: tuple[int, ...], rank: int) -> Any:
+    """A factor of one operand's `axes` as one that the other's `others` take; None if it varies.
+
+    Args:
+      factor: of the first operand's rank, of size one where it is the same all along an axis.
+      axes: those over which the operands are multiplied, in the first.
+      others: the same axes in the second operand.
+      rank: of the second operand.
+    """
+    if any(size != 1 for d, size in enumerate(factor.shape) if d not in axes):
+        return None
+    shape = [1] * rank
+    for d, other in zip(axes, others, strict=True):
+        shape[other] = factor.shape[d]
+    order = [d for _, d in sorted(zip(others, axes, strict=True))]
+    free = [d for d in range(factor.ndim) if d not in axes]
+    return jnp.transpose(factor, (*order, *free)).reshape(shape)
 
 
 def _find(analysis: Analysis, var: Any) -> Value | None:
@@ -379,10 +434,12 @@ def _broadcast_with_norms(
         (change,) = jax.linear_transpose(spread, leaf)(cotangent)
         # Each example's share of that sum: [examples, the leaf's axes], as large as a layer's
         # activations.
-        rows = cotangent.reshape(*shape[:b], examples, -1, *shape[b + 1 :])
-        rows = jnp.moveaxis(rows, b, 0)
         lost = tuple(d + 1 for d in range(len(shape)) if d not in varies)
-        share = rows.sum(lost).reshape(examples, -1)
+        if lost == (b + 1,) and b == 0 and shape[0] == examples:  # one place per example
+            share = cotangent.reshape(examples, -1)
+        else:
+            rows = cotangent.reshape(*shape[:b], examples, -1, *shape[b + 1 :])
+            share = jnp.moveaxis(rows, b, 0).sum(lost).reshape(examples, -1)
         return change, jnp.sum(jnp.square(share), 1).astype(probe.dtype)
 
     expand.defvjp(forward, backward)
@@ -396,9 +453,11 @@ def _outer_product_norms(a: Any, d: Any) -> Any:
       a: [batch, groups, places, features read].
       d: [batch, groups, places, features made].
     """
-    places, read, made = a.shape[2], a.shape[3], d.shape[3]
+    groups, places, read, made = *a.shape[1:], d.shape[3]
     if places == 1:
-        return jnp.sum(jnp.sum(a * a, (2, 3)) * jnp.sum(d * d, (2, 3)), 1)
+        # In two axes: XLA on a CPU is three times slower at sums over axes of size one, too.
+        a, d = (x.reshape(-1, x.shape[3]) for x in (a, d))
+        return jnp.sum((jnp.sum(a * a, 1) * jnp.sum(d * d, 1)).reshape(-1, groups), 1)
     if places * (read + made) <= read * made:
         gram = jnp.einsum("bgtk,bgsk->bgts", a, a) * jnp.einsum("bgtm,bgsm->bgts", d, d)
         return jnp.sum(gram, (1, 2, 3))

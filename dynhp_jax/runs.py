@@ -4,6 +4,7 @@ A `Run` goes into a checkpoint as its arrays, `run.state`, and `host_part(run, t
 `Trainer` of the same config makes the `Run` again from the two.
 """
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Mapping
@@ -35,6 +36,34 @@ class Split:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Plan:
+    """Shapes that a run will take.
+
+    Attributes:
+      due: the first epoch with these shapes.
+      keeps: which units the arrays will hold, of the whole network.
+      wanted: the mini-batch that the rule asked for when the plan was made.
+      work: what the background thread does for it; None if it has yet to be told.
+    """
+
+    due: int
+    keeps: Keeps
+    wanted: int
+    work: concurrent.futures.Future | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it, without the work."""
+        keeps = {name: kept.tolist() for name, kept in self.keeps.items()}
+        return {"due": self.due, "keeps": keeps, "wanted": self.wanted}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
+        """The inverse of `to_dict`."""
+        keeps = {name: np.asarray(kept, np.int64) for name, kept in values["keeps"].items()}
+        return cls(values["due"], keeps, values["wanted"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Run:
     """Where a run stands between two epochs.
 
@@ -50,6 +79,7 @@ class Run:
       splits: 'train', 'test' and, if some of it is held out, 'validation'.
       memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.
+      plan: shapes that are being compiled, to be taken later; see `plans`.
     """
 
     epoch: int
@@ -63,6 +93,7 @@ class Run:
     splits: Mapping[str, Split]
     memory_kib: tuple[float, ...] = ()
     best: tuple[float, int] = (float("inf"), 0)
+    plan: Plan | None = None
 
 
 class Trainer:
@@ -126,17 +157,25 @@ class Trainer:
             return self.examples
         return min(self.meter.room(self.budget_bytes, parameters), self.examples)
 
-    def fit(self, network: Network, wanted: int, before: int = 0) -> tuple[int, int]:
+    def fit(
+        self, network: Network, wanted: int, before: int = 0, budget: Budget | None = None
+    ) -> tuple[int, int]:
         """The exact batch and the one to compile, where the rule asks for `wanted`.
 
         By the paper's meter the compiled one is on the grid, unless it is fixed; see `Budget.fit`
-        for XLA's. `before` is what was compiled last.
+        for XLA's. `before` is what was compiled last; `budget` another account than the run's own.
         """
         if self.by_xla:
-            return self.budget.fit(network, wanted, before)
+            return (budget or self.budget).fit(network, wanted, before)
         if self.config.batching.rule == "fixed":
             return wanted, wanted
         return wanted, batch_size.on_grid(wanted, self.config.batch.grid)
+
+    def may_change(self, network: Network, wanted: int, in_use: int) -> bool:
+        """Whether `fit` may find another batch to compile than the one in use."""
+        if self.by_xla:
+            return self.budget.may_change(network, wanted, in_use)
+        return self.fit(network, wanted, in_use)[1] != in_use
 
     @functools.cached_property
     def steps_on_host(self) -> bool:
@@ -162,7 +201,7 @@ class Trainer:
         )
         state = draw()
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
-        _, prices = measure(self, network, jax.device_get(state.masks))
+        _, prices = measure(network, jax.device_get(state.masks))
         splits = self.splits(keeps)
         return Run(0, batch, in_use, chunk, network, keeps, state, prices, splits)
 
@@ -172,7 +211,7 @@ class Trainer:
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
         network, state = self._network(host), checkpoint.state
         self.budget.remember(network, host["looks"])
-        _, prices = measure(self, network, jax.device_get(state.masks))
+        _, prices = measure(network, jax.device_get(state.masks))
         return Run(
             epoch=checkpoint.epoch,
             batch=host["batch"],
@@ -185,6 +224,7 @@ class Trainer:
             splits=self.splits(keeps),
             memory_kib=tuple(host["memory_kib"]),
             best=tuple(host["best"]),
+            plan=host["plan"] and Plan.from_dict(host["plan"]),
         )
 
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
@@ -221,9 +261,11 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},
         "memory_kib": list(run.memory_kib),
         "best": list(run.best),
+        "plan": run.plan and run.plan.to_dict(),
         "seed": trainer.config.seed,
         "compilations": trainer.programs.compilations,
         "compile_seconds": trainer.programs.seconds,
+        "compile_waited": trainer.programs.waited,
     }
 
 
@@ -256,17 +298,14 @@ def build_spec(config: Config, dataset: Dataset) -> models.Spec:
     return models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
 
 
-def measure(trainer: Trainer, network: Network, masks: Mapping[str, Any]) -> tuple[int, Any]:
+def measure(network: Network, masks: Mapping[str, np.ndarray]) -> tuple[int, dict[str, jax.Array]]:
     """What is left: parameters in number, and the fan-out of every gate, {group: f32[units]}."""
-
-    def count(alive):
-        prices = fan_out(network.groups, alive)
-        prices = {name: price.astype(jnp.float32) for name, price in prices.items()}
-        return parameter_count(network.groups, alive), prices
-
-    program = trainer.programs.get("counting", network.spec, lambda: jax.jit(count), masks)
-    parameters, prices = program(masks)
-    return round(float(parameters)), prices
+    alive = {name: np.asarray(mask, np.float64) for name, mask in masks.items()}
+    prices = {
+        name: jnp.asarray(price, jnp.float32)
+        for name, price in fan_out(network.groups, alive).items()
+    }
+    return round(float(parameter_count(network.groups, alive))), prices
 
 
 def numbers_in(tree: Any) -> int:

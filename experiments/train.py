@@ -82,6 +82,7 @@ def _start(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
         return trainer.start()
     trainer.programs.compilations = found.host["compilations"]
     trainer.programs.seconds = found.host["compile_seconds"]
+    trainer.programs.waited = found.host["compile_waited"]
     print(f"going on after epoch {found.epoch} of {trainer.config.epochs} in {workdir.path}")
     return trainer.resume(found)
 

@@ -9,12 +9,13 @@ import numpy as np
 import optax
 import pytest
 
-from dynhp_jax import checkpoint, compiling, config, data, gates, loop, runs, training
+from dynhp_jax import checkpoint, compiling, config, data, gates, loop, plans, runs, training
 from dynhp_jax.config import Config
 
 DIGITS = data.load("digits")
 FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:60], y_train=DIGITS.y_train[:60])
 SMALL = config.Model(hidden=(12, 7))
+AT_ONCE = config.Compiling(shrink=0.2, ahead=False)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -247,7 +248,7 @@ def test_a_loop_on_the_host_trains_as_one_program_does():
 
 
 def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
-    settings = make(batch=config.Batch(alpha=0.2, grid=1.5), compiling=config.Compiling(shrink=0.2))
+    settings = make(batch=config.Batch(alpha=0.2, grid=1.5), compiling=AT_ONCE, epochs=8)
     trainer, run = start(settings)
     run, records = go_on(trainer, run, 8)
     units = [sum(record["units"].values()) for record in records]
@@ -310,7 +311,8 @@ def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():
     settings = make(
         penalty=config.Penalty(lam=4.0),
         batch=config.Batch(alpha=0.5, grid=2.0),
-        compiling=config.Compiling(shrink=0.5),
+        compiling=config.Compiling(shrink=0.5, ahead=False),
+        epochs=20,
     )
     trainer, run = start(settings)
     run, records = go_on(trainer, run, 20)
@@ -326,29 +328,44 @@ def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():
     assert len(trainer.programs) <= 2 + sizes + 1, "programs of earlier sizes are let go"
 
 
-def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
-    settings = make(batch=config.Batch(alpha=0.2, grid=1.5), compiling=config.Compiling(shrink=0.2))
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
+    settings = make(
+        epochs=12,
+        batch=config.Batch(alpha=0.0, grid=1.5),
+        compiling=config.Compiling(shrink=0.2, ahead=ahead),
+    )
     trainer, run = start(settings)
-    uninterrupted, records = go_on(trainer, run, 7)
+    states, records, pending = [], [], []
+    for _ in range(12):
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+        pending.append(run.plan is not None)
+        states.append(run.epoch)
+        folder = tmp_path / str(run.epoch)
+        checkpoint.save(folder, run.epoch, run.state, runs.host_part(run, trainer))
+    uninterrupted = run
+    assert records[-1]["materialised"] < trainer.whole_parameters, "nothing was resized; test more"
+    assert records[-1]["batch_size"] > 16
+    waiting = [epoch for epoch, has_plan in zip(states, pending, strict=True) if has_plan]
+    assert len(waiting) > 3, "no plan was ever pending; test more"
 
-    trainer, run = start(settings)
-    run, first = go_on(trainer, run, 5)
-    assert first[-1]["materialised"] < trainer.whole_parameters, "nothing was resized; test more"
-    checkpoint.save(tmp_path, run.epoch, run.state, runs.host_part(run, trainer))
-
-    another = runs.Trainer(settings, DIGITS, compiling.Programs())
-    found = checkpoint.restore(tmp_path, another.state_shapes)
-    resumed, rest = go_on(another, another.resume(found), 2)
-    assert timeless(first + rest) == timeless(records)
-    assert resumed.batch == uninterrupted.batch
-    assert resumed.best == uninterrupted.best
-    assert resumed.memory_kib == uninterrupted.memory_kib
-    for name, kept in uninterrupted.keeps.items():
-        np.testing.assert_array_equal(resumed.keeps[name], kept)
-    assert resumed.network.spec == uninterrupted.network.spec
-    mine, theirs = jax.tree.leaves(resumed.state), jax.tree.leaves(uninterrupted.state)
-    for a, b in zip(mine, theirs, strict=True):
-        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+    for epoch in {waiting[0], waiting[1], waiting[-1], 11}:
+        another = runs.Trainer(settings, DIGITS, compiling.Programs())
+        found = checkpoint.restore(tmp_path / str(epoch), another.state_shapes)
+        resumed = another.resume(found)
+        assert resumed.epoch == epoch
+        resumed, rest = go_on(another, resumed, 12 - epoch)
+        assert timeless(rest) == timeless(records[epoch:])
+        assert resumed.batch == uninterrupted.batch
+        assert resumed.best == uninterrupted.best
+        assert resumed.memory_kib == uninterrupted.memory_kib
+        for name, kept in uninterrupted.keeps.items():
+            np.testing.assert_array_equal(resumed.keeps[name], kept)
+        assert resumed.network.spec == uninterrupted.network.spec
+        mine, theirs = jax.tree.leaves(resumed.state), jax.tree.leaves(uninterrupted.state)
+        for a, b in zip(mine, theirs, strict=True):
+            assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_resizing_changes_no_output_and_no_later_update():
@@ -364,7 +381,7 @@ def test_resizing_changes_no_output_and_no_later_update():
         masks = {name: (rng.random(m.shape) < 0.6).astype(float) for name, m in state.masks.items()}
         state = state._replace(masks=masks)
         keeps = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-        network, smaller = loop.resize(run.network, state, trainer.tx, keeps)
+        network, smaller = plans.resize(run.network, state, trainer.tx, keeps)
         left = [len(keeps[name]) for name in ("input", "hidden_1", "hidden_2")]
         assert network.spec.widths == (*left, 10)
         x = DIGITS.x_train[:32].reshape(32, 64).astype(float)
@@ -462,7 +479,7 @@ def test_a_model_with_batch_statistics_trains_and_shrinks():
         penalty=config.Penalty(lam=20.0),
         optimizer=config.Optimizer(learning_rate=0.05),
         batch=config.Batch(size=64, variance="none"),
-        compiling=config.Compiling(shrink=0.1),
+        compiling=config.Compiling(shrink=0.1, ahead=False),
     )
     trainer, run = start(settings)
     before = copy(run.state.variables["batch_stats"])

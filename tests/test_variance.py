@@ -71,6 +71,7 @@ def test_dense_layers_against_numpy(x64):
     np.testing.assert_allclose(by_vmap, want, rtol=1e-12)
 
 
+ROWS = jnp.linspace(-0.5, 2.0, 6)
 CASES = {
     "tokens, few features": (
         lambda p, x: jnp.einsum("btk,km->btm", x, p["w"]).sum(1),
@@ -110,6 +111,18 @@ CASES = {
             {"table": random(5, 4)},
             jnp.asarray(np.random.default_rng(1).integers(0, 5, (EXAMPLES, 7))),
         ),
+    ),
+    "rows scaled": (
+        lambda p, x: x @ (p["w"] * ROWS[:, None]),
+        lambda: ({"w": random(6, 4)}, random(EXAMPLES, 6)),
+    ),
+    "rows scaled, leaf on the left, tokens": (
+        lambda p, x: jnp.einsum("km,btk->mbt", ROWS[:, None] * p["w"], jnp.sin(x)).sum(2).T,
+        lambda: ({"w": random(6, 4)}, random(EXAMPLES, 3, 6)),
+    ),
+    "rows scaled, one matrix per head": (
+        lambda p, x: jnp.einsum("bdth,hde->bte", x, p["w"] * ROWS.reshape(3, 2)[..., None]).sum(1),
+        lambda: ({"w": random(3, 2, 4)}, random(EXAMPLES, 2, 5, 3)),
     ),
     "division by a parameter": (
         lambda p, x: x / (p["d"]),
@@ -222,6 +235,9 @@ def test_scanned_layers_are_counted_layer_by_layer(x64):
         (lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"], "more than once"),
         (lambda p, x: x @ jnp.tanh(p["w"]), "no closed form"),
         (lambda p, x: (x - x.mean(0)) @ p["w"], "mixes the examples"),
+        (lambda p, x: x @ (p["w"] * p["w"]), "no closed form"),
+        (lambda p, x: x @ (p["w"] * jnp.arange(3.0)[None]), "'dot_general', which has no closed"),
+        (lambda p, x: x + (p["w"] * jnp.arange(3.0)[None])[0], "has no closed form"),
     ],
 )
 def test_what_has_no_closed_form_is_refused(apply, why):

@@ -1,0 +1,221 @@
+"""When the shapes of a run change, and what is compiled for it in the meantime.
+
+Arrays become smaller and mini-batches larger by *plans*: decided at the end of one epoch, in force
+at the start of a later one. In between training goes on with the old shapes, pruned units masked,
+while a background thread compiles what the new shapes need. The epoch in which a plan is due
+depends on nothing but the run, never on a clock: if the thread is late, training waits. So a seed
+gives one result, bit for bit, however long compiling takes.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynhp_jax.budget import Found
+from dynhp_jax.jaxprs.trace import path_name
+from dynhp_jax.network import Network
+from dynhp_jax.optimizer_surgery import map_like_params
+from dynhp_jax.runs import Keeps, Plan, Run, Trainer, measure, numbers_in
+from dynhp_jax.surgery import cut, cut_leaf
+from dynhp_jax.surgery import plan as plan_cuts
+from dynhp_jax.training import TrainState
+
+LEAST = 0.15  # a smaller share of the parameters is not worth a compilation in any run
+LONGEST = 0.02  # of the epochs of a run, is how long a plan may take
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """How fast a kind of machine is, very roughly.
+
+    Decisions weigh training against compiling. Measured times would make a result depend on what
+    else the machine does, so these are constants.
+
+    Attributes:
+      flops: per second.
+      bytes: per second, that the optimizer reads and writes.
+      step: seconds that a step takes however small the network is.
+      compilation: seconds to compile an epoch.
+    """
+
+    flops: float
+    bytes: float
+    step: float
+    compilation: float
+
+    def epoch(self, network: Network, parameters: int, examples: int, batch: int) -> float:
+        """Seconds of an epoch of a network with so many parameters."""
+        updates = 28 * parameters / self.bytes + self.step  # Adam reads 4 numbers and writes 3
+        return examples * 3 * network.flops / self.flops + examples // batch * updates
+
+
+COSTS = {
+    "cpu": Costs(6e10, 1e10, 1e-4, 4.0),
+    "gpu": Costs(2e13, 1e12, 1e-4, 8.0),
+    "tpu": Costs(2e13, 8e11, 1e-4, 8.0),
+}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Ready:
+    """What the background thread found: shapes that fit, their programs compiled."""
+
+    network: Network
+    batch: int
+    batch_in_use: int
+    chunk: int
+    found: Found
+
+
+def costs() -> Costs:
+    """Of the machine's kind."""
+    return COSTS.get(jax.default_backend(), COSTS["gpu"])
+
+
+def next_plan(
+    trainer: Trainer, run: Run, masks: Mapping[str, np.ndarray], wanted: int
+) -> Plan | None:
+    """What to change in the shapes of a run that has no plan; None if nothing.
+
+    Args:
+      trainer: the run's fixed part.
+      run: after an epoch.
+      masks: of the surviving units, {group: f32[units]}.
+      wanted: the mini-batch that the rule asks for.
+    """
+    if run.epoch == trainer.config.epochs:
+        return None
+    keeps = run.keeps
+    if worth_cutting(trainer, run, masks, wanted):
+        keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
+    elif not trainer.may_change(run.network, wanted, run.batch_in_use):
+        return None
+    wait, longest = 0, int(LONGEST * trainer.config.epochs)
+    if trainer.config.compiling.ahead:
+        seconds = costs().epoch(run.network, _materialised(run), trainer.examples, run.batch_in_use)
+        wait = max(1, min(math.ceil(costs().compilation / seconds), longest))
+    return Plan(run.epoch + 1 + wait, keeps, wanted)
+
+
+def begin(trainer: Trainer, run: Run) -> Run:
+    """The run, whose plan, if it has one, is being worked on; a resumed run's, too."""
+    plan = run.plan
+    if plan is None or plan.work is not None:
+        return run
+    network = run.network
+    if any(plan.keeps[name].size < run.keeps[name].size for name in plan.keeps):
+        network = part_of(trainer.whole, plan.keeps)
+    # What the thread finds to fit goes into an account of its own until the plan is due, so that
+    # a checkpoint in between never depends on how far the thread has come.
+    scout, before, chunk = trainer.budget.scout(), run.batch_in_use, run.chunk
+
+    def work() -> Ready:
+        batch, in_use = trainer.fit(network, plan.wanted, before, scout)
+        scout.training_program(network, in_use)
+        fitting = scout.chunk(network, chunk)
+        for split in run.splits.keys() - {"train"}:
+            scout.evaluation_program(network, min(fitting, scout.examples[split]), split)
+        return Ready(network, batch, in_use, fitting, scout.found(network))
+
+    return dataclasses.replace(
+        run, plan=dataclasses.replace(plan, work=trainer.programs.ahead(work))
+    )
+
+
+def part_of(whole: Network, keeps: Keeps) -> Network:
+    """A network with some of its units only."""
+    shapes = jax.eval_shape(lambda tree: cut(tree, whole.groups, keeps), whole.spec.shapes())
+    return whole.shrunk(shapes["params"], keeps)
+
+
+def worth_cutting(trainer: Trainer, run: Run, masks: Mapping[str, np.ndarray], wanted: int) -> bool:
+    """Whether so many units are masked that smaller arrays are worth their compilation.
+
+    They are if `compiling.shrink` of the parameters are gone, whatever it costs: memory is to be
+    given back. They are from a share of `LEAST` on if the epochs that are left become faster by
+    more than compiling takes, or if the budget keeps the mini-batch below what the rule asks for.
+    """
+    local = {name: np.flatnonzero(mask) for name, mask in masks.items()}
+    if all(kept.size == len(masks[name]) for name, kept in local.items()):
+        return False
+    now, left = _materialised(run), measure(run.network, masks)[0]
+    if left <= (1 - trainer.config.compiling.shrink) * now:
+        return True
+    if left > (1 - LEAST) * now:
+        return False
+    if trainer.by_xla and wanted > trainer.budget.capped(run.network, wanted):
+        return True
+    keeps = {name: run.keeps[name][kept] for name, kept in local.items()}
+    smaller = part_of(trainer.whole, keeps)
+    machine, batch = costs(), run.batch_in_use
+    saved = machine.epoch(run.network, now, trainer.examples, batch) - machine.epoch(
+        smaller, left, trainer.examples, batch
+    )
+    return (trainer.config.epochs - run.epoch) * saved > machine.compilation
+
+
+def _materialised(run: Run) -> int:
+    return numbers_in(run.state.variables["params"])
+
+
+def carry_out(trainer: Trainer, run: Run) -> Run:
+    """The run with the shapes of its plan, if that is due in the epoch that starts."""
+    if run.plan is None or run.epoch + 1 < run.plan.due:
+        return run
+    ready, keeps = trainer.programs.join(run.plan.work), run.plan.keeps
+    trainer.budget.learn(ready.network, ready.found)
+    network, state, splits, prices = run.network, run.state, run.splits, run.prices
+    if ready.network is not run.network:
+        local = {name: np.searchsorted(run.keeps[name], keeps[name]) for name in keeps}
+        network, state = resize(run.network, state, trainer.tx, local)
+        if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
+            splits = trainer.splits(keeps)
+        trainer.programs.drop(run.network.spec)
+        _, prices = measure(network, jax.device_get(state.masks))
+    return dataclasses.replace(
+        run,
+        # The exact batch has gone on growing; only bytes that are not there hold it back.
+        batch=run.batch if ready.batch == run.plan.wanted else ready.batch,
+        batch_in_use=ready.batch_in_use,
+        chunk=ready.chunk,
+        network=network,
+        keeps=keeps,
+        state=state,
+        prices=prices,
+        splits=splits,
+        plan=None,
+    )
+
+
+def resize(
+    network: Network, state: TrainState, tx: Any, keeps: Keeps
+) -> tuple[Network, TrainState]:
+    """Network and state with the arrays of the surviving units only.
+
+    Args:
+      network, state: before.
+      tx: the optimizer.
+      keeps: survivors, counted in the arrays as they are now.
+    """
+    groups = network.groups
+    for name, group in network.groups.items():
+        groups = groups.tie(f"gates/{name}", 0, name, (group.size,))
+        groups = groups.tie(f"masks/{name}", 0, name, (group.size,))
+    # The optimizer knows params and gates, which are a part of what the groups speak of.
+    cuts = plan_cuts(groups, keeps)
+    trained = {"params": state.variables["params"], "gates": state.gates}
+    trimmers = jax.tree_util.tree_map_with_path(
+        lambda path, _: functools.partial(cut_leaf, cuts=cuts.get(path_name(path), ())), trained
+    )
+    opt_state = map_like_params(tx, state.opt_state, trained, trimmers)
+    whole = {**state.variables, "gates": state.gates, "masks": state.masks}
+    smaller = cut(whole, groups, keeps)
+    gates, masks = smaller.pop("gates"), smaller.pop("masks")
+    network = network.shrunk(smaller["params"], keeps)
+    state = state._replace(variables=smaller, gates=gates, masks=masks, opt_state=opt_state)
+    return network, state
