@@ -1,11 +1,8 @@
 """Dynamic hard pruning as one writes it in JAX when compiling costs nothing: the naive peer.
 
-    python -m benchmarks.naive_dynhp CONFIG [vmap|outer]
-
-(A side of benchmarks/naive.py; CONFIG is a config of the library as JSON.) The method is that of
-the library, in plain functions for one multilayer perceptron. An epoch is one jitted `lax.scan`;
-after it, every array is cut to the units that are left, and the mini-batch is the rule's exact
-number. So jit compiles again whenever a unit dies or the mini-batch grows.
+The method is that of the library, in plain functions for one multilayer perceptron. An epoch is one
+jitted `lax.scan`; after it, every array is cut to the units that are left, and the mini-batch is
+the rule's exact number. So jit compiles again whenever a unit dies or the mini-batch grows.
 
 It is written as well as this allows: the state is donated, examples are gathered on the device, and
 nothing is read back within an epoch. The variance of the gradients is found by `vmap` over
@@ -18,10 +15,7 @@ al. 2017 (variance).
 """
 
 import functools
-import json
 import math
-import sys
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks import turns
 from dynhp_jax import config as library
 from dynhp_jax.errors import ConfigError
 
@@ -97,6 +90,10 @@ def logits_of(layers, zs, x, probes=None):
     return x, inputs
 
 
+def squared_norm(grads):
+    return sum(jnp.sum(grad[name] ** 2) for grad in grads for name in ("kernel", "bias"))
+
+
 def by_vmap(layers, us, x, y):
     """(mean cross-entropy, its gradient, ||S||_1), every example's gradient at hand."""
 
@@ -106,10 +103,7 @@ def by_vmap(layers, us, x, y):
 
     losses, grads = jax.vmap(jax.value_and_grad(loss), (None, 0, 0))(layers, x, y)
     mean = jax.tree.map(lambda g: g.mean(0), grads)
-    variance = sum(
-        jnp.sum(jnp.var(grad[name], axis=0)) for grad in grads for name in ("kernel", "bias")
-    )
-    return losses.mean(), mean, variance
+    return losses.mean(), mean, jnp.maximum(squared_norm(grads) / len(y) - squared_norm(mean), 0)
 
 
 def by_outer_products(layers, us, x, y):
@@ -127,8 +121,7 @@ def by_outer_products(layers, us, x, y):
         len(y) * jnp.vdot(jnp.sum(a**2, 1) + 1, jnp.sum(e**2, 1))
         for a, e in zip(inputs, errors, strict=True)
     )
-    of_mean = sum(jnp.sum(grad[name] ** 2) for grad in mean for name in ("kernel", "bias"))
-    return value, mean, jnp.maximum(squares - of_mean, 0)
+    return value, mean, jnp.maximum(squares - squared_norm(mean), 0)
 
 
 GRADIENTS = {"vmap": by_vmap, "outer": by_outer_products}
@@ -247,14 +240,15 @@ class Run:
 
     def __init__(self, config: library.Config, dataset, kind: str = "vmap", draw=noise):
         check(config)
-        self.config, self.key = config, jax.random.key(config.seed)
+        self.config = config
+        first, self.for_gates, self.for_order = jax.random.split(jax.random.key(config.seed), 3)
         flat = (len(dataset.x_train), -1), (len(dataset.x_test), -1)
         self.train = jnp.asarray(dataset.x_train.reshape(flat[0])), jnp.asarray(dataset.y_train)
         self.test = jnp.asarray(dataset.x_test.reshape(flat[1])), jnp.asarray(dataset.y_test)
         self.examples, self.features = self.train[0].shape
         rate = config.optimizer.learning_rate
         widths = (self.features, *config.model.hidden, dataset.num_classes)
-        self.state = start(self.key, widths, rate)
+        self.state = start(first, widths, rate)
         self.epoch, self.batch = 0, config.batching.size
         self.budget = 4 * self.parameters + 4 * self.features * config.memory.sp_batch
         self.run_epoch = make_epoch(config.penalty.lam, self.examples, rate, kind, draw)
@@ -264,7 +258,7 @@ class Run:
         return sum(layer["kernel"].size + layer["bias"].size for layer in self.state.layers)
 
     def order(self, epoch: int):
-        return jax.random.permutation(jax.random.fold_in(self.key, -epoch), self.examples)
+        return jax.random.permutation(jax.random.fold_in(self.for_order, epoch), self.examples)
 
     def advance(self) -> dict[str, Any]:
         """One epoch; what it says has the names of the library's records."""
@@ -272,7 +266,7 @@ class Run:
         self.epoch += 1
         steps = self.examples // batch
         rows = self.order(self.epoch)[: steps * batch].reshape(steps, batch)
-        self.state, counts, sums = self.run_epoch(self.state, *self.train, rows, self.key)
+        self.state, counts, sums = self.run_epoch(self.state, *self.train, rows, self.for_gates)
         cross_entropy, price = np.asarray(sums, np.float64) / steps
         before = [layer["log_alpha"].size for layer in self.state.layers]
         keeps = keeps_of(jax.device_get(counts), steps, config.pruning.gamma)
@@ -297,47 +291,3 @@ class Run:
             "batch_size": batch,
             "next_batch": self.batch,
         }
-
-
-class Compiling:
-    """Counts what XLA compiles in this process, and the seconds of tracing and compiling."""
-
-    def __init__(self):
-        self.seconds, self.count = 0.0, 0
-        jax.monitoring.register_event_duration_secs_listener(self._heard)
-
-    def _heard(self, event: str, seconds: float, **_) -> None:
-        if event.startswith("/jax/core/compile/"):
-            self.seconds += seconds
-            self.count += event.endswith("backend_compile_duration")
-
-
-def main() -> None:
-    """A side of the benchmark."""
-    from dynhp_jax import runs
-
-    config = library.from_dict(json.loads(sys.argv[1]))
-    dataset, compiling = runs.dataset_of(config), Compiling()
-
-    def said(began: float, before: float) -> turns.Answer:
-        return {
-            "wall": time.perf_counter() - began,
-            "compile_seconds": compiling.seconds - before,
-            "compilations": compiling.count,
-        }
-
-    began = time.perf_counter()
-    run = Run(config, dataset, *sys.argv[2:])
-    jax.block_until_ready(run.state)
-
-    def turn() -> turns.Answer:
-        began, before = time.perf_counter(), compiling.seconds
-        found = run.advance()
-        jax.block_until_ready(run.state)
-        return found | said(began, before)
-
-    turns.serve(said(began, 0.0), turn)
-
-
-if __name__ == "__main__":
-    main()

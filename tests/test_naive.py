@@ -90,17 +90,24 @@ def test_losses_prunings_and_batches_are_the_librarys(library, kind):
 
 
 def test_first_draws_are_distributed_as_the_librarys():
-    naive = naive_dynhp.start(jax.random.key(3), (784, 300, 100, 10), 1e-3)
-    for k, (layer, rate) in enumerate(zip(naive.layers, (0.8, 0.5, 0.5), strict=True)):
+    naive = naive_dynhp.start(jax.random.key(3), (784, 300, 10), 1e-3)
+    for k, (layer, rate) in enumerate(zip(naive.layers, (0.8, 0.5), strict=True)):
         expected = gates.init(jax.random.key(k), 4000, rate)
         assert abs(float(layer["log_alpha"].mean() - expected.mean())) < 5e-3
         inputs = layer["kernel"].shape[0]
         assert abs(float(jnp.std(layer["kernel"])) * (inputs / 2) ** 0.5 - 1) < 0.1
-    u = naive_dynhp.noise(jax.random.key(0), 5, [784, 300, 100])
-    assert [part.size for part in u] == [784, 300, 100]
+    u = naive_dynhp.noise(jax.random.key(0), 5, [784, 300])
+    assert [part.size for part in u] == [784, 300]
     z = jnp.concatenate([naive_dynhp.gate(part, jnp.zeros(part.shape)) for part in u])
     expected = gates.prob_open(jnp.zeros(()))
     assert abs(float(jnp.mean(z > 0) - expected)) < 0.05
+
+
+def test_every_epoch_takes_each_example_once_in_an_order_of_its_own():
+    naive = naive_dynhp.Run(SETTINGS, DIGITS)
+    one, other = (np.asarray(naive.order(epoch)) for epoch in (1, 2))
+    assert set(one) == set(other) == set(range(len(DIGITS.y_train)))
+    assert (one != other).mean() > 0.9
 
 
 def test_settings_that_it_does_not_know_are_refused():
