@@ -3,18 +3,19 @@
     python -m benchmarks.gates_torch --torch-python=VENV/bin/python
 
 (VENV holds requirements-bench.txt; without the flag this Python has to.) MNIST, 784-300-100, Adam,
-a mini-batch of 128, lambda 0.1, nothing pruned; gates for each mini-batch and for each example. On
-both sides an epoch is a new order of the examples, and in every step a draw of the gates, the
-penalty, an update, and a count of the open gates; neither estimates the variance of the gradients.
-The sides are processes that do an epoch in turn (benchmarks/turns.py); compiling and the first
-epoch of each are not counted. PyTorch's side is benchmarks/l0_torch.py: it tries out whether gates
-multiply kernels or activations, torch.compile or not, and two implementations of Adam, and takes
-the fastest. The JSON has both sides' losses; if the last epoch's are not similar, the benchmark
-fails. Written to results/speed/gates_torch.json after every epoch.
+on the CPU, a mini-batch of 128, lambda 0.1, nothing pruned; gates for each mini-batch and for each
+example. On both sides an epoch is a new order of the examples, and in every step a draw of the
+gates, the penalty, an update, and a count of the open gates; neither estimates the variance of the
+gradients. The sides are processes that do an epoch in turn (benchmarks/turns.py); compiling and the
+first epoch of each are not counted. PyTorch's side is benchmarks/l0_torch.py: it tries out whether
+gates multiply kernels or activations, torch.compile or not, and two implementations of Adam, and
+takes the fastest. The JSON has both sides' losses; if the last epoch's are not similar, the
+benchmark fails. Written to results/speed/gates_torch.json after every epoch.
 """
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -81,6 +82,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--no-compile", action="store_true", help="without torch.compile")
     parser.add_argument("--out", type=Path, default=Path("results/speed/gates_torch.json"))
     flags = parser.parse_args(argv[1:])
+    os.environ["JAX_PLATFORMS"] = "cpu"  # of the library's side; PyTorch's knows nothing else
     head = record.head(
         f"python -m benchmarks.gates_torch --epochs={flags.epochs} --batch={flags.batch}"
         + (f" --examples={flags.examples}" if flags.examples else "")

@@ -152,7 +152,7 @@ def choices(settings: dict) -> list[dict]:
 
 
 def trial(settings: dict, data: dict, choice: dict) -> float:
-    """Milliseconds of a step in the fastest round, after some that warm up; infinite if the choice does not run."""
+    """Milliseconds of a step in the fastest round, once warm; infinite if it does not run."""
     try:
         training = Training(settings, data, **choice)
         steps = max(1, min(TRIAL_STEPS, len(data["x_train"]) // training.batch))

@@ -7,6 +7,7 @@ it. Needs POSIX signals. Imports nothing but the standard library: PyTorch's sid
 """
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -27,12 +28,24 @@ class Side:
 
     Attributes:
       ready: what it said when its preparations were done.
+      pid, returncode: of the process; the latter once it is closed.
+
+    Raises:
+      SystemExit: here and in `turn`, if the process ends without an answer.
     """
 
     def __init__(self, command: Sequence[str]):
+        # On a GPU jax would otherwise take most of the memory, which the sides have to share.
+        environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ}
         self._process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        self.pid, self.returncode = self._process.pid, None
         self.ready = self._answer()
 
     def turn(self) -> Answer:
@@ -46,7 +59,7 @@ class Side:
         """Lets it run to its end."""
         self._process.send_signal(signal.SIGCONT)
         self._process.stdin.close()
-        self._process.wait()
+        self.returncode = self._process.wait()
 
     def _answer(self) -> Answer:
         for line in self._process.stdout:

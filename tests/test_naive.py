@@ -11,14 +11,14 @@ from dynhp_jax.errors import UserError
 
 DIGITS = data.load("digits")
 LAYERS = ("hidden_1", "hidden_2", "output")
-EPOCHS = 3
+EPOCHS = 2
 SETTINGS = config.Config(
     model=config.Model(hidden=(24, 12)),
     penalty=config.Penalty(lam=2.0),
-    pruning=config.Pruning(gamma=0.77),
+    pruning=config.Pruning(gamma=0.75),
     batch=config.Batch(alpha=0.0, grid=1.0),  # the rule's exact batch, as the naive peer has it
     compiling=config.Compiling(shrink=0.0),  # arrays without dead units, as the naive peer's
-    optimizer=config.Optimizer(learning_rate=5e-3),
+    optimizer=config.Optimizer(learning_rate=0.03),
     memory=config.Memory(sp_batch=64),
 )
 
