@@ -103,21 +103,6 @@ def child(python: str, module: str, calls: int, environment: dict[str, str]) -> 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def machine() -> dict:
-    cpu = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        cpu = next((x.partition(":")[2].strip() for x in lines if x.startswith("model name")), cpu)
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "system": platform.platform(),
-        "load_before": os.getloadavg()[0],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="processes of each library")
@@ -132,14 +117,12 @@ def main() -> None:
         return
     if options.cores:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
-    from experiments.reports import commit, versions
+    from benchmarks import record  # not at the top: PyTorch's side has no jax, and takes `timed`
 
-    result = {
-        "command": "python -m benchmarks.analysis " + " ".join(sys.argv[1:]),
-        "machine": machine(),
-        "commit": commit(),
-        "versions": versions(),
-    }
+    command = f"python -m benchmarks.analysis --repeats {options.repeats} --calls {options.calls}"
+    command += f" --cores {options.cores}" if options.cores else ""
+    command += " --torch-python VENV/bin/python" if options.torch_python else ""
+    result = record.head(command)
     ours, theirs = [], []
     for repeat in range(options.repeats):
         ours.append(
@@ -161,8 +144,7 @@ def main() -> None:
             }
             for task in TASKS
         }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    record.write(options.out, result)
     for name in ("dynhp_jax", "torch_pruning", "ratio_torch_pruning_to_dynhp_jax"):
         if name in result:
             print(name, json.dumps(result[name].get("median_seconds", result[name])))

@@ -12,11 +12,11 @@ not run again.
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import jax
 
+from benchmarks import record
 from dynhp_jax import budget, compiling, config, loop, memory, runs
 from experiments import reports
 
@@ -94,7 +94,6 @@ def main() -> None:
     flags = parser.parse_args()
     if flags.cache:
         compiling.use_cache(flags.cache)
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
     rows = json.loads(flags.out.read_text())["rows"] if flags.out.exists() else []
     done = {(row["model"], row["rule"], row["factor"]) for row in rows}
     for model in flags.models.split(","):
@@ -105,13 +104,9 @@ def main() -> None:
                     continue
                 row = run(model, rule, round(factor * base), compiling.Programs())
                 rows.append({**row, "factor": factor})
-                head = {
-                    "command": "python -m benchmarks.budget_table",
-                    "commit": reports.commit(),
-                    "versions": reports.versions(),
-                    "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-                }
-                flags.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+                device = jax.devices()[0].device_kind
+                head = record.head("python -m benchmarks.budget_table", device)
+                record.write(flags.out, {**head, "rows": rows})
                 print(f"{model} {rule} x{factor}: slack {row['slack_percent']:.2f} %", flush=True)
     cells = [("model", "rule", "budget, KiB", "largest step, KiB", "slack, %", "asked for more")]
     for row in rows:

@@ -18,7 +18,6 @@ import gc
 import itertools
 import json
 import os
-import platform
 import subprocess
 import sys
 import threading
@@ -26,8 +25,8 @@ from pathlib import Path
 
 import jax
 
+from benchmarks import record
 from dynhp_jax import compiling, config, loop, metering, runs
-from experiments import reports
 
 SIZES = (  # model, its hidden units, batch
     ("mlp", (4000, 1000), 1024),
@@ -129,14 +128,8 @@ def main() -> None:
         )
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    head = {
-        "command": "python -m benchmarks.meter_check",
-        "commit": reports.commit(),
-        "versions": reports.versions(),
-        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}",
-    }
-    flags.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    head = record.head("python -m benchmarks.meter_check", jax.devices()[0].device_kind)
+    record.write(flags.out, {**head, "rows": rows})
 
 
 if __name__ == "__main__":

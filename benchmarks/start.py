@@ -8,9 +8,6 @@ one step. Cold: the directory of compiled programs is empty; warm: the cold proc
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -18,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from experiments import reports
+from benchmarks import record
 
 REPEATS = 5
 PROGRAM = """
@@ -57,15 +54,7 @@ def main() -> None:
     summary = {
         kind: {"median": statistics.median(all_), "seconds": all_} for kind, all_ in found.items()
     }
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    head = {
-        "command": "python -m benchmarks.start",
-        "commit": reports.commit(),
-        "versions": reports.versions(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-    }
-    flags.out.write_text(json.dumps({**head, **summary}, indent=1) + "\n")
+    record.write(flags.out, {**record.head("python -m benchmarks.start"), **summary})
 
 
 if __name__ == "__main__":

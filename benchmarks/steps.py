@@ -11,8 +11,6 @@ products alone, which are timed in the same rounds.
 import argparse
 import dataclasses
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import record
 from dynhp_jax import compiling, config, metering, runs
-from experiments import reports
 
 ROUNDS, EXAMPLES_PER_TURN, HIDDEN = 15, 25_600, (300, 100)
 DENSE = config.Config(
@@ -96,12 +94,6 @@ def products(batch: int) -> Callable:
     )
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4)
-    return {"median": middle, "quartiles": [low, high]}
-
-
 def measure(batch: int, dataset) -> dict:
     """Ratios of times and bytes at one batch."""
     made = {name: training(settings, dataset, batch) for name, settings in VARIANTS.items()}
@@ -115,7 +107,7 @@ def measure(batch: int, dataset) -> dict:
             turn()
             seconds[name].append(time.perf_counter() - start)
     times = {
-        name: spread([a / b for a, b in zip(seconds[one], seconds[other], strict=True)])
+        name: record.spread([a / b for a, b in zip(seconds[one], seconds[other], strict=True)])
         for name, (one, other) in RATIOS.items()
     }
     sizes = {
@@ -144,15 +136,8 @@ def main() -> None:
     for batch in map(int, flags.batches.split(",")):
         rows.append(measure(batch, dataset))
         print(json.dumps(rows[-1], indent=1), flush=True)
-    flags.out.parent.mkdir(parents=True, exist_ok=True)
-    head = {
-        "command": "python -m benchmarks.steps",
-        "commit": reports.commit(),
-        "versions": reports.versions(),
-        "machine": f"{platform.machine()}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores",
-        "load": os.getloadavg(),
-    }
-    flags.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    head = record.head("python -m benchmarks.steps", jax.devices()[0].device_kind)
+    record.write(flags.out, {**head, "rows": rows})
 
 
 if __name__ == "__main__":

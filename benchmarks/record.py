@@ -1,0 +1,61 @@
+"""What every result starts with, how spreads are written down, and how the file is written."""
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import reports
+
+
+def head(command: str, device: str = "") -> dict[str, Any]:
+    """Command, commit, versions, machine and load; the load is that of the moment of the call.
+
+    Args:
+      command: as it is typed, without paths of this machine.
+      device: jax's name of what it computes on, where the benchmark's own process uses jax.
+    """
+    return {
+        "command": command,
+        "commit": reports.commit(),
+        "versions": reports.versions(),
+        "machine": ", ".join(filter(None, (_processor(), device, f"{cores()} cores"))),
+        "load": os.getloadavg(),
+    }
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median and quartiles of at least one value.
+
+    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    {'median': 3.0, 'quartiles': [2.0, 4.0]}
+    """
+    if len(values) == 1:
+        return {"median": values[0], "quartiles": [values[0], values[0]]}
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "quartiles": [low, high]}
+
+
+def write(path: Path, result: dict[str, Any]) -> None:
+    """The JSON of a result, in a folder that is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _processor() -> str:
+    known = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = (x for x in info.read_text().splitlines() if x.startswith("model name"))
+        known = next((x.partition(":")[2].strip() for x in named), known)
+    return known

@@ -1,0 +1,116 @@
+"""The naive peer of the benchmarks does what the library does, given the same random numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import naive_dynhp
+from dynhp_jax import compiling, config, data, gates, loop, runs, training
+from dynhp_jax.errors import UserError
+
+DIGITS = data.load("digits")
+LAYERS = ("hidden_1", "hidden_2", "output")
+EPOCHS = 2
+SETTINGS = config.Config(
+    model=config.Model(hidden=(24, 12)),
+    penalty=config.Penalty(lam=2.0),
+    pruning=config.Pruning(gamma=0.75),
+    batch=config.Batch(alpha=0.0, grid=1.0),  # the rule's exact batch, as the naive peer has it
+    compiling=config.Compiling(shrink=0.0),  # arrays without dead units, as the naive peer's
+    optimizer=config.Optimizer(learning_rate=0.03),
+    memory=config.Memory(sp_batch=64),
+)
+
+
+@pytest.fixture(scope="module")
+def library():
+    """The first state of a run of the library, its records, and its states after each epoch."""
+    trainer = runs.Trainer(SETTINGS, DIGITS, compiling.Programs())
+    run, records, states = trainer.start(), [], []
+    first = jax.device_get(run.state)
+    for _ in range(EPOCHS):
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+        states.append(jax.device_get(run.state))
+    return first, records, states
+
+
+def layers_of(state: training.TrainState) -> list[dict]:
+    """As the naive peer holds them: with each layer the gates of its inputs."""
+    params, groups = state.variables["params"], ("input", *LAYERS)
+    return [
+        {**params[name], "log_alpha": state.gates[group]}
+        for name, group in zip(LAYERS, groups, strict=False)
+    ]
+
+
+def same_noise(_, step, sizes):
+    """The library's uniforms of a step, in the naive peer's parts."""
+    key = jax.random.fold_in(training.stream(SETTINGS.seed, "z"), step)
+    return jnp.split(gates.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
+
+
+class Matched(naive_dynhp.Run):
+    """With the library's first state, noise and order of the examples."""
+
+    def __init__(self, kind: str, first: training.TrainState):
+        super().__init__(SETTINGS, DIGITS, kind, draw=same_noise)
+        self.state = self.state._replace(layers=jax.tree.map(jnp.array, layers_of(first)))
+
+    def order(self, epoch: int):
+        return training.make_order(SETTINGS, self.examples)(np.int32(epoch))
+
+
+@pytest.mark.parametrize("kind", ["vmap", "outer"])
+def test_losses_prunings_and_batches_are_the_librarys(library, kind):
+    first, records, states = library
+    assert records[-1]["parameters"] < 0.9 * records[0]["materialised"]
+    assert records[-1]["next_batch"] > 16
+    naive = Matched(kind, first)
+    for record, state in zip(records, states, strict=True):
+        found = naive.advance()
+        assert found["units"] == list(record["units"].values())
+        for name in ("parameters", "model_kib", "batch_size", "next_batch"):
+            assert found[name] == record[name]
+        for name in ("cross_entropy", "penalty"):
+            np.testing.assert_allclose(found[name], record[name], rtol=1e-4)
+        np.testing.assert_allclose(found["test_error"], record["test_error"], atol=0.3)
+        np.testing.assert_allclose(naive.state.means, np.array(state.means)[:3], rtol=1e-3)
+        adam, expected = naive.state.opt_state[0], state.opt_state[0]
+        for mine, params, gated in (
+            (naive.state.layers, state.variables["params"], state.gates),
+            (adam.mu, expected.mu["params"], expected.mu["gates"]),
+            (adam.nu, expected.nu["params"], expected.nu["gates"]),
+        ):
+            for layer, name, group in zip(mine, LAYERS, ("input", *LAYERS), strict=False):
+                for part in ("kernel", "bias"):
+                    np.testing.assert_allclose(layer[part], params[name][part], atol=1e-4)
+                np.testing.assert_allclose(layer["log_alpha"], gated[group], atol=1e-4)
+
+
+def test_first_draws_are_distributed_as_the_librarys():
+    naive = naive_dynhp.start(jax.random.key(3), (784, 300, 10), 1e-3)
+    for k, (layer, rate) in enumerate(zip(naive.layers, (0.8, 0.5), strict=True)):
+        expected = gates.init(jax.random.key(k), 4000, rate)
+        assert abs(float(layer["log_alpha"].mean() - expected.mean())) < 5e-3
+        inputs = layer["kernel"].shape[0]
+        assert abs(float(jnp.std(layer["kernel"])) * (inputs / 2) ** 0.5 - 1) < 0.1
+    u = naive_dynhp.noise(jax.random.key(0), 5, [784, 300])
+    assert [part.size for part in u] == [784, 300]
+    z = jnp.concatenate([naive_dynhp.gate(part, jnp.zeros(part.shape)) for part in u])
+    expected = gates.prob_open(jnp.zeros(()))
+    assert abs(float(jnp.mean(z > 0) - expected)) < 0.05
+
+
+def test_every_epoch_takes_each_example_once_in_an_order_of_its_own():
+    naive = naive_dynhp.Run(SETTINGS, DIGITS)
+    one, other = (np.asarray(naive.order(epoch)) for epoch in (1, 2))
+    assert set(one) == set(other) == set(range(len(DIGITS.y_train)))
+    assert (one != other).mean() > 0.9
+
+
+def test_settings_that_it_does_not_know_are_refused():
+    settings = config.Config(gates=config.Gates(per_example=True))
+    with pytest.raises(UserError, match="gates.per_example"):
+        naive_dynhp.Run(settings, DIGITS)
