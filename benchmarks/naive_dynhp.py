@@ -260,6 +260,13 @@ class Run:
     def order(self, epoch: int):
         return jax.random.permutation(jax.random.fold_in(self.for_order, epoch), self.examples)
 
+    def cut(self, keeps: list[np.ndarray]) -> None:
+        """Takes the units that are left, of the layers and of the data."""
+        self.state = cut(self.state, keeps)
+        if keeps[0].size < self.train[0].shape[1]:
+            self.train = jnp.take(self.train[0], keeps[0], axis=1), self.train[1]
+            self.test = jnp.take(self.test[0], keeps[0], axis=1), self.test[1]
+
     def advance(self) -> dict[str, Any]:
         """One epoch; what it says has the names of the library's records."""
         config, batch = self.config, self.batch
@@ -271,10 +278,7 @@ class Run:
         before = [layer["log_alpha"].size for layer in self.state.layers]
         keeps = keeps_of(jax.device_get(counts), steps, config.pruning.gamma)
         if [kept.size for kept in keeps] != before:
-            self.state = cut(self.state, keeps)
-            if keeps[0].size < before[0]:
-                self.train = jnp.take(self.train[0], keeps[0], axis=1), self.train[1]
-                self.test = jnp.take(self.test[0], keeps[0], axis=1), self.test[1]
+            self.cut(keeps)
         error = 100 * int(wrong(self.state.layers, *self.test)) / len(self.test[1])
         _, variance, loss = np.asarray(self.state.means, np.float64)
         room = (self.budget - 4 * self.parameters) // (4 * self.features)

@@ -58,7 +58,7 @@ def training(settings: config.Config, dataset, batch: int) -> tuple[Callable, in
     run = trainer.start()
     program = trainer.budget.training_program(run.network, batch)
     split, steps = run.splits["train"], EXAMPLES_PER_TURN // batch
-    data = (split.images, split.labels, run.prices, trainer.order(np.int32(1)))
+    data = (split.images, split.labels, run.given, trainer.order(np.int32(1)))
     held = [run.state]
 
     def turn() -> None:

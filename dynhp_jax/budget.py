@@ -162,9 +162,9 @@ class Budget:
         what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
         key = (network.spec, batch, self.used)
         state, number = self.state_shapes(network), Shape((), np.int32)
-        prices = {name: Shape(mask.shape, np.float32) for name, mask in state.masks.items()}
         order = Shape((self.examples["train"],), np.int32)
-        data = (*self._data_shapes(network, "train"), prices, order)
+        given = training.given_shapes(state)
+        data = (*self._data_shapes(network, "train"), given, order)
         if not on_host:
             make = functools.partial(training.make_epoch, *what)
             return self.programs.get("epoch", key, make, state, *data, number)
@@ -239,9 +239,7 @@ class Budget:
         """Shapes of the state of a network."""
         found = self.found(network)
         if found.state is None:
-            found.state = jax.eval_shape(
-                lambda: training.initial_state(network, self.config, self.tx)
-            )
+            found.state = training.state_shapes(network, self.config, self.tx)
         return found.state
 
     def _data_shapes(self, network: Network, split: str) -> tuple[Shape, Shape]:

@@ -75,7 +75,12 @@ def init(key: jax.Array, units: int, open_rate: float, std: float = 0.01) -> jax
     return centre + std * jax.random.normal(key, (units,), jnp.float32)
 
 
-def uniform(key: jax.Array, shape: tuple[int, ...], hc: HardConcrete = HARD_CONCRETE) -> jax.Array:
+def uniform(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    hc: HardConcrete = HARD_CONCRETE,
+    positions: jax.Array | None = None,
+) -> jax.Array:
     """Uniforms on (eps, 1 - eps), f32.
 
     One 32-bit word per number, of which the upper 23 bits choose a cell and the number is the
@@ -86,12 +91,20 @@ def uniform(key: jax.Array, shape: tuple[int, ...], hc: HardConcrete = HARD_CONC
     as long as the matrix products. Here it only makes two words from the key; the position of each
     number is mixed with them twice, by Wellons' `lowbias32` (a bijection of 32-bit words whose
     input bits each flip every output bit with a probability near one half).
+
+    Args:
+      key: a PRNG key.
+      shape: of the result.
+      hc: constants of the distribution.
+      positions: u32[shape], which numbers of the key's sequence these are; by default the first
+        ones, row by row.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
-    position = jnp.zeros(shape, jnp.uint32)
-    for axis, size in enumerate(shape):
-        position = position * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
-    return _uniform_of_bits(_mixed(_mixed(position + first) ^ second), hc)
+    if positions is None:
+        positions = jnp.zeros(shape, jnp.uint32)
+        for axis, size in enumerate(shape):
+            positions = positions * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+    return _uniform_of_bits(_mixed(_mixed(positions + first) ^ second), hc)
 
 
 def transform(u: jax.Array, log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRETE) -> jax.Array:
@@ -135,6 +148,8 @@ def sample(
     log_alpha: jax.Array,
     batch: int | None = None,
     hc: HardConcrete = HARD_CONCRETE,
+    units: jax.Array | None = None,
+    of: int = 0,
 ) -> jax.Array:
     """Draws gates: one draw for the mini-batch, or one for each of its examples.
 
@@ -143,12 +158,20 @@ def sample(
       log_alpha: [units].
       batch: number of examples, or None for one draw that all examples share.
       hc: constants of the distribution.
+      units: i32[units], the number that each unit had among all `of` units before any were cut: a
+        unit's draws then do not depend on which others are left. By default they are all left.
+      of: how many units there were; needed with `units`.
 
     Returns:
       Gates in [0, 1]: [units], or [batch, units].
     """
     shape = log_alpha.shape if batch is None else (batch, *log_alpha.shape)
-    return transform(uniform(key, shape, hc), log_alpha, hc)
+    positions = None
+    if units is not None:
+        positions = jnp.broadcast_to(units.astype(jnp.uint32), shape)
+        if batch is not None:
+            positions += jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * of
+    return transform(uniform(key, shape, hc, positions), log_alpha, hc)
 
 
 def mean(log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRETE) -> jax.Array:
@@ -184,7 +207,7 @@ def penalty(
     log_alpha: Mapping[str, jax.Array],
     fan_out: Mapping[str, jax.Array],
     masks: Mapping[str, jax.Array],
-    lam: float,
+    lam: float | jax.Array,
     num_examples: int,
     convention: str = "amlab",
     l2: float = 0.0,
@@ -208,7 +231,7 @@ def penalty(
       log_alpha: {group: [units]}.
       fan_out: {group: [units]}, surviving weights that read each unit.
       masks: {group: [units]}, 1 for surviving units and 0 for dead ones, which cost nothing.
-      lam: price as above, not negative.
+      lam: price as above, not negative; may be traced.
       num_examples: N, the size of the training set.
       convention: one of 'amlab', 'literal', 'per_gate'.
       l2: precision rho of the Gaussian prior on the weights; the only way by which the penalty has
@@ -227,7 +250,7 @@ def penalty(
     if convention not in CONVENTIONS:
         raise ConfigError("penalty.convention", convention, ", ".join(map(repr, CONVENTIONS)))
     for name, value in (("lam", lam), ("l2", l2)):
-        if not 0 <= value < math.inf:
+        if not isinstance(value, jax.Array) and not 0 <= value < math.inf:
             raise ConfigError(f"penalty.{name}", value, "a number that is 0 or above")
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}; it must be at least 1")

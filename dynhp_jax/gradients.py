@@ -32,6 +32,7 @@ class Fixed(NamedTuple):
     variables: dict[str, Any]  # collections other than 'params'
     masks: dict[str, Array]
     prices: dict[str, Array]
+    lam: Array
 
 
 class Examples(NamedTuple):
@@ -124,7 +125,7 @@ def make_gradients(
             gates,
             fixed.prices,
             fixed.masks,
-            config.penalty.lam,
+            fixed.lam,
             examples,
             config.penalty.convention,
             l2,

@@ -134,7 +134,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         epoch=epoch,
         batch=next_batch,
         state=state,
-        prices=prices,
+        given=run.given._replace(prices=prices),
         memory_kib=(*run.memory_kib, memory_kib),
         best=best,
     )
@@ -146,7 +146,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
     split, on_host = run.splits["train"], trainer.steps_on_host
-    data = (split.images, split.labels, run.prices, trainer.order(np.int32(epoch)))
+    data = (split.images, split.labels, run.given, trainer.order(np.int32(epoch)))
     program = trainer.budget.training_program(run.network, batch, on_host)
     if on_host:
         state, tally = run.state, training.empty_tally(run.state)

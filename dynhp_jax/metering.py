@@ -43,7 +43,8 @@ def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: 
     """
     arguments = compiled.args_info[0]
     tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
-    labels = (labels_of(arguments[0]), *tally, DATA, DATA, "gates", DATA, DATA)
+    given = arguments[-3]._replace(noise=DATA, lam=DATA, prices="gates", units="gates")
+    labels = (labels_of(arguments[0]), *tally, DATA, DATA, given, DATA, DATA)
     return _parts(compiled_bytes(compiled, labels), examples, example_shape)
 
 
@@ -69,7 +70,7 @@ def evaluation_bytes(
 
 
 def state_bytes(state: Any) -> Bytes:
-    """Bytes of a state's arrays, by their labels, and of the gates' prices."""
+    """Bytes of a state's arrays, by their labels, and of the gates' prices and numbers."""
     sizes = dict.fromkeys(("params", "optimizer", "gates", "statistics"), 0)
 
     def count(label: str, leaves: Any) -> None:
@@ -77,7 +78,7 @@ def state_bytes(state: Any) -> Bytes:
             sizes[label] += int(np.prod(leaf.shape)) * leaf.dtype.itemsize
 
     jax.tree.map(count, labels_of(state), state)
-    count("gates", state.masks)  # prices: as many numbers as there are masks
+    count("gates", (state.masks, state.masks))  # prices and numbers, one per mask each
     return sizes
 
 

@@ -26,10 +26,12 @@ class Network:
     Attributes:
       spec: the static sizes.
       groups: those that are gated and may be pruned; the other ones stay whole.
+      all_units: how many units the groups had before any were cut.
     """
 
     spec: Spec
     groups: Groups
+    all_units: int = 0
 
     def evaluate(self, variables: Variables, inputs: jax.Array) -> jax.Array:
         """Logits [batch, classes], with stored batch statistics."""
@@ -90,7 +92,8 @@ class Network:
 
     def shrunk(self, params: Any, keeps: Mapping[str, np.ndarray]) -> "Network":
         """The network after a cut, with the same groups in it."""
-        return Network(self.spec.resized(params), self.groups.shrunk(keeps))
+        spec, groups = self.spec.resized(params), self.groups.shrunk(keeps)
+        return dataclasses.replace(self, spec=spec, groups=groups)
 
 
 def whole_network(spec: Spec, names: Sequence[str] | None, inputs: bool = True) -> Network:
@@ -114,4 +117,5 @@ def whole_network(spec: Spec, names: Sequence[str] | None, inputs: bool = True) 
     for name in names:
         if name not in found.prunable:
             raise ConfigError("pruning.groups", tuple(names), f"names among {found.prunable}")
-    return Network(spec, found.select(names))
+    groups = found.select(names)
+    return Network(spec, groups, sum(group.size for group in groups.values()))

@@ -169,14 +169,14 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
         return run
     ready, keeps = trainer.programs.join(run.plan.work), run.plan.keeps
     trainer.budget.learn(ready.network, ready.found)
-    network, state, splits, prices = run.network, run.state, run.splits, run.prices
+    network, state, splits, given = run.network, run.state, run.splits, run.given
     if ready.network is not run.network:
         local = {name: np.searchsorted(run.keeps[name], keeps[name]) for name in keeps}
         network, state = resize(run.network, state, trainer.tx, local)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
         trainer.programs.drop(run.network.spec)
-        _, prices = measure(network, jax.device_get(state.masks))
+        given = trainer.given(network, keeps, state)
     return dataclasses.replace(
         run,
         # The exact batch has gone on growing; only bytes that are not there hold it back.
@@ -186,7 +186,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
         network=network,
         keeps=keeps,
         state=state,
-        prices=prices,
+        given=given,
         splits=splits,
         plan=None,
     )

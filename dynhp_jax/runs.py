@@ -7,7 +7,7 @@ A `Run` goes into a checkpoint as its arrays, `run.state`, and `host_part(run, t
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.groups import fan_out, parameter_count
 from dynhp_jax.network import Network, whole_network
-from dynhp_jax.training import TrainState
+from dynhp_jax.training import Given, TrainState
 
 Keeps = Mapping[str, np.ndarray]
 
@@ -75,7 +75,8 @@ class Run:
       network: sizes of the arrays, and the groups in them.
       keeps: which units of the whole network the arrays hold, {group: sorted indices}.
       state: the arrays; `advance` consumes them.
-      prices: the fan-out of every gate among the survivors, {group: f32[units]}.
+      given: what steps read beside it; as long as the network stays the same, only the fan-out of
+        the gates changes.
       splits: 'train', 'test' and, if some of it is held out, 'validation'.
       memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.
@@ -89,7 +90,7 @@ class Run:
     network: Network
     keeps: Keeps
     state: TrainState
-    prices: Mapping[str, jax.Array]
+    given: Given
     splits: Mapping[str, Split]
     memory_kib: tuple[float, ...] = ()
     best: tuple[float, int] = (float("inf"), 0)
@@ -183,10 +184,12 @@ class Trainer:
         return self.budget.steps_on_host
 
     @functools.cached_property
-    def order(self) -> jax.stages.Compiled:
-        """`training.make_order`, compiled; it outlives the programs of one network's sizes."""
-        make = functools.partial(training.make_order, self.config, self.examples)
-        return self.programs.get("order", self.examples, make, np.int32(1))
+    def order(self) -> Callable:
+        """`order(number) -> i32[examples]`: how the epoch of that number takes the examples."""
+        source = training.stream(self.config.seed, "order")
+        make = functools.partial(training.make_order, self.examples)
+        program = self.programs.get("order", self.examples, make, source, np.int32(1))
+        return functools.partial(program, source)
 
     def start(self) -> Run:
         """A run before its first epoch."""
@@ -194,16 +197,14 @@ class Trainer:
         network = self.whole
         batch, in_use = self.fit(network, min(size, room))
         chunk = self.budget.chunk(network)
-        draw = self.programs.get(
-            "initial state",
-            network.spec,
-            lambda: jax.jit(lambda: training.initial_state(network, self.config, self.tx)),
+        make = functools.partial(training.initial_state, network, self.config, self.tx)
+        keys = [training.stream(self.config.seed, name) for name in ("params", "log_alpha")]
+        state = self.programs.get("initial state", network.spec, lambda: jax.jit(make), *keys)(
+            *keys
         )
-        state = draw()
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
-        _, prices = measure(network, jax.device_get(state.masks))
-        splits = self.splits(keeps)
-        return Run(0, batch, in_use, chunk, network, keeps, state, prices, splits)
+        given, splits = self.given(network, keeps, state), self.splits(keeps)
+        return Run(0, batch, in_use, chunk, network, keeps, state, given, splits)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
         """The run that `host_part` and its state were saved from."""
@@ -211,7 +212,6 @@ class Trainer:
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
         network, state = self._network(host), checkpoint.state
         self.budget.remember(network, host["looks"])
-        _, prices = measure(network, jax.device_get(state.masks))
         return Run(
             epoch=checkpoint.epoch,
             batch=host["batch"],
@@ -220,7 +220,7 @@ class Trainer:
             network=network,
             keeps=keeps,
             state=state,
-            prices=prices,
+            given=self.given(network, keeps, state),
             splits=self.splits(keeps),
             memory_kib=tuple(host["memory_kib"]),
             best=tuple(host["best"]),
@@ -230,11 +230,22 @@ class Trainer:
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
         """The state's shapes and types that belong to a `host_part`."""
         network = self._network(host)
-        return jax.eval_shape(lambda: training.initial_state(network, self.config, self.tx))
+        return training.state_shapes(network, self.config, self.tx)
+
+    def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
+        """What steps read beside the state, for a network of these units."""
+        _, prices = measure(network, jax.device_get(state.masks))
+        units, first = {}, 0
+        for name, group in self.whole.groups.items():
+            units[name] = jnp.asarray(first + keeps[name], jnp.int32)
+            first += group.size
+        noise = training.stream(self.config.seed, "z")
+        return Given(noise, jnp.float32(self.config.penalty.lam), prices, units)
 
     def _network(self, host: Mapping[str, Any]) -> Network:
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
-        return Network(models.from_dict(host["spec"]), self.whole.groups.shrunk(keeps))
+        spec, groups = models.from_dict(host["spec"]), self.whole.groups.shrunk(keeps)
+        return dataclasses.replace(self.whole, spec=spec, groups=groups)
 
     def splits(self, keeps: Keeps) -> dict[str, Split]:
         """The data on the device, without the input units that `keeps` lacks."""

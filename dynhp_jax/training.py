@@ -5,6 +5,7 @@ number of the step or epoch, never from a key that is kept and split, so that a 
 from a checkpoint draws what the uninterrupted run would have drawn.
 """
 
+import functools
 import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -54,6 +55,25 @@ class TrainState(NamedTuple):
     means: Means
 
 
+class Given(NamedTuple):
+    """What steps read and an epoch does not change.
+
+    Numbers of a run that are no shapes come in here, so that runs that differ in them alone (seeds,
+    lambda) share their compiled programs.
+
+    Attributes:
+      noise: key<fry>[], of the gates' draws.
+      lam: f32[], strength of the penalty.
+      prices: {group: f32[units]}, the fan-out of every gate.
+      units: {group: i32[units]}, their numbers among all units of the whole network's groups.
+    """
+
+    noise: Array
+    lam: Array
+    prices: dict[str, Array]
+    units: dict[str, Array]
+
+
 class Tally(NamedTuple):
     """Sums over the steps of an epoch.
 
@@ -93,16 +113,18 @@ def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.Gradient
     return optax.chain(tx, optax.stateless(faster))
 
 
-def initial_state(network: Network, config: Config, tx: optax.GradientTransformation) -> TrainState:
-    """The state before the first step, drawn from `config.seed`.
-
-    Under `jax.eval_shape` it tells the shapes of the state of any network, smaller ones too.
-    """
-    variables = network.spec.init(stream(config.seed, "params"))
-    key = stream(config.seed, "log_alpha")
+def initial_state(
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    params_key: Array,
+    gates_key: Array,
+) -> TrainState:
+    """The state before the first step, drawn from the streams 'params' and 'log_alpha'."""
+    variables = network.spec.init(params_key)
     gates = {
         name: hard_concrete.init(
-            jax.random.fold_in(key, zlib.crc32(name.encode())),
+            jax.random.fold_in(gates_key, zlib.crc32(name.encode())),
             group.size,
             config.gates.open_input if name == "input" else config.gates.open_hidden,
         )
@@ -116,6 +138,25 @@ def initial_state(network: Network, config: Config, tx: optax.GradientTransforma
         masks={name: jnp.ones_like(value) for name, value in gates.items()},
         opt_state=tx.init({"params": variables["params"], "gates": gates}),
         means=Means(zero, zero, zero, zero),
+    )
+
+
+def state_shapes(network: Network, config: Config, tx: optax.GradientTransformation) -> TrainState:
+    """Shapes and types of the state of any network, smaller ones too."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(
+        functools.partial(initial_state, network, config, tx), params_key=key, gates_key=key
+    )
+
+
+def given_shapes(state: TrainState) -> Given:
+    """Shapes and types of what goes with a state."""
+    masks = state.masks.items()
+    return Given(
+        jax.eval_shape(lambda: jax.random.key(0)),
+        jax.ShapeDtypeStruct((), jnp.float32),
+        {name: jax.ShapeDtypeStruct(mask.shape, jnp.float32) for name, mask in masks},
+        {name: jax.ShapeDtypeStruct(mask.shape, jnp.int32) for name, mask in masks},
     )
 
 
@@ -136,20 +177,21 @@ def make_step(
       savings: what it does without, to take less memory.
 
     Returns:
-      `step(state, tally, examples, prices) -> (state, tally)` for one mini-batch, the
-      `gradients.Examples`; `prices` is the fan-out of every gate, {group: [units]}.
+      `step(state, tally, examples, given) -> (state, tally)` for one mini-batch, the
+      `gradients.Examples`; see `Given`.
     """
     gradients = make_gradients(network, config, examples, savings)
     draw = make_draw(network, config)
 
-    def step(state: TrainState, tally: Tally, examples: Examples, prices):
+    def step(state: TrainState, tally: Tally, examples: Examples, given: Given):
         kept = {name: value for name, value in state.variables.items() if name != "params"}
         trained = {"params": state.variables["params"], "gates": state.gates}
 
         def z_of(gates):
-            return draw(gates, state.masks, state.step, len(examples.rows))
+            return draw(gates, state.masks, given, state.step, len(examples.rows))
 
-        grads, found = gradients(trained, Fixed(kept, state.masks, prices), z_of, examples)
+        fixed = Fixed(kept, state.masks, given.prices, given.lam)
+        grads, found = gradients(trained, fixed, z_of, examples)
         # All gradients are done before the optimizer starts: activations are gone by then, and XLA
         # writes the new moments over the old ones, of which it otherwise keeps a copy.
         grads = jax.lax.optimization_barrier(grads)
@@ -181,18 +223,19 @@ def make_step(
 
 
 def make_draw(network: Network, config: Config) -> Callable:
-    """`draw(gates, masks, step, batch) -> z`: gates of living units, 0 for those of dead ones."""
-    source = stream(config.seed, "z")
+    """`draw(gates, masks, given, step, batch) -> z`: of living units, 0 for those of dead ones."""
     names = list(network.groups)
 
-    def draw(gates, masks, step, batch):
+    def draw(gates, masks, given: Given, step, batch):
         if not names:
             return {}
         # All groups in one draw: a generator per group would make compiling much slower.
         z = hard_concrete.sample(
-            jax.random.fold_in(source, step),
+            jax.random.fold_in(given.noise, step),
             jnp.concatenate([gates[name] for name in names]),
             batch if config.gates.per_example else None,
+            units=jnp.concatenate([given.units[name] for name in names]),
+            of=network.all_units,
         )
         ends = np.cumsum([gates[name].size for name in names])[:-1]
         parts = jnp.split(z, ends, axis=-1)
@@ -209,11 +252,14 @@ def smooth(means: Means, now: Means, config: Config) -> Means:
     )
 
 
-def make_order(config: Config, examples: int) -> Callable:
-    """`order(number) -> i32[examples]`, jitted: how the epoch of that number takes the examples."""
-    source = stream(config.seed, "order")
+def make_order(examples: int) -> Callable:
+    """`order(source, number) -> i32[examples]`, jitted: how an epoch takes the examples.
 
-    def order(number):
+    Args:
+      examples: N, the size of the training set.
+    """
+
+    def order(source, number):
         rows = jax.random.permutation(jax.random.fold_in(source, number), examples)
         return rows.astype(jnp.int32)
 
@@ -235,16 +281,16 @@ def make_epoch(
       batch: examples of a mini-batch; static.
 
     Returns:
-      `epoch(state, images, labels, prices, rows, steps) -> (state, tally)`, jitted, donating the
+      `epoch(state, images, labels, given, rows, steps) -> (state, tally)`, jitted, donating the
       state: one pass over images f32[examples, ...] and labels i32[examples], in the order `rows`,
-      i32[examples]; `prices` as in `make_step`. `steps`, i32[], is traced: one program serves any
+      i32[examples]; `given` as in `make_step`. `steps`, i32[], is traced: one program serves any
       number of them.
     """
     take = make_one_step(network, config, tx, examples, batch, savings)
 
-    def epoch(state: TrainState, images, labels, prices, rows, steps):
+    def epoch(state: TrainState, images, labels, given, rows, steps):
         def body(i, carry):
-            return take(*carry, images, labels, prices, rows, i)
+            return take(*carry, images, labels, given, rows, i)
 
         return jax.lax.fori_loop(0, steps, body, (state, empty_tally(state)))
 
@@ -259,7 +305,7 @@ def make_one_step(
     batch: int,
     savings: Savings = NOTHING,
 ) -> Callable:
-    """`take(state, tally, images, labels, prices, rows, i) -> (state, tally)`, to be compiled.
+    """`take(state, tally, images, labels, given, rows, i) -> (state, tally)`, to be compiled.
 
     Step `i`, i32[], of an epoch that takes its examples in the order `rows`, i32[examples]. A loop
     on the host over it does what `make_epoch` does in one program; XLA on a CPU runs convolutions
@@ -267,9 +313,9 @@ def make_one_step(
     """
     step = make_step(network, config, tx, examples, savings)
 
-    def take(state: TrainState, tally: Tally, images, labels, prices, rows, i):
+    def take(state: TrainState, tally: Tally, images, labels, given, rows, i):
         here = jax.lax.dynamic_slice_in_dim(rows, i * batch, batch)
-        return step(state, tally, Examples(images, labels, here), prices)
+        return step(state, tally, Examples(images, labels, here), given)
 
     return take
 

@@ -125,7 +125,7 @@ def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
     units = 64 + 12 + 7
     assert parts["params"] == 4 * parameters
     assert parts["optimizer"] == 2 * 4 * (parameters + units) + 4  # Adam's moments, its count
-    assert parts["gates"] == 3 * 4 * units  # log_alpha, masks, prices
+    assert parts["gates"] == 4 * 4 * units  # log_alpha, masks, prices, numbers
     assert parts["batch"] == 16 * (64 + 1) * 4
     assert parts["statistics"] >= 4 * (units + 4) + 5 * 4  # the tally; step and running means
 

@@ -17,7 +17,9 @@ SETTINGS = config.Config(
     penalty=config.Penalty(lam=2.0),
     pruning=config.Pruning(gamma=0.75),
     batch=config.Batch(alpha=0.0, grid=1.0),  # the rule's exact batch, as the naive peer has it
-    compiling=config.Compiling(shrink=0.0),  # arrays without dead units, as the naive peer's
+    compiling=config.Compiling(
+        shrink=0.0, ahead=False
+    ),  # arrays without dead units, as the naive peer's
     optimizer=config.Optimizer(learning_rate=0.03),
     memory=config.Memory(sp_batch=64),
 )
@@ -45,21 +47,31 @@ def layers_of(state: training.TrainState) -> list[dict]:
     ]
 
 
-def same_noise(_, step, sizes):
-    """The library's uniforms of a step, in the naive peer's parts."""
-    key = jax.random.fold_in(training.stream(SETTINGS.seed, "z"), step)
-    return jnp.split(gates.uniform(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
-
-
 class Matched(naive_dynhp.Run):
     """With the library's first state, noise and order of the examples."""
 
     def __init__(self, kind: str, first: training.TrainState):
+        sizes = [len(first.gates[name]) for name in ("input", *LAYERS[:-1])]
+        ends = np.cumsum(sizes)
+        self.units = np.split(np.arange(ends[-1]), ends[:-1])  # numbers of those that are left
+
+        def same_noise(_, step, sizes):
+            """The library's uniforms of a step, of the units that are left."""
+            key = jax.random.fold_in(training.stream(SETTINGS.seed, "z"), step)
+            u = gates.uniform(key, (ends[-1],))
+            assert [len(units) for units in self.units] == sizes
+            return [u[units] for units in self.units]
+
         super().__init__(SETTINGS, DIGITS, kind, draw=same_noise)
         self.state = self.state._replace(layers=jax.tree.map(jnp.array, layers_of(first)))
 
+    def cut(self, keeps):
+        super().cut(keeps)
+        self.units = [units[kept] for units, kept in zip(self.units, keeps, strict=True)]
+
     def order(self, epoch: int):
-        return training.make_order(SETTINGS, self.examples)(np.int32(epoch))
+        source = training.stream(SETTINGS.seed, "order")
+        return training.make_order(self.examples)(source, np.int32(epoch))
 
 
 @pytest.mark.parametrize("kind", ["vmap", "outer"])

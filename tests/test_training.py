@@ -173,7 +173,7 @@ def test_an_epoch_is_what_numpy_computes(per_example, l2):
     for k in range(3):
         rows = np.asarray(order[16 * k : 16 * (k + 1)])
         log_alpha = dict(zip(names, (jnp.float32(a) for a in oracle.a), strict=True))
-        z = draw(log_alpha, masks, k, 16)
+        z = draw(log_alpha, masks, run.given, k, 16)
         z = [np.asarray(z[name], np.float64) for name in names]
         counts = [c + np.atleast_2d(v > 0).sum(0) for c, v in zip(counts, z, strict=True)]
         x = FEW.x_train[rows].reshape(16, 64).astype(np.float64)
