@@ -103,7 +103,9 @@ def uniform(
     if positions is None:
         positions = jnp.zeros(shape, jnp.uint32)
         for axis, size in enumerate(shape):
-            positions = positions * size + jax.lax.broadcasted_iota(jnp.uint32, shape, axis)
+            positions = positions * jnp.uint32(size) + jax.lax.broadcasted_iota(
+                jnp.uint32, shape, axis
+            )
     return _uniform_of_bits(_mixed(_mixed(positions + first) ^ second), hc)
 
 

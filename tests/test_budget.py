@@ -21,6 +21,7 @@ from dynhp_jax import (
     fitting,
     loop,
     metering,
+    plans,
     runs,
     savings,
 )
@@ -157,7 +158,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
     settings = make(
         f"{limit}",
         batch=config.Batch(size=40, alpha=0.0, grid=2.0, loss="cross_entropy"),
-        compiling=config.Compiling(shrink=0.2),
+        compiling=config.Compiling(shrink=0.2, ahead=False),
     )
     trainer, run = start(settings, DIGITS)
     held = trainer.budget
@@ -181,7 +182,8 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
     # Where the rule asks for more than fits, the room is used to the last example.
     for record, following in zip(records, records[1:], strict=False):
         if record["wanted_batch"] > record["next_batch"]:
-            assert following["batch_size"] == record["next_batch"]
+            # More, if the arrays became smaller in between.
+            assert following["batch_size"] >= record["next_batch"]
             assert sum(following["allocated"]["training"].values()) > 0.95 * limit
 
     another = runs.Trainer(settings, DIGITS, compiling.Programs())
@@ -266,7 +268,7 @@ def test_accumulating_and_rematerialising_change_no_number(used, variance, per_e
     )
     size, state, tally = run_with(savings.NOTHING, settings)
     less, same_state, same_tally = run_with(used, settings)
-    if used.parts == 4 and not per_example:
+    if used.parts == 4 and per_example:
         assert less < size
     for a, b in zip(
         jax.tree.leaves((state, tally)), jax.tree.leaves((same_state, same_tally)), strict=True
@@ -291,7 +293,7 @@ def test_bf16_moments_are_smaller_and_survive_a_resize():
     trainer.budget._use(savings.Savings(bf16_moments=True))
     tx, network = trainer.budget.tx, trainer.whole
     keeps = {"hidden_1": np.arange(5)}
-    smaller, cut = loop.resize(network, state, tx, keeps)
+    smaller, cut = plans.resize(network, state, tx, keeps)
     shapes = trainer.budget.state_shapes(smaller)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), cut) == jax.tree.map(
         lambda a: (a.shape, a.dtype), shapes

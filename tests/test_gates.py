@@ -130,6 +130,8 @@ def test_one_draw_per_batch_or_per_example():
     log_alpha = jnp.asarray(LOG_ALPHAS)
     key = jax.random.key(0)
     assert gates.sample(key, log_alpha).shape == (47,)
+    sizes = np.array([3, 47])  # NumPy's integers are wider than the words that are mixed
+    np.testing.assert_array_equal(gates.uniform(key, (*sizes,)), gates.uniform(key, (3, 47)))
     per_example = gates.sample(key, log_alpha, batch=6)
     assert per_example.shape == (6, 47)
     assert len(np.unique(np.asarray(per_example), axis=0)) == 6
@@ -287,3 +289,12 @@ def test_constants_that_make_no_hard_concrete_are_refused():
     for open_rate in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="open_rate"):
             gates.init(jax.random.key(0), 3, open_rate)
+
+
+def test_draws_of_a_unit_do_not_depend_on_which_others_are_left():
+    key, log_alpha = jax.random.key(5), jnp.linspace(-2, 2, 30)
+    kept = np.array([0, 3, 4, 17, 29])
+    for batch in (None, 6):
+        whole = gates.sample(key, log_alpha, batch)
+        left = gates.sample(key, log_alpha[kept], batch, units=jnp.asarray(kept), of=30)
+        np.testing.assert_array_equal(left, whole[..., kept])
