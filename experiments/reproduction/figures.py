@@ -1,0 +1,2 @@
+def draw(place, count):
+    return []
