@@ -13,7 +13,7 @@ experiments/reproduction/rows.py, the protocol in docs/reproduction.md.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dynhp_jax.errors import UserError
@@ -32,6 +32,7 @@ _OPTIONS = (
     ("alphas", "", "of our own DynHP rows, with commas, instead of the table's own setting"),
     ("validation", "", "share of the training set held out, such as 0.1: errors are those on it"),
     ("variants", "", "of every row, with '+': per-example, ce, sgd, l2, no-pixels, FIELD=VALUE"),
+    ("commit", "", "to write into results where the code does not lie in a git checkout"),
     ("results", "results/reproduction", "directory of the result files"),
 )
 _SWITCHES = (
@@ -43,34 +44,29 @@ _SWITCHES = (
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws."""
-    _, workdirs, number, names, seeds, epochs, lam, alphas, validation, variants, folder, *asked = (
-        commandline.parse(argv, False, _OPTIONS, _SWITCHES)
-    )
-    only_print, draw, calibrate = asked
-    place = Path(folder)
-    count = _number("epochs", epochs, int, 1) if epochs else None
-    if draw:
+    _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES)
+    given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
+    place = Path(given["results"])
+    count = _number("epochs", given["epochs"], int, 1) if given["epochs"] else None
+    if given["figures"]:
         for path in figures.draw(place, count):
             print(path)
         return
-    table, settings = _table(number), SETTINGS[_table(number).number]
-    if lam and _number("lam", lam, float, 0.0) != settings.lam:
-        variants = _with(variants, f"penalty.lam={float(lam)}")
-    if validation:
-        share = _number("validation", validation, float, 0.0)
-        variants = _with(variants, f"data.validation={share}")
-    if alphas:
-        chosen = tuple(_number("alphas", each, float, 0.0) for each in alphas.split(","))
-        settings = dataclasses.replace(settings, alphas=chosen)
-    common = rows.parse_variants(variants)
-    wanted = names.split(",") if names else rows.default_rows(table, settings.alphas)
-    asked_rows = _in_order([rows.parse(name).with_variants(common) for name in wanted])
-    if calibrate:
-        print(calibration.proposals(place, table, asked_rows, count))
+    table = _table(given["table"])
+    settings = _settings(table, given["alphas"])
+    common = _common(given, settings)
+    names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
+    wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
+    if given["calibrate"]:
+        print(calibration.proposals(place, table, wanted, count))
         return
-    if not only_print:
-        numbers = [_number("seeds", each, int, 0) for each in seeds.split(",")]
-        _run(table, settings, asked_rows, numbers, count or EPOCHS, workdirs, place)
+    if not given["print"]:
+        seeds = [_number("seeds", each, int, 0) for each in given["seeds"].split(",")]
+        provenance = results.provenance()
+        provenance["commit"] = provenance["commit"] or given["commit"] or None
+        workdirs = Path(workdirs or "runs/reproduction")
+        shared = running.Place(table, settings, workdirs, place, provenance)
+        _run(shared, wanted, seeds, count or EPOCHS)
     found = tables.build(place, table, settings, common, count)
     print("\n\n".join(grid.text() for grid in found) or f"no results in {place} yet")
     if place.is_dir() and not common and not count:
@@ -78,21 +74,33 @@ def main(argv: Sequence[str]) -> None:
         write_text(place / f"table{table.number}.md", whole)
 
 
+def _settings(table: Table, alphas: str) -> Settings:
+    settings = SETTINGS[table.number]
+    if not alphas:
+        return settings
+    chosen = tuple(_number("alphas", each, float, 0.0) for each in alphas.split(","))
+    return dataclasses.replace(settings, alphas=chosen)
+
+
+def _common(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
+    """The variants that all rows have, by --variants, --lam and --validation."""
+    variants = rows.parse_variants(given["variants"])
+    if given["lam"]:
+        lam = _number("lam", given["lam"], float, 0.0)
+        if lam != settings.lam:
+            variants = (*variants, f"penalty.lam={lam:g}")
+    if given["validation"]:
+        share = _number("validation", given["validation"], float, 0.0)
+        variants = (*variants, f"data.validation={share:g}")
+    return variants
+
+
 def _run(
-    table: Table,
-    settings: Settings,
-    wanted: Sequence[rows.Row],
-    seeds: Sequence[int],
-    epochs: int,
-    workdirs: str,
-    place: Path,
+    shared: running.Place, wanted: Sequence[rows.Row], seeds: Sequence[int], epochs: int
 ) -> None:
     """Every row with every seed; seed by seed, so that whole tables come early."""
     for row in wanted:  # what cannot be is said before anything is run
-        rows.config_of(row, table, settings, 0, epochs)
-    shared = running.Place(
-        table, settings, Path(workdirs or "runs/reproduction"), place, results.provenance()
-    )
+        rows.config_of(row, shared.table, shared.settings, 0, epochs)
     for row in wanted:
         for seed in seeds:
             if row.reference and row.reference not in wanted:

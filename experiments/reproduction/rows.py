@@ -28,12 +28,12 @@ from experiments.reproduction.settings import Settings
 
 METHODS = ("sp", "hp", "dynhp", "dense")
 BASELINES = ("dense-final", "magnitude", "random")
-VARIANTS = {
-    "per-example": ("gates.per_example", True),
-    "ce": ("batch.loss", "cross_entropy"),
-    "sgd": ("optimizer.name", "sgd"),
-    "l2": ("penalty.l2", 5e-4),
-    "no-pixels": ("gates.inputs", False),
+VARIANTS: dict[str, dict[str, Any]] = {
+    "per-example": {"gates.per_example": True},
+    "ce": {"batch.loss": "cross_entropy"},
+    "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1},
+    "l2": {"penalty.l2": 30.0},  # a weight decay of 5e-4, as 30 is divided by 60,000 examples
+    "no-pixels": {"gates.inputs": False},
 }
 CHECKPOINT_EVERY = 20  # epochs; saving takes about as long as a short epoch
 
@@ -74,7 +74,10 @@ class Row:
     @property
     def fields(self) -> dict[str, Any]:
         """The config's fields that the variants set, by dotted name."""
-        return dict(_setting(variant) for variant in self.variants)
+        found: dict[str, Any] = {}
+        for variant in self.variants:
+            found.update(_setting(variant))
+        return found
 
     def with_variants(self, variants: Sequence[str]) -> "Row":
         """The same row with these variants in front of its own, each once."""
@@ -128,7 +131,7 @@ def parse_variants(text: str) -> tuple[str, ...]:
     return variants
 
 
-def _setting(variant: str) -> tuple[str, Any]:
+def _setting(variant: str) -> dict[str, Any]:
     if variant in VARIANTS:
         return VARIANTS[variant]
     field, equals, text = variant.partition("=")
@@ -142,9 +145,9 @@ def _setting(variant: str) -> tuple[str, Any]:
     if field in ("seed", "epochs", "method", "data.name"):
         raise ConfigError(field, text, "what --seeds, --epochs, --rows and --table say")
     try:
-        return field, ast.literal_eval(text)
+        return {field: ast.literal_eval(text)}
     except (ValueError, SyntaxError):
-        return field, text
+        return {field: text}
 
 
 def default_rows(table: Table, alphas: Sequence[float]) -> list[str]:

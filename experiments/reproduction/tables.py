@@ -55,7 +55,7 @@ def build(
       common: the variants that every row of it has; the others are in the table of variants.
       epochs: only of this number of them.
     """
-    fresh, stale = _sorted_out(results.read_all(directory, table.number), table, settings)
+    fresh, stale = current(directory, table, settings)
     grids = []
     for length in sorted({each["epochs"] for each in fresh}):
         if epochs not in (None, length):
@@ -71,6 +71,18 @@ def build(
     return grids
 
 
+def current(directory: Path, table: Table, settings: Settings) -> tuple[list[Result], list[str]]:
+    """The results of the settings as they are now, and the names of the others."""
+    fresh, stale = [], []
+    for each in results.read_all(directory, table.number):
+        config = rows.expected(rows.parse(each["row"]), table, settings, each)
+        if results.differences(each, config):
+            stale.append(f"{each['row']} (seed {each['seed']}, {each['epochs']} epochs)")
+        else:
+            fresh.append(each)
+    return fresh, stale
+
+
 def change(ours: float, sp: float) -> str:
     """The difference to SP as the paper prints it: in percent of SP's, without decimals.
 
@@ -79,18 +91,6 @@ def change(ours: float, sp: float) -> str:
     """
     percent = round(100 * (ours - sp) / sp)
     return f"{percent:+d}%" if percent else "0%"
-
-
-def _sorted_out(found: Sequence[Result], table: Table, settings: Settings):
-    """Results of the settings as they are now, and the names of the others."""
-    fresh, stale = [], []
-    for each in found:
-        config = rows.expected(rows.parse(each["row"]), table, settings, each)
-        if results.differences(each, config):
-            stale.append(f"{each['row']} (seed {each['seed']}, {each['epochs']} epochs)")
-        else:
-            fresh.append(each)
-    return fresh, stale
 
 
 def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) -> list[Grid]:
