@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     place = Path(given["results"])
     count = _number("epochs", given["epochs"], int, 1) if given["epochs"] else None
     if given["figures"]:
-        for path in figures.draw(place, count):
+        for path in figures.draw(place, count, rows.parse_variants(given["variants"])):
             print(path)
         return
     table = _table(given["table"])

@@ -16,15 +16,17 @@ from experiments.reproduction.settings import SETTINGS
 ByRow = Mapping[Row, Sequence[Result]]
 
 _SP, _HP = Row("sp"), Row("hp")
+_STYLES = ("-", "--", ":")
 _BATCHES = (16, 32, 64, 100, 128, 256, 512)
 
 
-def draw(directory: Path, epochs: int | None = None) -> list[Path]:
+def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ()) -> list[Path]:
     """Writes figure_1.png to figure_7.png; those without any result are left out.
 
     Args:
       directory: of the result files; the figures go into its folder figures.
       epochs: of the runs that are drawn; None: of each table the longest.
+      common: variants that all rows have which are drawn.
 
     Returns:
       What was written.
@@ -32,9 +34,12 @@ def draw(directory: Path, epochs: int | None = None) -> list[Path]:
     Raises:
       UserError: there is no result to draw.
     """
-    found = {number: _results(directory, table, epochs) for number, table in TABLES.items()}
+    found = {number: _results(directory, table, epochs, common) for number, table in TABLES.items()}
+    if not any(found.values()):
+        of = f" of {epochs} epochs" if epochs else ""
+        raise UserError(f"there is no result{of} in {directory} to draw; run --table=2 or 3 first")
     folder = directory / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     written = [
         _units(found, folder / "figure_1.png"),
         _model(found, folder / "figure_2.png"),
@@ -44,21 +49,29 @@ def draw(directory: Path, epochs: int | None = None) -> list[Path]:
         _by_alpha(found, "batch_size", "examples in a mini-batch", folder / "figure_6.png"),
         _by_alpha(found, "memory_kib", "network and mini-batch (KiB)", folder / "figure_7.png"),
     ]
-    if not any(written):
-        of = f" of {epochs} epochs" if epochs else ""
-        raise UserError(f"there is no result{of} in {directory} to draw; run --table=2 or 3 first")
     return [path for path in written if path]
 
 
-def _results(directory: Path, table: Table, epochs: int | None) -> ByRow:
-    """{row: results}, all of one number of epochs."""
+def _results(directory: Path, table: Table, epochs: int | None, common: Sequence[str]) -> ByRow:
+    """{row without the common variants: results}, all of one number of epochs."""
     current, _ = tables.current(directory, table, SETTINGS[table.number])
-    length = epochs or max((each["epochs"] for each in current), default=0)
+    named = [(rows.parse(each["row"]), each) for each in current]
+    named = [
+        (row.without(common), each)
+        for row, each in named
+        if set(common) <= set(row.variants) and _drawn(row.without(common))
+    ]
+    length = epochs or max((each["epochs"] for _, each in named), default=0)
     by_row: dict[Row, list[Result]] = {}
-    for each in current:
+    for row, each in named:
         if each["epochs"] == length:
-            by_row.setdefault(rows.parse(each["row"]), []).append(each)
+            by_row.setdefault(row, []).append(each)
     return by_row
+
+
+def _drawn(row: Row) -> bool:
+    """Whether a figure shows this row."""
+    return row.kind in ("sp", "hp", "dynhp") and set(row.fields) <= {"batch.size"}
 
 
 def _line(panel, results: Sequence[Result], curve, **style) -> None:
@@ -149,7 +162,7 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
         for panel, (kind, of_batch) in zip(panels, shown.items(), strict=True):
             for batch, results in of_batch.items():
                 color = COLORS[_BATCHES.index(batch) % len(COLORS)]
-                style = "-" if _BATCHES.index(batch) < len(COLORS) else "--"
+                style = _STYLES[_BATCHES.index(batch) // len(COLORS)]
                 _line(panel, results, "test_error", color=color, linestyle=style, label=f"{batch}")
             panel.set_title(f"{table.title}: {kind.upper()}")
             panel.set_ylim(*_limits(of_batch.values()))
@@ -173,7 +186,7 @@ def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> P
         for panel, (number, by_row) in zip(panels, shown.items(), strict=True):
             for place, (row, results) in enumerate(by_row.items()):
                 color = {_SP: "black", _HP: "grey"}.get(row, COLORS[place % len(COLORS)])
-                style = "-" if place < len(COLORS) else "--"
+                style = _STYLES[place // len(COLORS) % len(_STYLES)]
                 label = row.kind.upper() if row.alpha is None else f"DynHP {row.alpha:g}"
                 _line(panel, results, name, color=color, linestyle=style, label=label)
             if name == "memory_kib" and _SP in by_row:

@@ -111,7 +111,7 @@ def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) ->
     with_common = f" ({' '.join(common)})" if common else ""
     grids = []
     if order:
-        notes = _notes(epochs, table, settings)
+        notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
         grids.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
     if varied:
         bases = [dataclasses.replace(row, variants=common) for row in varied]
@@ -128,10 +128,18 @@ def _by_kind(found: Sequence[Row]) -> list[Row]:
     return sorted(found, key=lambda row: kinds.index(row.kind))
 
 
-def _notes(epochs: int, table: Table, settings: Settings) -> tuple[str, ...]:
+def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, ...]:
+    protocol = {
+        "penalty.lam": settings.lam,
+        "penalty.convention": settings.convention,
+        "pruning.gamma": settings.gamma,
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": settings.learning_rate,
+        **fields,
+    }
     notes = [
-        f"lambda {settings.lam:g} ({settings.convention}), gamma {settings.gamma:g}, Adam"
-        f" {settings.learning_rate:g}; {settings.chosen}",
+        ", ".join(f"{name} {value}" for name, value in protocol.items()),
+        *([] if "penalty.lam" in fields else [settings.chosen]),
         "mean ± standard deviation over the seeds; in parentheses the difference to SP; errors are"
         " those after the last epoch, 'best' is the best epoch's, chosen by the test set",
         "model: KiB / 1000; memory: sum over the epochs of network and mini-batch, KiB / 10^6",
