@@ -117,6 +117,7 @@ def test_equal_rows_have_one_name():
         ("hp+fast", "no variant; allowed: per-example"),
         ("hp+penalty.lm=1", "did you mean: penalty.lam"),
         ("hp+seed=1", "--seeds"),
+        ("hp+data.dir=x", "changes no result"),
     ],
 )
 def test_what_is_no_row_says_so(name, says):
@@ -379,7 +380,7 @@ def test_the_largest_units_are_those_with_the_largest_norms(dense):
 
 # -- the program -----------------------------------------------------------------------------------
 
-TINY = "data.examples=400+model.hidden=(12,8)+penalty.lam=0.5+optimizer.learning_rate=0.02"
+TINY = "data.examples=600+model.hidden=(12,8)+penalty.lam=0.5+gates.learning_rate=0.12"
 
 
 def program(*arguments):
@@ -395,7 +396,7 @@ def tiny(tfds_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduction")
     flags = [
         f"--workdir={folder / 'runs'}", f"--results={folder / 'results'}", "--seeds=0",
-        f"--variants={TINY}+compiling.cache_dir={folder / 'xla'}",
+        f"--variants={TINY}",
     ]  # fmt: skip
     names = "--rows=magnitude@hp,sp,hp,dynhp-0.5,dense-final@hp,random@hp"
     done = program(*flags, names, "--epochs=4")

@@ -142,8 +142,10 @@ def _setting(variant: str) -> dict[str, Any]:
         )
     if field not in configuration.field_names():
         raise configuration.unknown_field(field)
-    if field in ("seed", "epochs", "method", "data.name"):
-        raise ConfigError(field, text, "what --seeds, --epochs, --rows and --table say")
+    if field in ("name", "seed", "epochs", "method", "data.name"):
+        raise ConfigError(field, text, "what --table, --rows, --seeds and --epochs say")
+    if field in configuration.FREE_ON_RESUME:  # a path has no place in the name of a result
+        raise ConfigError(field, text, "no variant: it changes no result; see DYNHP_CACHE")
     try:
         return {field: ast.literal_eval(text)}
     except (ValueError, SyntaxError):
