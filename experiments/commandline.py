@@ -55,7 +55,10 @@ def say(line: str) -> None:
 
 
 def parse(
-    argv: Sequence[str], with_config: bool, options: Sequence[tuple[str, str, str]] = ()
+    argv: Sequence[str],
+    with_config: bool,
+    options: Sequence[tuple[str, str, str]] = (),
+    switches: Sequence[tuple[str, str]] = (),
 ) -> tuple:
     """Reads `--workdir` and, where wanted, `--config` with its overrides.
 
@@ -63,10 +66,11 @@ def parse(
       argv: the program's name and its arguments.
       with_config: whether there is a `--config`; then it has to be given.
       options: further flags that take a string, as (name, default, help).
+      switches: further flags that are given or not, as (name, help).
 
     Returns:
       The config with all overrides (an ml_collections.ConfigDict, None without), the workdir (''
-      if it was not given), and the values of the options.
+      if it was not given), the values of the options and those of the switches.
 
     Raises:
       UserError: a flag that does not exist or a value that is not of its type.
@@ -76,6 +80,8 @@ def parse(
     flags.DEFINE_bool("help", False, "show the flags", short_name="h", flag_values=values)
     for name, default, text in options:
         flags.DEFINE_string(name, default, text, flag_values=values)
+    for name, text in switches:
+        flags.DEFINE_bool(name, False, text, flag_values=values)
     if with_config:
         _check_names(argv)
         config_flags.DEFINE_config_file(
@@ -110,7 +116,8 @@ def parse(
         raise UserError(f"{rest[0]!r} is no flag; flags look like --workdir=runs/digits")
     if with_config and config is None:
         raise UserError("--config is missing; for a start: --config=configs/digits.py")
-    return config, values["workdir"].value, *(values[name].value for name, _, _ in options)
+    names = [name for name, *_ in (*options, *switches)]
+    return config, values["workdir"].value, *(values[name].value for name in names)
 
 
 def _check_names(argv: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for any eyes
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for any eyes
 
 
 def draw(records: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], directory: Path) -> None:
@@ -35,15 +35,15 @@ def _units(epochs, records, dense, path: Path) -> None:
     if not groups:
         return  # a dense network has no gates
     columns = min(4, len(groups))
-    with _figure(path, math.ceil(len(groups) / columns), columns) as panels:
+    with panels_of(path, math.ceil(len(groups) / columns), columns) as panels:
         for panel in panels[len(groups) :]:
             panel.remove()
         for panel, group in zip(panels, groups, strict=False):
-            panel.plot(epochs, [r["units"][group] for r in records], color=_COLORS[0], label="left")
+            panel.plot(epochs, [r["units"][group] for r in records], color=COLORS[0], label="left")
             panel.plot(
                 epochs,
                 [r["active"].get(group, r["units"][group]) for r in records],
-                color=_COLORS[1],
+                color=COLORS[1],
                 linestyle="--",
                 label="active on average",
             )
@@ -55,25 +55,29 @@ def _units(epochs, records, dense, path: Path) -> None:
 
 def _test_error(epochs, records, path: Path) -> None:
     errors = [record["test_error"] for record in records]
-    with _figure(path) as (panel,):
-        panel.plot(epochs, errors, color=_COLORS[0])
+    with panels_of(path) as (panel,):
+        panel.plot(epochs, errors, color=COLORS[0])
         best = min(range(len(errors)), key=errors.__getitem__)
-        panel.plot(epochs[best], errors[best], "o", color=_COLORS[1])
+        panel.plot(epochs[best], errors[best], "o", color=COLORS[1])
         panel.annotate(
             f"best {errors[best]:.2f} %, last {errors[-1]:.2f} %",
             (0.98, 0.95), xycoords="axes fraction", ha="right", va="top",
         )  # fmt: skip
-        # The first epochs are far above the rest and would flatten what matters.
-        settled = sorted(errors)[int(0.9 * (len(errors) - 1))]
-        low, high = min(errors), max(settled, min(errors) * 1.5, min(errors) + 0.1)
-        panel.set_ylim(low - 0.05 * (high - low), high + 0.15 * (high - low))
+        panel.set_ylim(*error_limits(errors))
         panel.set_ylabel("test error (%)")
 
 
+def error_limits(errors: Sequence[float]) -> tuple[float, float]:
+    """The range of an axis of errors: the first epochs, far above the rest, may leave it."""
+    settled = sorted(errors)[int(0.9 * (len(errors) - 1))]
+    low, high = min(errors), max(settled, min(errors) * 1.5, min(errors) + 0.1)
+    return low - 0.05 * (high - low), high + 0.15 * (high - low)
+
+
 def _batch_size(epochs, records, path: Path) -> None:
-    with _figure(path) as (panel,):
+    with panels_of(path) as (panel,):
         sizes = [record["batch_size"] for record in records]
-        panel.step(epochs, sizes, where="mid", color=_COLORS[0])
+        panel.step(epochs, sizes, where="mid", color=COLORS[0])
         panel.set_ylim(0, max(sizes) * 1.1)
         panel.set_ylabel("examples in a mini-batch")
 
@@ -88,9 +92,9 @@ def _memory(epochs, records, dense, path: Path) -> None:
         model = [record["model_kib"] for record in records]
         rest = [all_ - network for all_, network in zip(total, model, strict=True)]
         layers = {"network": model, "mini-batch": rest}
-    with _figure(path) as (panel,):
+    with panels_of(path) as (panel,):
         panel.stackplot(
-            epochs, *layers.values(), labels=list(layers), colors=_COLORS[: len(layers)], alpha=0.35
+            epochs, *layers.values(), labels=list(layers), colors=COLORS[: len(layers)], alpha=0.35
         )
         # By XLA's meter the largest step may be an evaluation, above what the training step takes.
         panel.plot(epochs, total, color="black", linewidth=0.8, label="largest step")
@@ -110,8 +114,8 @@ def _memory(epochs, records, dense, path: Path) -> None:
         )
 
 
-class _figure:
-    """Panels side by side; saved when the block ends."""
+class panels_of:
+    """Panels over epochs, row by row; saved when the block ends."""
 
     def __init__(self, path: Path, rows: int = 1, columns: int = 1):
         self.path = path

@@ -65,7 +65,7 @@ def summarise(trainer: Trainer, run: Run, records: Sequence[Mapping[str, Any]]) 
         "compile_seconds_in_all": trainer.programs.seconds,
         "compilations": trainer.programs.compilations,
         "versions": versions(),
-        "machine": f"{platform.machine()} {platform.system()}, {jax.devices()[0].device_kind}",
+        "machine": machine(),
         "commit": commit(),
     }
 
@@ -79,6 +79,11 @@ def versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def machine() -> str:
+    """Processor, operating system and the device that jax computes on."""
+    return f"{platform.machine()} {platform.system()}, {jax.devices()[0].device_kind}"
 
 
 def commit() -> str | None:

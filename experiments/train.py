@@ -9,13 +9,15 @@ overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(3
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
 from dynhp_jax import checkpoint, compiling, loop, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
+from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
 from experiments import commandline, plots, reports
 from experiments.commandline import Interrupted, say
@@ -34,13 +36,27 @@ def main(argv: Sequence[str]) -> None:
         train(config, workdir)
 
 
-def train(config: Config, workdir: Workdir) -> None:
-    """Trains in a workdir that is claimed, from where an earlier run left it."""
+def train(
+    config: Config,
+    workdir: Workdir,
+    dataset: Dataset | None = None,
+    begin: Callable[[runs.Trainer], runs.Run] = runs.Trainer.start,
+) -> tuple[runs.Trainer, runs.Run, list[dict[str, Any]]]:
+    """Trains in a workdir that is claimed, from where an earlier run left it.
+
+    Args:
+      config: the run.
+      workdir: where everything goes.
+      dataset: its data, if not what the config names.
+      begin: the run before its first epoch.
+
+    Returns:
+      The trainer, the run at its end, and the lines of metrics.jsonl.
+    """
     compiling.use_cache(config.compiling.cache_dir)
-    dataset = runs.dataset_of(config)
     programs = compiling.Programs()
-    trainer = runs.Trainer(config, dataset, programs)
-    run = _start(trainer, workdir)
+    trainer = runs.Trainer(config, dataset or runs.dataset_of(config), programs)
+    run = _start(trainer, workdir, begin)
     records = workdir.rewind(run.epoch)
     events = Events(workdir.tensorboard, run.epoch)
     report = _Screen(run.epoch, config.epochs)
@@ -70,16 +86,19 @@ def train(config: Config, workdir: Workdir) -> None:
     write_json(workdir.summary_file, summary)
     print(reports.table(summary))
     print(f"everything is in {workdir.path}")
+    return trainer, run, records
 
 
-def _start(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
+def _start(
+    trainer: runs.Trainer, workdir: Workdir, begin: Callable[[runs.Trainer], runs.Run]
+) -> runs.Run:
     """The run as its newest whole checkpoint has it, or at its very beginning."""
     checkpoint.sweep(workdir.checkpoints)
     found = checkpoint.restore(
         workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
     )
     if found is None:
-        return trainer.start()
+        return begin(trainer)
     trainer.programs.compilations = found.host["compilations"]
     trainer.programs.seconds = found.host["compile_seconds"]
     trainer.programs.waited = found.host["compile_waited"]

@@ -1,0 +1,142 @@
+"""The paper's Tables 2 and 3 and its Figures 1 to 7, run and set beside what the paper prints.
+
+    python -m experiments.reproduce --table=2 --epochs=400 --seeds=0,1,2
+    python -m experiments.reproduce --table=3 --rows=sp,hp,dynhp-0.98 --epochs=2000
+    python -m experiments.reproduce --table=2 --print
+    python -m experiments.reproduce --figures
+
+Each row and seed is a run that can be stopped at any time; the same command goes on, and what is
+finished is skipped. Several machines can share the work by --rows= and --seeds=: copy the files
+that they leave in results/reproduction/ into one directory, then --print. The names of rows are in
+experiments/reproduction/rows.py, the protocol in docs/reproduction.md.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from dynhp_jax.errors import UserError
+from experiments import commandline
+from experiments.reproduction import calibration, figures, results, rows, running, tables
+from experiments.reproduction.published import EPOCHS, TABLES, Table
+from experiments.reproduction.settings import SETTINGS, Settings
+from experiments.workdir import write_text
+
+_OPTIONS = (
+    ("table", "", "2 (MNIST) or 3 (Fashion-MNIST)"),
+    ("rows", "", "names with commas; empty: all of the table"),
+    ("seeds", "0,1,2,3,4", "whole numbers with commas"),
+    ("epochs", "", f"of a run; empty: {EPOCHS}, and with --print all that there are"),
+    ("lam", "", "lambda instead of the table's own setting"),
+    ("alphas", "", "of our own DynHP rows, with commas, instead of the table's own setting"),
+    ("validation", "", "share of the training set held out, such as 0.1: errors are those on it"),
+    ("variants", "", "of every row, with '+': per-example, ce, sgd, l2, no-pixels, FIELD=VALUE"),
+    ("commit", "", "to write into results where the code does not lie in a git checkout"),
+    ("results", "results/reproduction", "directory of the result files"),
+)
+_SWITCHES = (
+    ("print", "only print the table of the results that are there"),
+    ("figures", "draw Figures 1 to 7 of the results that are there"),
+    ("calibrate", "propose alphas from the results of --rows (one DynHP row)"),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line; runs what is missing, prints, draws."""
+    _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES)
+    given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
+    place = Path(given["results"])
+    count = _number("epochs", given["epochs"], int, 1) if given["epochs"] else None
+    if given["figures"]:
+        for path in figures.draw(place, count, rows.parse_variants(given["variants"])):
+            print(path)
+        return
+    table = _table(given["table"])
+    settings = _settings(table, given["alphas"])
+    common = _common(given, settings)
+    names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
+    wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
+    if given["calibrate"]:
+        print(calibration.proposals(place, table, wanted, count))
+        return
+    if not given["print"]:
+        seeds = [_number("seeds", each, int, 0) for each in given["seeds"].split(",")]
+        provenance = results.provenance()
+        provenance["commit"] = provenance["commit"] or given["commit"] or None
+        workdirs = Path(workdirs or "runs/reproduction")
+        shared = running.Place(table, settings, workdirs, place, provenance)
+        _run(shared, wanted, seeds, count or EPOCHS)
+    found = tables.build(place, table, settings, common, count)
+    print("\n\n".join(grid.text() for grid in found) or f"no results in {place} yet")
+    if place.is_dir() and not common and not count:
+        whole = "\n".join(grid.markdown() for grid in found)
+        write_text(place / f"table{table.number}.md", whole)
+
+
+def _settings(table: Table, alphas: str) -> Settings:
+    settings = SETTINGS[table.number]
+    if not alphas:
+        return settings
+    chosen = tuple(_number("alphas", each, float, 0.0) for each in alphas.split(","))
+    return dataclasses.replace(settings, alphas=chosen)
+
+
+def _common(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
+    """The variants that all rows have, by --variants, --lam and --validation."""
+    variants = rows.parse_variants(given["variants"])
+    if given["lam"]:
+        lam = _number("lam", given["lam"], float, 0.0)
+        if lam != settings.lam:
+            variants = (*variants, f"penalty.lam={lam:g}")
+    if given["validation"]:
+        share = _number("validation", given["validation"], float, 0.0)
+        variants = (*variants, f"data.validation={share:g}")
+    return variants
+
+
+def _run(
+    shared: running.Place, wanted: Sequence[rows.Row], seeds: Sequence[int], epochs: int
+) -> None:
+    """Every row with every seed; seed by seed, so that whole tables come early."""
+    for row in wanted:  # what cannot be is said before anything is run
+        rows.config_of(row, shared.table, shared.settings, 0, epochs)
+    for row in wanted:
+        for seed in seeds:
+            if row.reference and row.reference not in wanted:
+                running.reference(shared, row, seed, epochs)
+    for seed in seeds:
+        for row in wanted:
+            running.run(shared, row, seed, epochs)
+
+
+def _in_order(wanted: Sequence[rows.Row]) -> list[rows.Row]:
+    """Without repetitions, and the baselines behind the rows whose sizes they take."""
+    unique = list(dict.fromkeys(wanted))
+    return sorted(unique, key=lambda row: row.base is not None)
+
+
+def _table(text: str) -> Table:
+    if text not in {str(number) for number in TABLES}:
+        found = f"is {text!r}" if text else "is missing"
+        raise UserError(f"--table {found}; allowed: 2 (MNIST), 3 (Fashion-MNIST)")
+    return TABLES[int(text)]
+
+
+def _with(variants: str, more: str) -> str:
+    return f"{variants}+{more}" if variants else more
+
+
+def _number(flag: str, text: str, kind: Callable, least: float):
+    try:
+        value = kind(text)
+        if not least <= value < float("inf"):
+            raise ValueError
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UserError(f"--{flag}: {text!r} is not allowed; {what}, {least} or more") from None
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(commandline.run(main, sys.argv))

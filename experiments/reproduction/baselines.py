@@ -1,0 +1,102 @@
+"""Dense networks of a pruned network's sizes: the comparison that the paper's tables lack.
+
+A network that reads only some of the pixels trains on a data set of those pixels.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax.data import Dataset
+from dynhp_jax.groups import Groups, find_groups
+from dynhp_jax.network import Network
+from dynhp_jax.optimizer_surgery import cut_optimizer
+from dynhp_jax.runs import Keeps, Run, Trainer
+from dynhp_jax.surgery import cut
+
+
+def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
+    """The data set with flat examples that hold only these pixels, f32[examples, kept]."""
+    pixels = math.prod(dataset.example_shape)
+
+    def part(images: np.ndarray) -> np.ndarray:
+        flat = images.reshape(len(images), pixels)
+        return np.ascontiguousarray(flat[:, np.asarray(kept)])
+
+    return dataclasses.replace(
+        dataset,
+        x_train=part(dataset.x_train),
+        x_validation=part(dataset.x_validation),
+        x_test=part(dataset.x_test),
+    )
+
+
+def groups_of(network: Network) -> Groups:
+    """Every group of the network that can be cut, also where a dense run gates none."""
+    example = jax.ShapeDtypeStruct((2, *network.spec.input_shape), jnp.float32)
+    found = find_groups(network.evaluate, network.spec.shapes(), example)
+    return found.select(found.prunable)
+
+
+def largest(run: Run, units: Mapping[str, int]) -> Keeps:
+    """Of every group the units with the largest L2 norm of all weights and biases they hold.
+
+    That is, of a hidden unit, its incoming weights, its bias and its outgoing weights; of a pixel
+    its outgoing weights.
+
+    Args:
+      run: a dense run.
+      units: how many of each group stay.
+    """
+    params = jax.device_get(run.state.variables["params"])
+    groups = groups_of(run.network).at("params")
+    leaves = {
+        "/".join(key.key for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    keeps = {}
+    for name, group in groups.items():
+        squares = np.zeros(group.size)
+        for member in group.members:
+            leaf = np.moveaxis(np.asarray(leaves[member.path], np.float64), member.axis, 0)
+            by_position = np.square(leaf).reshape(len(leaf), -1).sum(1)
+            squares += by_position[member.index].sum(1)
+        order = np.argsort(-squares, kind="stable")  # the earlier one of two that are equal
+        keeps[name] = np.sort(order[: units[name]])
+    return keeps
+
+
+def random(run: Run, units: Mapping[str, int], seed: int) -> Keeps:
+    """As many units of every group, drawn at random; the same ones for the same seed."""
+    generator = np.random.default_rng(seed)
+    return {
+        name: np.sort(generator.choice(group.size, units[name], replace=False))
+        for name, group in groups_of(run.network).items()
+    }
+
+
+def cut_run(trainer: Trainer, dense: Run, keeps: Keeps) -> Run:
+    """A dense run that goes on with these units only, its optimizer's moments cut as well.
+
+    Args:
+      trainer: of a network of the sizes that `keeps` leaves.
+      dense: where the whole network has come to.
+      keeps: its surviving units, {group: sorted indices}.
+    """
+    groups, state = groups_of(dense.network), dense.state
+    trained = {"params": state.variables["params"], "gates": state.gates}
+    state = state._replace(
+        variables=cut(dict(state.variables), groups, keeps),
+        opt_state=cut_optimizer(trainer.tx, state.opt_state, trained, groups, keeps),
+    )
+    return dataclasses.replace(
+        trainer.start(),
+        epoch=dense.epoch,
+        state=state,
+        memory_kib=dense.memory_kib,
+        best=dense.best,
+    )

@@ -1,0 +1,204 @@
+"""Figures 1 to 7 of the paper, of the results that are there: mean over seeds, and their range."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dynhp_jax.errors import UserError
+from experiments.plots import COLORS, error_limits, panels_of
+from experiments.reproduction import rows, tables
+from experiments.reproduction.published import CLASSES, METER, TABLES, UNITS, Table
+from experiments.reproduction.results import Result, mean_curve
+from experiments.reproduction.rows import Row
+from experiments.reproduction.settings import SETTINGS
+
+ByRow = Mapping[Row, Sequence[Result]]
+
+_SP, _HP = Row("sp"), Row("hp")
+_STYLES = ("-", "--", ":")
+_BATCHES = (16, 32, 64, 100, 128, 256, 512)
+
+
+def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ()) -> list[Path]:
+    """Writes figure_1.png to figure_7.png; those without any result are left out.
+
+    Args:
+      directory: of the result files; the figures go into its folder figures.
+      epochs: of the runs that are drawn; None: of each table the longest.
+      common: variants that all rows have which are drawn.
+
+    Returns:
+      What was written.
+
+    Raises:
+      UserError: there is no result to draw.
+    """
+    found = {number: _results(directory, table, epochs, common) for number, table in TABLES.items()}
+    if not any(found.values()):
+        of = f" of {epochs} epochs" if epochs else ""
+        raise UserError(f"there is no result{of} in {directory} to draw; run --table=2 or 3 first")
+    folder = directory / "figures"
+    folder.mkdir(exist_ok=True)
+    written = [
+        _units(found, folder / "figure_1.png"),
+        _model(found, folder / "figure_2.png"),
+        _batches(found[2], TABLES[2], folder / "figure_3.png"),
+        _batches(found[3], TABLES[3], folder / "figure_4.png"),
+        _by_alpha(found, "test_error", "test error (%)", folder / "figure_5.png"),
+        _by_alpha(found, "batch_size", "examples in a mini-batch", folder / "figure_6.png"),
+        _by_alpha(found, "memory_kib", "network and mini-batch (KiB)", folder / "figure_7.png"),
+    ]
+    return [path for path in written if path]
+
+
+def _results(directory: Path, table: Table, epochs: int | None, common: Sequence[str]) -> ByRow:
+    """{row without the common variants: results}, all of one number of epochs."""
+    current, _ = tables.current(directory, table, SETTINGS[table.number])
+    named = [(rows.parse(each["row"]), each) for each in current]
+    named = [
+        (row.without(common), each)
+        for row, each in named
+        if set(common) <= set(row.variants) and _drawn(row.without(common))
+    ]
+    length = epochs or max((each["epochs"] for _, each in named), default=0)
+    by_row: dict[Row, list[Result]] = {}
+    for row, each in named:
+        if each["epochs"] == length:
+            by_row.setdefault(row, []).append(each)
+    return by_row
+
+
+def _drawn(row: Row) -> bool:
+    """Whether a figure shows this row."""
+    return row.kind in ("sp", "hp", "dynhp") and set(row.fields) <= {"batch.size"}
+
+
+def _line(panel, results: Sequence[Result], curve, **style) -> None:
+    """The mean of a curve, or of what a function makes of the results, and the seeds' range."""
+    epochs, mean, each = curve(results) if callable(curve) else mean_curve(results, curve)
+    panel.plot(epochs, mean, linewidth=1.2, **style)
+    if len(each) > 1:
+        panel.fill_between(
+            epochs, each.min(0), each.max(0), color=style["color"], alpha=0.15, linewidth=0
+        )
+
+
+def _virtual(results: Sequence[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KiB of a network of as many units as SP had active on average, by epoch."""
+    epochs, _, inputs = mean_curve(results, "active/input")
+    first = mean_curve(results, "active/hidden_1")[2]
+    second = mean_curve(results, "active/hidden_2")[2]
+    each = (inputs + 1) * first + (first + 1) * second + (second + 1) * CLASSES
+    each = each * 4 / 1024
+    return epochs, each.mean(0), each
+
+
+def _network(results: Sequence[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """KiB of the surviving network, by epoch."""
+    epochs, _, each = mean_curve(results, "parameters")
+    each = each * 4 / 1024
+    return epochs, each.mean(0), each
+
+
+def _virtual_memory(results: Sequence[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same with SP's mini-batch."""
+    epochs, mean, each = _virtual(results)
+    batch = METER.memory_kib(0, results[0]["batch_size"])
+    return epochs, mean + batch, each + batch
+
+
+def _units(found: Mapping[int, ByRow], path: Path) -> Path | None:
+    """Figure 1: active units of SP and HP, by layer."""
+    shown = {number: by_row for number, by_row in found.items() if {_SP, _HP} & set(by_row)}
+    if not shown:
+        return None
+    with panels_of(path, len(shown), len(UNITS)) as panels:
+        places = [(number, group) for number in shown for group in UNITS]
+        for panel, (number, group) in zip(panels, places, strict=True):
+            for row, name, color in ((_SP, "active", COLORS[0]), (_HP, "units", COLORS[1])):
+                if row in shown[number]:
+                    results = shown[number][row]
+                    _line(panel, results, f"{name}/{group}", color=color, label=row.kind.upper())
+            panel.set_title(f"{TABLES[number].title}: {group}")
+            panel.set_ylim(0, UNITS[group] * 1.05)
+            panel.set_ylabel("active units")
+        panels[0].legend(frameon=False)
+    return path
+
+
+def _model(found: Mapping[int, ByRow], path: Path) -> Path | None:
+    """Figure 2: the network's memory under SP and HP, and that of SP's active units."""
+    shown = {number: by_row for number, by_row in found.items() if {_SP, _HP} & set(by_row)}
+    if not shown:
+        return None
+    with panels_of(path, 1, len(shown)) as panels:
+        for panel, (number, by_row) in zip(panels, shown.items(), strict=True):
+            if _SP in by_row:
+                _line(panel, by_row[_SP], _network, color="black", label="SP")
+                style = {"color": "grey", "linestyle": "--", "label": "SP (virtual)"}
+                _line(panel, by_row[_SP], _virtual, **style)
+            if _HP in by_row:
+                _line(panel, by_row[_HP], _network, color=COLORS[1], label="HP")
+            panel.set_title(TABLES[number].title)
+            panel.set_ylim(0, None)
+            panel.set_ylabel("network (KiB)")
+            panel.legend(frameon=False)
+    return path
+
+
+def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
+    """Figures 3 and 4: test error of SP and of HP at several mini-batches."""
+    shown: dict[str, dict[int, Sequence[Result]]] = {"sp": {}, "hp": {}}
+    for kind, own in (("sp", table.sp_batch), ("hp", table.hp_batch)):
+        for batch in _BATCHES:
+            variants = () if batch == own else (f"batch.size={batch}",)
+            if Row(kind, variants=variants) in by_row:
+                shown[kind][batch] = by_row[Row(kind, variants=variants)]
+    shown = {kind: of_batch for kind, of_batch in shown.items() if of_batch}
+    if not shown:
+        return None
+    with panels_of(path, 1, len(shown)) as panels:
+        for panel, (kind, of_batch) in zip(panels, shown.items(), strict=True):
+            for batch, results in of_batch.items():
+                color = COLORS[_BATCHES.index(batch) % len(COLORS)]
+                style = _STYLES[_BATCHES.index(batch) // len(COLORS)]
+                _line(panel, results, "test_error", color=color, linestyle=style, label=f"{batch}")
+            panel.set_title(f"{table.title}: {kind.upper()}")
+            panel.set_ylim(*_limits(of_batch.values()))
+            panel.set_ylabel("test error (%)")
+            panel.legend(frameon=False, title="mini-batch", fontsize="small")
+    return path
+
+
+def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> Path | None:
+    """Figures 5 to 7: a curve of DynHP for every alpha, and of SP and HP where they have one."""
+    shown = {}
+    for number, by_row in found.items():
+        plain = {row: each for row, each in by_row.items() if not row.variants}
+        alphas = sorted((row for row in plain if row.kind == "dynhp"), key=lambda row: row.alpha)
+        fixed = [row for row in (_SP, _HP) if row in plain and name != "batch_size"]
+        if alphas or fixed:
+            shown[number] = {row: plain[row] for row in (*fixed, *alphas)}
+    if not shown:
+        return None
+    with panels_of(path, 1, len(shown)) as panels:
+        for panel, (number, by_row) in zip(panels, shown.items(), strict=True):
+            for place, (row, results) in enumerate(by_row.items()):
+                color = {_SP: "black", _HP: "grey"}.get(row, COLORS[place % len(COLORS)])
+                style = _STYLES[place // len(COLORS) % len(_STYLES)]
+                label = row.kind.upper() if row.alpha is None else f"DynHP {row.alpha:g}"
+                _line(panel, results, name, color=color, linestyle=style, label=label)
+            if name == "memory_kib" and _SP in by_row:
+                style = {"color": "black", "linestyle": "--", "label": "SP (virtual)"}
+                _line(panel, by_row[_SP], _virtual_memory, **style)
+            panel.set_title(TABLES[number].title)
+            panel.set_ylim(*(_limits(by_row.values()) if name == "test_error" else (0, None)))
+            panel.set_ylabel(what)
+            panel.legend(frameon=False, fontsize="small")
+    return path
+
+
+def _limits(drawn) -> tuple[float, float]:
+    errors = [e for results in drawn for each in results for e in each["curves"]["test_error"]]
+    return error_limits(errors)

@@ -1,0 +1,194 @@
+"""One JSON file per row, seed and number of epochs: writing, reading, merging.
+
+The files of several machines are merged by copying them into one directory: their names say what
+they are, and each holds its config, commit, versions, machine and seconds.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax import config as configuration
+from dynhp_jax import memory
+from dynhp_jax.config import Config
+from dynhp_jax.errors import UserError
+from experiments import reports
+from experiments.reproduction.published import METER
+from experiments.workdir import write_text
+
+Result = Mapping[str, Any]
+
+_FILE = re.compile(r"(?P<row>.+)-seed(?P<seed>\d+)-epochs(?P<epochs>\d+)\.json")
+_NEEDED = {"row", "table", "seed", "epochs", "test_error", "config", "curves"}
+_FULLY = 100  # epochs of which every one is kept; of the later ones every tenth
+_CURVES = {
+    "test_error": 2,
+    "validation_error": 2,
+    "cross_entropy": 5,
+    "batch_size": 0,
+    "parameters": 0,
+    "memory_kib": 1,
+    "variance_ratio": 2,
+}  # decimals
+
+
+def path_of(directory: Path, table: int, row: str, seed: int, epochs: int) -> Path:
+    """Where the result lies."""
+    return directory / f"table{table}" / f"{row}-seed{seed}-epochs{epochs}.json"
+
+
+def of_records(
+    records: Sequence[Mapping[str, Any]],
+    *,
+    row: str,
+    table: int,
+    config: Config,
+    units: Mapping[str, int] | None,
+    kept_inputs: Sequence[int] | None,
+    commit: str | None,
+    versions: Mapping[str, str],
+    machine: str,
+) -> dict[str, Any]:
+    """The result of a finished run.
+
+    Memory is computed anew by the paper's arithmetic, with whole examples: some rows train on
+    examples without the pixels that they do not use, and the paper's mini-batch is not made
+    smaller by pruned pixels.
+
+    Args:
+      records: the lines of metrics.jsonl, one for every epoch.
+      row, table: what was run.
+      config: of the run; its epochs are those of the result.
+      units: of the final network; None: as the last record has it.
+      kept_inputs: the pixels that the final network reads; None if not known.
+      commit, versions, machine: of the run.
+    """
+    records = [
+        {**each, "memory_kib": METER.memory_kib(each["parameters"], each["batch_size"])}
+        for each in records
+    ]
+    last = records[-1]
+    best = min(records, key=lambda record: record["test_error"])
+    return {
+        "row": row,
+        "table": table,
+        "seed": config.seed,
+        "epochs": len(records),
+        "test_error": last["test_error"],
+        "best_test_error": best["test_error"],
+        "best_epoch": best["epoch"],
+        "validation_error": last.get("validation_error"),
+        "units": dict(units or last["units"]),
+        "parameters": last["parameters"],
+        "model_kib": METER.model_kib(last["parameters"]),
+        "training_memory": memory.training_memory(each["memory_kib"] for each in records),
+        "peak_memory_kib": max(each["memory_kib"] for each in records),
+        "batch_size": last["batch_size"],
+        "seconds": round(math.fsum(each["seconds"] for each in records), 1),
+        "compile_seconds": round(math.fsum(each["compile_seconds"] for each in records), 1),
+        "commit": commit,
+        "versions": dict(versions),
+        "machine": machine,
+        "config": configuration.to_dict(config),
+        "kept_inputs": None if kept_inputs is None else [int(each) for each in kept_inputs],
+        "curves": curves(records),
+    }
+
+
+def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list]:
+    """Columns instead of records, rounded; every epoch up to 100, then every tenth and the last."""
+    shown = [r for r in records if r["epoch"] <= _FULLY or r["epoch"] % 10 == 0 or r is records[-1]]
+    columns: dict[str, list] = {"epoch": [record["epoch"] for record in shown]}
+    for name, decimals in _CURVES.items():
+        if name in shown[-1]:
+            columns[name] = [_rounded(record[name], decimals) for record in shown]
+    for name, decimals in (("units", 0), ("active", 1)):
+        for group in shown[-1][name]:
+            columns[f"{name}/{group}"] = [_rounded(r[name][group], decimals) for r in shown]
+    return columns
+
+
+def _rounded(value: float, decimals: int) -> float | int:
+    return round(value, decimals) if decimals else round(value)
+
+
+def write(result: Result, directory: Path) -> Path:
+    """Writes all of the file or nothing; returns where."""
+    path = path_of(directory, result["table"], result["row"], result["seed"], result["epochs"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    return path
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The result that lies there, None if there is none.
+
+    Raises:
+      UserError: the file is no result.
+    """
+    try:
+        result = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        result = None
+    if not isinstance(result, dict) or not _NEEDED.issubset(result):
+        raise UserError(f"{path} is no result of this program; remove it")
+    return result
+
+
+def read_all(directory: Path, table: int) -> list[dict[str, Any]]:
+    """Every result of a table, by row, epochs and seed."""
+    found = [
+        read(path)
+        for path in sorted((directory / f"table{table}").glob("*.json"))
+        if _FILE.fullmatch(path.name)
+    ]
+    return sorted(found, key=lambda each: (each["row"], each["epochs"], each["seed"]))
+
+
+def differences(result: Result, config: Config) -> list[str]:
+    """What another config the result is of, a phrase per field; [] for the same run."""
+    try:
+        earlier = configuration.from_dict(result["config"])
+    except UserError as error:
+        return [str(error)]
+    return configuration.differences(earlier, config)
+
+
+def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation over seeds (of a sample: n - 1); None for a single one.
+
+    >>> mean_and_deviation([1.0, 2.0, 3.0])
+    (2.0, 1.0)
+    """
+    if len(values) == 1:
+        return float(values[0]), None
+    return statistics.fmean(values), statistics.stdev(values)
+
+
+def mean_curve(results: Sequence[Result], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Epochs [n], the mean over seeds [n], and each seed's own values [seeds, n]."""
+    epochs = sorted(set.intersection(*(set(each["curves"]["epoch"]) for each in results)))
+    values = []
+    for each in results:
+        at = dict(zip(each["curves"]["epoch"], each["curves"][name], strict=True))
+        values.append([at[epoch] for epoch in epochs])
+    found = np.array(values, float)
+    return np.array(epochs), found.mean(0), found
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and machine as they are now; asked once, before anything is run."""
+    return {
+        "commit": reports.commit(),
+        "versions": reports.versions(),
+        "machine": reports.machine(),
+    }

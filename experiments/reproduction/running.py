@@ -1,0 +1,187 @@
+"""Runs a row: from its name to a result file, through resumable runs in workdirs of their own.
+
+A method's workdir does not name the number of epochs: with more of them the run goes on, and with
+fewer its first epochs are the result. What depends on the number of epochs (a baseline is cut at
+half of them, to sizes of their end) has it in the workdir's name.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax import config as configuration
+from dynhp_jax import runs
+from dynhp_jax.config import Config
+from dynhp_jax.errors import UserError
+from experiments import train
+from experiments.reproduction import baselines, results
+from experiments.reproduction.published import UNITS, Table
+from experiments.reproduction.rows import Row, config_of, expected, sizes
+from experiments.reproduction.settings import Settings
+from experiments.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What all runs of one call share.
+
+    Attributes:
+      table, settings: what is reproduced.
+      workdirs: under which every run has its workdir.
+      results: where the result files go.
+      provenance: commit, versions, machine (`results.provenance`).
+    """
+
+    table: Table
+    settings: Settings
+    workdirs: Path
+    results: Path
+    provenance: Mapping[str, Any]
+
+    def result(self, row: Row, seed: int, epochs: int) -> dict[str, Any] | None:
+        """The result that is there already.
+
+        Raises:
+          UserError: it is of another config than the row now means.
+        """
+        path = results.path_of(self.results, self.table.number, row.name, seed, epochs)
+        found = results.read(path)
+        if found is None:
+            return None
+        differing = results.differences(found, expected(row, self.table, self.settings, found))
+        if differing:
+            raise UserError(
+                f"{path} is of another config; what differs: {', '.join(differing)};"
+                " move it away, or take another --results"
+            )
+        return found
+
+    def workdir(self, name: str, seed: int) -> Workdir:
+        return Workdir(self.workdirs / f"table{self.table.number}" / f"{name}-seed{seed}")
+
+
+def run(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
+    """The result of a row; trains if it is not there yet.
+
+    Raises:
+      UserError: a baseline's reference row has no result of this seed and number of epochs.
+    """
+    found = place.result(row, seed, epochs)
+    if found is None:
+        found = (_baseline if row.base else _method)(place, row, seed, epochs)
+        results.write(found, place.results)
+    return found
+
+
+def reference(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
+    """The result of the row whose sizes a baseline takes.
+
+    Raises:
+      UserError: it has none of this seed and number of epochs.
+    """
+    found = place.result(row.reference, seed, epochs)
+    if found is None:
+        raise UserError(
+            f"row {row.name} takes the sizes of {row.reference.name}, which has no result of seed"
+            f" {seed} and {epochs} epochs in {place.results}; run that row first"
+        )
+    return found
+
+
+def _method(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
+    config = config_of(row, place.table, place.settings, seed, epochs)
+    workdir = place.workdir(row.name, seed)
+    records, kept = _first_epochs(config, workdir), None
+    if records is None:
+        _, done, records = _train(config, workdir)
+        kept = _surviving_inputs(done)
+    units = {**sizes(config), **records[-1]["units"]}
+    return _result(place, row, config, records, units, kept)
+
+
+def _first_epochs(config: Config, workdir: Workdir) -> list[dict[str, Any]] | None:
+    """The records of these epochs, if a longer run of the same config has them already.
+
+    Which pixels it had by then is not known.
+    """
+    records = workdir.records()
+    if len(records) < config.epochs or not workdir.config_file.exists():
+        return None
+    there = workdir.config()
+    if there.epochs <= config.epochs:
+        return None
+    if configuration.differences(there, dataclasses.replace(config, epochs=there.epochs)):
+        return None  # `Workdir.claim` says what differs
+    return records[: config.epochs]
+
+
+def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
+    sizes_of = reference(place, row, seed, epochs)
+    units = sizes_of["units"]
+    config = config_of(row, place.table, place.settings, seed, epochs, units)
+    dataset = runs.dataset_of(config)
+    workdir = place.workdir(f"{row.name}-epochs{epochs}", seed)
+    if row.kind == "dense-final":
+        kept = sizes_of["kept_inputs"]
+        if kept is None:
+            raise UserError(
+                f"the pixels of {row.reference.name} after {epochs} epochs are not in its result,"
+                " as its run had gone further; move the result away and run the row with"
+                f" --epochs={epochs} in another --workdir"
+            )
+        _, _, records = _train(config, workdir, baselines.of_pixels(dataset, kept))
+        return _result(place, row, config, records, units, kept)
+
+    dense, first = _first_half(place, row, seed, epochs)
+    if row.kind == "magnitude":
+        keeps = baselines.largest(dense, units)
+    else:
+        keeps = baselines.random(dense, units, seed)
+    _, _, records = _train(
+        config,
+        workdir,
+        baselines.of_pixels(dataset, keeps["input"]),
+        lambda trainer: baselines.cut_run(trainer, dense, keeps),
+    )
+    return _result(place, row, config, [*first, *records], units, keeps["input"])
+
+
+def _first_half(place: Place, row: Row, seed: int, epochs: int) -> tuple[runs.Run, list]:
+    """The whole network after half of the epochs, which magnitude and random pruning share."""
+    half = epochs // 2
+    if half < 1:
+        raise UserError(f"row {row.name} is cut after half of the epochs; it needs 2 at least")
+    whole = Row("dense", variants=row.variants)
+    config = config_of(whole, place.table, place.settings, seed, half)
+    _, done, records = _train(config, place.workdir(f"{whole.name}-half-epochs{half}", seed))
+    return done, records
+
+
+def _train(
+    config: Config, workdir: Workdir, dataset=None, begin=runs.Trainer.start
+) -> tuple[runs.Trainer, runs.Run, list[dict[str, Any]]]:
+    print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
+    with workdir.claim(config):
+        done = train.train(config, workdir, dataset, begin)
+    return done
+
+
+def _surviving_inputs(run: runs.Run) -> np.ndarray:
+    if "input" not in run.keeps:
+        return np.arange(UNITS["input"])
+    return run.keeps["input"][np.asarray(run.state.masks["input"]) > 0]
+
+
+def _result(place: Place, row: Row, config: Config, records, units, kept) -> dict[str, Any]:
+    return results.of_records(
+        records,
+        row=row.name,
+        table=place.table.number,
+        config=config,
+        units=units,
+        kept_inputs=kept,
+        **place.provenance,
+    )

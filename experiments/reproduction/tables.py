@@ -1,0 +1,206 @@
+"""The tables: the paper's columns beside ours, as text and as Markdown."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments import reports
+from experiments.reproduction import results, rows
+from experiments.reproduction.published import EPOCHS, SLIPS, Line, Table
+from experiments.reproduction.results import Result, mean_and_deviation
+from experiments.reproduction.rows import Row
+from experiments.reproduction.settings import Settings
+
+_NONE = "-"
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A table to print.
+
+    Attributes:
+      title: one line.
+      cells: the header, then the rows.
+      notes: below it, a line each.
+    """
+
+    title: str
+    cells: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """For a terminal."""
+        return "\n".join([self.title, "", *reports.columns(self.cells), "", *self.notes])
+
+    def markdown(self) -> str:
+        """For a file."""
+        head, *body = self.cells
+        align = ["---", *["---:"] * (len(head) - 1)]
+        lines = [f"| {' | '.join(row)} |" for row in (head, align, *body)]
+        return "\n".join([f"## {self.title}", "", *lines, "", *(f"- {n}" for n in self.notes), ""])
+
+
+def build(
+    directory: Path,
+    table: Table,
+    settings: Settings,
+    common: Sequence[str] = (),
+    epochs: int | None = None,
+) -> list[Grid]:
+    """A table for every number of epochs that has results, and one more of the variants of rows.
+
+    Args:
+      directory: of the result files.
+      table, settings: which one, and what its rows mean.
+      common: the variants that every row of it has; the others are in the table of variants.
+      epochs: only of this number of them.
+    """
+    fresh, stale = current(directory, table, settings)
+    grids = []
+    for length in sorted({each["epochs"] for each in fresh}):
+        if epochs not in (None, length):
+            continue
+        by_row: dict[Row, list[Result]] = {}
+        for each in fresh:
+            if each["epochs"] == length:
+                by_row.setdefault(rows.parse(each["row"]), []).append(each)
+        grids += _of_length(by_row, length, table, settings, tuple(common))
+    if grids and stale:
+        note = f"left out, of other settings than now: {', '.join(stale)}"
+        grids[-1] = dataclasses.replace(grids[-1], notes=(*grids[-1].notes, note))
+    return grids
+
+
+def current(directory: Path, table: Table, settings: Settings) -> tuple[list[Result], list[str]]:
+    """The results of the settings as they are now, and the names of the others."""
+    fresh, stale = [], []
+    for each in results.read_all(directory, table.number):
+        config = rows.expected(rows.parse(each["row"]), table, settings, each)
+        if results.differences(each, config):
+            stale.append(f"{each['row']} (seed {each['seed']}, {each['epochs']} epochs)")
+        else:
+            fresh.append(each)
+    return fresh, stale
+
+
+def change(ours: float, sp: float) -> str:
+    """The difference to SP as the paper prints it: in percent of SP's, without decimals.
+
+    >>> change(1.35, 1.42), change(1.45, 1.42), change(2.874, 2.874)
+    ('-5%', '+2%', '0%')
+    """
+    percent = round(100 * (ours - sp) / sp)
+    return f"{percent:+d}%" if percent else "0%"
+
+
+def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) -> list[Grid]:
+    plain = [row for row in by_row if row.variants == common]
+    printed = [rows.parse(name) for name in rows.default_rows(table, settings.alphas)]
+    printed = [row.with_variants(common) for row in printed]
+    further = sorted((row for row in plain if row not in printed), key=lambda row: row.name)
+    if not plain:
+        printed = []
+    varied = sorted(
+        (row for row in by_row if row not in plain and set(common) <= set(row.variants)),
+        key=lambda row: row.name,
+    )
+    own = [row for row in printed if table.line(row.plain) is None]
+    order = [row for row in printed if row not in own] + _by_kind([*own, *further])
+    sp = by_row.get(Row("sp", variants=common))
+    name = f"Table {table.number}, {table.title}, {epochs:,} epochs"
+    with_common = f" ({' '.join(common)})" if common else ""
+    grids = []
+    if order:
+        notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
+        grids.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
+    if varied:
+        bases = [dataclasses.replace(row, variants=common) for row in varied]
+        shown = sorted(
+            {row for row in (*bases, *varied) if row in by_row}, key=lambda row: row.name
+        )
+        notes = ("in parentheses: the difference to SP without the variant",)
+        grids.append(_grid(f"{name}: variants", shown, by_row, sp, epochs, table, common, notes))
+    return grids
+
+
+def _by_kind(found: Sequence[Row]) -> list[Row]:
+    kinds = [*rows.METHODS, *rows.BASELINES]
+    return sorted(found, key=lambda row: kinds.index(row.kind))
+
+
+def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, ...]:
+    protocol = {
+        "penalty.lam": settings.lam,
+        "penalty.convention": settings.convention,
+        "pruning.gamma": settings.gamma,
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": settings.learning_rate,
+        **fields,
+    }
+    notes = [
+        ", ".join(f"{name} {value}" for name, value in protocol.items()),
+        *([] if "penalty.lam" in fields else [settings.chosen]),
+        "mean ± standard deviation over the seeds; in parentheses the difference to SP; errors are"
+        " those after the last epoch, 'best' is the best epoch's, chosen by the test set",
+        "model: KiB / 1000; memory: sum over the epochs of network and mini-batch, KiB / 10^6",
+    ]
+    if epochs != EPOCHS:
+        notes.append(
+            f"our memory is multiplied by {EPOCHS:,} / {epochs:,}, to compare it with the paper's"
+        )
+    return (*notes, *(f"the paper: {slip}" for slip in SLIPS[table.number]))
+
+
+def _grid(title, order, by_row, sp, epochs: int, table: Table, common, notes) -> Grid:
+    on_validation = any("data.validation" in row.fields for row in order)
+    error = "validation_error" if on_validation else "test_error"
+    scale = EPOCHS / epochs
+    header = (
+        "row", "paper: error %", "validation error %" if on_validation else "error %",
+        *(() if on_validation else ("best %",)),
+        "paper: model", "model", "paper: memory", "memory", "units", "batch", "seeds",
+    )  # fmt: skip
+    cells = [header]
+    for row in order:
+        found = by_row.get(row, [])
+        published = table.line(row.plain)
+        columns = [_published(published, "error", ".2f"), _ours(found, sp, error, 1, ".2f")]
+        if not on_validation:
+            columns.append(_ours(found, None, "best_test_error", 1, ".2f"))
+        columns += [
+            _published(published, "model", ".3f"),
+            _ours(found, sp, "model_kib", 1e-3, ".3f"),
+            _published(published, "memory", ".3f"),
+            _ours(found, sp, "training_memory", scale, ".3f"),
+            _units(found),
+            _ours(found, None, "batch_size", 1, ".0f"),
+            f"{len(found)}" if found else _NONE,
+        ]
+        cells.append((row.without(common).name, *columns))
+    return Grid(title, tuple(cells), tuple(notes))
+
+
+def _published(line: Line | None, name: str, style: str) -> str:
+    if line is None:
+        return _NONE
+    difference = getattr(line, f"{name}_change")
+    tail = "" if difference is None else f" ({difference:+d}%)" if difference else " (0%)"
+    return f"{getattr(line, name):{style}}{tail}"
+
+
+def _ours(found: Sequence[Result], sp, name: str, scale: float, style: str) -> str:
+    if not found:
+        return _NONE
+    mean, deviation = mean_and_deviation([scale * each[name] for each in found])
+    text = f"{mean:{style}}" + ("" if deviation is None else f" ± {deviation:{style}}")
+    if not sp or found is sp:
+        return text
+    base, _ = mean_and_deviation([scale * each[name] for each in sp])
+    return f"{text} ({change(mean, base)})"
+
+
+def _units(found: Sequence[Result]) -> str:
+    if not found:
+        return _NONE
+    means = (mean_and_deviation([each["units"][g] for each in found])[0] for g in found[0]["units"])
+    return "-".join(f"{mean:.0f}" for mean in means)

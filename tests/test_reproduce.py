@@ -1,0 +1,231 @@
+"""The reproduction from outside: dense baselines, real runs, resuming, and bad flags."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dynhp_jax import compiling, loop, runs
+from dynhp_jax import config as configuration
+from dynhp_jax.config import Config
+from experiments import commandline, reproduce
+from experiments.reproduction import baselines, results
+from experiments.workdir import Workdir
+
+ROOT = Path(__file__).parents[1]
+
+# -- dense baselines -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dense():
+    """A dense run on digits, after an epoch."""
+    config = Config(
+        name="dense", epochs=3, method="dense", data=configuration.Data(examples=300),
+        model=configuration.Model(hidden=(20, 8)), batch=configuration.Batch(size=50),
+        memory=configuration.Memory(budget="none"),
+    )  # fmt: skip
+    dataset = runs.dataset_of(config)
+    return config, dataset
+
+
+def after_an_epoch(config, dataset):
+    trainer = runs.Trainer(config, dataset, compiling.Programs())
+    return trainer, loop.advance(trainer, trainer.start())[0]
+
+
+def test_cut_to_the_same_sizes_a_run_goes_on_as_it_was(dense):
+    config, dataset = dense
+    trainer, run = after_an_epoch(config, dataset)
+    keeps = {"input": np.arange(64), "hidden_1": np.arange(20), "hidden_2": np.arange(8)}
+    other = runs.Trainer(config, baselines.of_pixels(dataset, range(64)), compiling.Programs())
+    cut = baselines.cut_run(other, run, keeps)
+    _, again = loop.advance(other, cut)
+    _, whole = loop.advance(trainer, after_an_epoch(config, dataset)[1])
+    assert cut.epoch == 1 and again["epoch"] == 2
+    assert again["test_cross_entropy"] == whole["test_cross_entropy"]
+
+
+def test_a_cut_run_computes_what_the_whole_one_does_without_those_units(dense):
+    config, dataset = dense
+    _, run = after_an_epoch(config, dataset)
+    units = {"input": 40, "hidden_1": 11, "hidden_2": 5}
+    keeps = baselines.random(run, units, seed=5)
+    assert {name: len(keep) for name, keep in keeps.items()} == units
+    params = jax.device_get(run.state.variables["params"])
+    images = dataset.x_test.reshape(len(dataset.x_test), -1)
+    dead = {name: np.setdiff1d(np.arange(n), keeps[name])
+            for name, n in (("input", 64), ("hidden_1", 20), ("hidden_2", 8))}  # fmt: skip
+    x = images.astype(np.float64).copy()
+    x[:, dead["input"]] = 0
+    for layer in ("hidden_1", "hidden_2"):
+        x = np.maximum(x @ params[layer]["kernel"] + params[layer]["bias"], 0)
+        x[:, dead[layer]] = 0
+    logits = x @ params["output"]["kernel"] + params["output"]["bias"]
+
+    smaller = dataclasses.replace(config, model=configuration.Model(hidden=(11, 5)))
+    fewer = baselines.of_pixels(dataset, keeps["input"])
+    trainer = runs.Trainer(smaller, fewer, compiling.Programs())
+    cut = baselines.cut_run(trainer, run, keeps)
+    found = cut.network.evaluate(cut.state.variables, cut.splits["test"].images)
+    np.testing.assert_allclose(np.asarray(found), logits, atol=1e-4)
+    moments = jax.tree.leaves(cut.state.opt_state)
+    assert any(np.shape(m) == (40, 11) and np.abs(m).max() > 0 for m in moments)
+    later, record = loop.advance(trainer, cut)
+    assert later.epoch == 2 and record["parameters"] == 40 * 11 + 11 + 11 * 5 + 5 + 5 * 10 + 10
+    assert len(later.memory_kib) == 2
+
+
+def test_the_largest_units_are_those_with_the_largest_norms(dense):
+    config, dataset = dense
+    _, run = after_an_epoch(config, dataset)
+    params = jax.device_get(run.state.variables["params"])
+    first, second = params["hidden_1"], params["hidden_2"]
+    norms = {
+        "input": np.square(first["kernel"]).sum(1),
+        "hidden_1": np.square(first["kernel"]).sum(0) + first["bias"] ** 2
+        + np.square(second["kernel"]).sum(1),
+        "hidden_2": np.square(second["kernel"]).sum(0) + second["bias"] ** 2
+        + np.square(params["output"]["kernel"]).sum(1),
+    }  # fmt: skip
+    keeps = baselines.largest(run, {"input": 30, "hidden_1": 7, "hidden_2": 3})
+    for name, count in (("input", 30), ("hidden_1", 7), ("hidden_2", 3)):
+        kept = keeps[name]
+        assert len(kept) == count and (np.diff(kept) > 0).all()
+        dead = np.setdiff1d(np.arange(len(norms[name])), kept)
+        assert norms[name][kept].min() >= norms[name][dead].max()
+
+
+# -- the program -----------------------------------------------------------------------------------
+
+TINY = "data.examples=600+model.hidden=(12,8)+penalty.lam=0.5+gates.learning_rate=0.12"
+
+
+def program(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.reproduce", "--table=2", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tfds_dir, tmp_path_factory):
+    """Every kind of row, of 4 epochs, by the program itself."""
+    folder = tmp_path_factory.mktemp("reproduction")
+    flags = [
+        f"--workdir={folder / 'runs'}", f"--results={folder / 'results'}", "--seeds=0",
+        f"--variants={TINY}",
+    ]  # fmt: skip
+    names = "--rows=magnitude@hp,sp,hp,dynhp-0.5,dense-final@hp,random@hp"
+    done = program(*flags, names, "--epochs=4")
+    assert done.returncode == 0, done.stderr
+    return folder, flags, names, done.stdout
+
+
+def files_of(folder):
+    return sorted((folder / "results" / "table2").glob("*.json"))
+
+
+def test_a_run_of_every_row_fills_the_table(tiny):
+    folder, _, _, said = tiny
+    found = {r["row"].split("+")[0]: r for r in results.read_all(folder / "results", 2)}
+    assert set(found) == {"sp", "hp", "dynhp-0.5", "dense-final@hp", "magnitude@hp", "random@hp"}
+    hp = found["hp"]
+    assert hp["parameters"] < found["sp"]["parameters"] == 784 * 12 + 12 + 12 * 8 + 8 + 90
+    assert len(hp["kept_inputs"]) == hp["units"]["input"] < 784
+    for name in ("dense-final@hp", "magnitude@hp", "random@hp"):
+        each = found[name]
+        assert each["units"] == hp["units"] and each["parameters"] == hp["parameters"]
+        assert each["epochs"] == 4 and each["curves"]["epoch"] == [1, 2, 3, 4]
+    assert found["dense-final@hp"]["kept_inputs"] == hp["kept_inputs"]
+    assert found["magnitude@hp"]["curves"]["parameters"][1] == found["sp"]["parameters"]
+    for each in found.values():
+        assert each["commit"] and each["machine"] and each["versions"]["jax"]
+        assert each["seconds"] > 0
+        memory = np.array(each["curves"]["parameters"]) * 4 / 1024
+        memory += np.array(each["curves"]["batch_size"]) * 3136 / 1024
+        assert each["training_memory"] == pytest.approx(memory.sum() / 1e6)
+        assert f"{each['test_error']:.2f}" in said
+
+
+def test_what_is_finished_is_skipped(tiny):
+    folder, flags, names, said = tiny
+    before = {path: path.stat().st_mtime_ns for path in files_of(folder)}
+    done = program(*flags, names, "--epochs=4")
+    assert done.returncode == 0 and "-- " not in done.stdout
+    assert {path: path.stat().st_mtime_ns for path in files_of(folder)} == before
+    assert done.stdout.strip() in said
+
+
+def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny):
+    folder, flags, _, _ = tiny
+    done = program(*flags, "--rows=hp", "--epochs=6")
+    assert done.returncode == 0 and "going on after epoch 4 of 6" in done.stdout
+    (workdir,) = (folder / "runs" / "table2").glob("hp*")
+    assert len(Workdir(workdir).records()) == 6
+    done = program(*flags, "--rows=hp", "--epochs=3")
+    assert done.returncode == 0 and "epochs" in done.stdout and "-- " not in done.stdout
+    three, four, six = (
+        next(r for r in results.read_all(folder / "results", 2)
+             if r["row"].startswith("hp") and r["epochs"] == epochs)
+        for epochs in (3, 4, 6)
+    )  # fmt: skip
+    assert three["curves"]["test_error"] == four["curves"]["test_error"][:3]
+    assert six["curves"]["test_error"][:4] == four["curves"]["test_error"]
+    assert three["kept_inputs"] is None
+    again = program(*flags, "--rows=dense-final@hp", "--epochs=3")
+    assert again.returncode == 2 and "pixels of hp" in again.stderr
+
+
+def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, tmp_path):
+    folder, flags, _, _ = tiny
+    (path,) = (path for path in files_of(folder) if path.name.startswith("dynhp")
+               and path.name.endswith("epochs4.json"))  # fmt: skip
+    elsewhere = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", *flags[2:]]
+    assert program(*elsewhere, "--rows=dynhp-0.5", "--epochs=2").returncode == 0
+    assert program(*elsewhere, "--rows=dynhp-0.5", "--epochs=4").returncode == 0
+    one = json.loads(path.read_text())
+    other = json.loads((tmp_path / "results" / "table2" / path.name).read_text())
+    clocks = ("seconds", "compile_seconds")
+    assert {k: v for k, v in one.items() if k not in clocks} == {
+        k: v for k, v in other.items() if k not in clocks
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        ([], "--table is missing; allowed: 2"),
+        (["--table=4"], "--table is '4'; allowed: 2"),
+        (["--table=2", "--seeds=0,x"], "--seeds: 'x'"),
+        (["--table=2", "--epochs=0"], "--epochs: '0'"),
+        (["--table=2", "--rows=sp,hq"], "'hq' is no row"),
+        (["--table=2", "--lam=-1"], "--lam: '-1'"),
+        (["--table=2", "--rows=hp", "--lam=inf"], "--lam: 'inf'"),
+        (["--table=2", "--alphas=2"], "'dynhp-2' is no row"),
+        (["--table=2", "--variants=l3"], "'l3' is no variant"),
+        (["--table=2", "--rows=hp", "--validation=1"], "config.data.validation is 1"),
+        (["--table=2", "--rows=hp+penalty.lam=-1"], "config.penalty.lam is -1"),
+        (["--table=2", "--rows=random@hp", "--results=none"], "run that row first"),
+        (["--table=2", "--calibrate", "--results=none"], "no result in none"),
+        (["--figures", "--results=none"], "no result in none"),
+        (["--tabel=2"], "tabel"),
+    ],
+)
+def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_path):
+    before = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        code = commandline.run(reproduce.main, ["reproduce", *flags])
+    finally:
+        os.chdir(before)
+    said = capsys.readouterr().err
+    assert code == 2 and says in said
+    assert said.startswith("error: ") and said.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
