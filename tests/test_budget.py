@@ -159,17 +159,18 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
         f"{limit}",
         batch=config.Batch(size=40, alpha=0.0, grid=2.0, loss="cross_entropy"),
         compiling=config.Compiling(shrink=0.2, ahead=False),
+        epochs=9,
     )
     trainer, run = start(settings, DIGITS)
     held = trainer.budget
     assert held.total(held.whole, run.batch_in_use) <= limit
     assert held.total(held.whole, run.batch_in_use + 1) > limit, "one more example fits"
     records = []
-    for _ in range(7):
+    for _ in range(9):
         run, record = loop.advance(trainer, run)
         records.append(record)
-        if record["epoch"] == 5:
-            checkpoint.save(tmp_path, 5, run.state, runs.host_part(run, trainer))
+        if record["epoch"] == 7:
+            checkpoint.save(tmp_path, 7, run.state, runs.host_part(run, trainer))
     assert records[-1]["materialised"] < records[0]["materialised"]
     assert records[-1]["batch_size"] > records[0]["batch_size"]
     for record in records:
@@ -181,14 +182,14 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
         assert record["batch_size"] <= record["wanted_batch"]
     # Where the rule asks for more than fits, the room is used to the last example.
     for record, following in zip(records, records[1:], strict=False):
-        if record["wanted_batch"] > record["next_batch"]:
-            # More, if the arrays became smaller in between.
-            assert following["batch_size"] >= record["next_batch"]
+        same = record["materialised"] == following["materialised"]
+        if record["wanted_batch"] > record["next_batch"] and same:
+            assert following["batch_size"] == record["next_batch"]
             assert sum(following["allocated"]["training"].values()) > 0.95 * limit
 
     another = runs.Trainer(settings, DIGITS, compiling.Programs())
     resumed = another.resume(checkpoint.restore(tmp_path, another.state_shapes))
-    for expected in records[5:]:
+    for expected in records[7:]:
         resumed, record = loop.advance(another, resumed)
         clocks = {"seconds", "compile_seconds", "compilations"}
         assert {k: v for k, v in record.items() if k not in clocks} == {
