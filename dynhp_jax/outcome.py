@@ -69,6 +69,8 @@ def prune(
     rates = activation.rates(tally.counts, observations)
     if config.prunes:
         masks = activation.keep_active(rates, masks, config.pruning.gamma)
+    # In the order of the network; pytrees come back in that of their keys.
+    rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
     return Pruned(rates, masks, *measure(network, masks))
 
 
