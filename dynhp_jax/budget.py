@@ -73,7 +73,8 @@ class Budget:
       config, tx: of the run with these savings.
 
     Raises:
-      ConfigError: not even with the savings that the config allows.
+      ConfigError: not even with the savings that the config allows; or mini-batches cannot be in
+        equal shares for the devices, or there are fewer of these.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Budget:
         self._found: dict[Any, Found] = {}
         self._asked = config
         self._use(NOTHING)
+        self._check_shares(config)
         self.bytes = self._limit()
         if self.bytes is not None:
             least = self._economise(config.memory.allow, self.bytes)
@@ -103,6 +105,18 @@ class Budget:
         if used.parts == 1 and estimator(self.whole, config) == "micro":
             self.unit = config.batch.micro_batches
         self.unit *= self.devices
+
+    def _check_shares(self, config: Config) -> None:
+        """Whether every device gets the same share of each mini-batch."""
+        if self.devices == 1:
+            return
+        examples, size = self.examples["train"], config.batching.size
+        if self.unit > examples:
+            allowed = f"at most {examples} where there are so many training examples"
+            raise ConfigError("devices", config.devices, allowed)
+        if config.batching.rule == "fixed" and size % self.unit:
+            allowed = f"a multiple of {self.unit}: equal shares for {self.devices} devices"
+            raise ConfigError("batch.size", size, allowed)
 
     def _limit(self) -> int | None:
         budget = self.config.memory.budget

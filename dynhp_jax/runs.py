@@ -14,16 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import (
-    batch_size,
-    compiling,
-    data,
-    devices,
-    feeding,
-    memory,
-    models,
-    training,
-)
+from dynhp_jax import batch_size, compiling, data, devices, feeding, memory, models, training
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
@@ -141,7 +132,10 @@ class Trainer:
         self.budget = Budget(config, self.whole, programs, counts)
         self.config, self.tx = self.budget.config, self.budget.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
-        self._check_shares()
+        room = self.room(self.whole_parameters)
+        if room < self.budget.unit and self.budget.devices > 1:
+            allowed = f"at most {room} where the budget has room for so many examples"
+            raise ConfigError("devices", config.devices, allowed)
         self.controller = {
             "fixed": lambda: batch_size.Fixed(),
             "dynhp": lambda: batch_size.DynHP(batching.alpha),
@@ -162,19 +156,6 @@ class Trainer:
         budget_bytes = memory.parse_bytes(budget)
         self.meter.check_budget(budget_bytes, self.whole_parameters)
         return budget_bytes
-
-    def _check_shares(self) -> None:
-        """Whether every device gets the same share of each mini-batch, and can."""
-        count, least, batching = self.budget.devices, self.budget.unit, self.config.batching
-        if count == 1:
-            return
-        if batching.rule == "fixed" and batching.size % least:
-            allowed = f"a multiple of {least}: equal shares for {count} devices"
-            raise ConfigError("batch.size", batching.size, allowed)
-        room = self.room(self.whole_parameters)
-        if room < least:
-            allowed = f"at most {room}, for which training set and budget have an example each"
-            raise ConfigError("devices", self.config.devices, allowed)
 
     def place(self, tree: Any) -> Any:
         """The arrays of a tree on every device of the run; those that are there stay."""

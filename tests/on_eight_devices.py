@@ -105,7 +105,7 @@ def main(folder: Path) -> None:
     found["refused"] = {
         "too many": refusal(devices=9),
         "no multiple": refusal(method="hp", batch=config.Batch(size=100)),
-        "little room": refusal(memory=config.Memory(budget="6KiB")),
+        "little room": refusal(memory=config.Memory(budget="5.5KiB")),
     }
     (folder / "found.json").write_text(json.dumps(found))
 
