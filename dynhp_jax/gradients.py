@@ -41,15 +41,23 @@ class Examples(NamedTuple):
     Attributes:
       images, labels: of the whole split, f32[examples, ...] and i32[examples].
       rows: i32[batch], which of them.
+      count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
+        the others are does not matter.
     """
 
     images: Array
     labels: Array
     rows: Array
+    count: Array | None = None
 
     def gathered(self) -> tuple[Array, Array]:
         """images f32[batch, ...], labels i32[batch]."""
         return self.images[self.rows], self.labels[self.rows]
+
+    @property
+    def valid(self) -> Array | None:
+        """bool[batch]: which rows are the mini-batch's; None for all."""
+        return None if self.count is None else jnp.arange(len(self.rows)) < self.count
 
     def part(self, k: Array, size: int) -> "Examples":
         """The k-th `size` examples."""
@@ -132,16 +140,20 @@ def make_gradients(
             *squares,
         )
 
-    def objective(trained, probe, fixed, z_of, images, labels):
+    def objective(trained, probe, fixed, z_of, images, labels, valid):
         z = z_of(trained["gates"])
         variables = {**fixed.variables, "params": trained["params"]}
         if kind == "norms":
             logits, updates = probed(variables, probe, images, z)
         else:
             logits, updates = apply(variables, z, images)
-        cross_entropy = jnp.mean(cross_entropies(logits, labels))
+        losses, wrong = cross_entropies(logits, labels), jnp.argmax(logits, -1) != labels
+        if valid is None:
+            cross_entropy, wrong = jnp.mean(losses), jnp.sum(wrong)
+        else:
+            cross_entropy = jnp.sum(jnp.where(valid, losses, 0.0)) / jnp.sum(valid)
+            wrong = jnp.sum(wrong & valid)
         penalty = price(trained["params"], trained["gates"], fixed)
-        wrong = jnp.sum(jnp.argmax(logits, -1) != labels)
         loss, zero = cross_entropy + penalty, jnp.zeros((), jnp.float32)
         return loss, Found(loss, cross_entropy, penalty, zero, wrong, z, updates)
 
@@ -150,10 +162,12 @@ def make_gradients(
     def whole_batch(trained, fixed, z_of, batch):
         images, labels = spread(batch.gathered())
         probe = spread(jnp.zeros(len(labels), jnp.float32))
-        (grads, of_probe), found = differentiate(trained, probe, fixed, z_of, images, labels)
+        (grads, of_probe), found = differentiate(
+            trained, probe, fixed, z_of, images, labels, batch.valid
+        )
         if kind == "norms":
             mean = loss_gradient(grads, trained, fixed)
-            found = found._replace(grad_variance=variance.of_probe(of_probe, mean))
+            found = found._replace(grad_variance=variance.of_probe(of_probe, mean, batch.count))
         elif kind == "vmap":
             found = found._replace(grad_variance=by_vmap(trained, fixed, found.z, images, labels))
         return grads, found

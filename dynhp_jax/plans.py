@@ -91,7 +91,9 @@ def next_plan(
     if run.epoch == trainer.config.epochs:
         return None
     keeps = run.keeps
-    if worth_cutting(trainer, run, masks, wanted):
+    starved = trainer.by_xla and wanted > trainer.budget.capped(run.network, wanted)
+    batch = run.batch_in_use
+    if worth_cutting(trainer, run.network, _materialised(run), run.epoch, batch, masks, starved):
         keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
     elif not trainer.may_change(run.network, wanted, run.batch_in_use):
         return None
@@ -133,30 +135,46 @@ def part_of(whole: Network, keeps: Keeps) -> Network:
     return whole.shrunk(shapes["params"], keeps)
 
 
-def worth_cutting(trainer: Trainer, run: Run, masks: Mapping[str, np.ndarray], wanted: int) -> bool:
+def worth_cutting(
+    trainer: Trainer,
+    network: Network,
+    materialised: int,
+    epoch: int,
+    batch: int,
+    masks: Mapping[str, np.ndarray],
+    starved: bool = False,
+) -> bool:
     """Whether so many units are masked that smaller arrays are worth their compilation.
 
     They are if `compiling.shrink` of the parameters are gone, whatever it costs: memory is to be
     given back. They are from a share of `LEAST` on if the epochs that are left become faster by
-    more than compiling takes, or if the budget keeps the mini-batch below what the rule asks for.
+    more than compiling takes, or if the mini-batch is `starved`.
+
+    Args:
+      trainer: the run's fixed part.
+      network: as its arrays are.
+      materialised: parameters that the arrays hold.
+      epoch: epochs done.
+      batch: the mini-batch in use.
+      masks: of the surviving units.
+      starved: whether the budget keeps the mini-batch below what the rule asks for.
     """
-    local = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-    if all(kept.size == len(masks[name]) for name, kept in local.items()):
+    keeps = {name: np.flatnonzero(mask) for name, mask in masks.items()}
+    left = measure(network, masks)[0]
+    if all(kept.size == len(masks[name]) for name, kept in keeps.items()):
         return False
-    now, left = _materialised(run), measure(run.network, masks)[0]
-    if left <= (1 - trainer.config.compiling.shrink) * now:
+    if left <= (1 - trainer.config.compiling.shrink) * materialised:
         return True
-    if left > (1 - LEAST) * now:
+    if left > (1 - LEAST) * materialised:
         return False
-    if trainer.by_xla and wanted > trainer.budget.capped(run.network, wanted):
+    if starved:
         return True
-    keeps = {name: run.keeps[name][kept] for name, kept in local.items()}
-    smaller = part_of(trainer.whole, keeps)
-    machine, batch = costs(), run.batch_in_use
-    saved = machine.epoch(run.network, now, trainer.examples, batch) - machine.epoch(
-        smaller, left, trainer.examples, batch
-    )
-    return (trainer.config.epochs - run.epoch) * saved > machine.compilation
+    machine, examples = costs(), trainer.examples
+    saved = machine.epoch(network, materialised, examples, batch)
+    # Any units will do, as many as are left.
+    first = {name: np.arange(kept.size) for name, kept in keeps.items()}
+    saved -= machine.epoch(part_of(trainer.whole, first), left, examples, batch)
+    return (trainer.config.epochs - epoch) * saved > machine.compilation
 
 
 def _materialised(run: Run) -> int:

@@ -210,8 +210,11 @@ def make_step(
                 config,
             ),
         )
+        z = found.z
+        if examples.count is not None and config.gates.per_example:
+            z = {name: jnp.where(examples.valid[:, None], gate, 0.0) for name, gate in z.items()}
         seen = Tally(
-            counts=activation.observe(tally.counts, found.z, state.masks),
+            counts=activation.observe(tally.counts, z, state.masks),
             loss=tally.loss + found.loss,
             cross_entropy=tally.cross_entropy + found.cross_entropy,
             penalty=tally.penalty + found.penalty,

@@ -27,17 +27,18 @@ from dynhp_jax.probing import probed
 __all__ = ["of_micro_batches", "of_probe", "per_example", "probed", "squared_norm"]
 
 
-def of_probe(probe_gradient: Any, gradient: Any) -> Any:
+def of_probe(probe_gradient: Any, gradient: Any, batch: Any = None) -> Any:
     """||S||_1 from the gradients of a mean loss with respect to probe and parameters.
 
     Args:
       probe_gradient: f32[batch], from `probed`.
       gradient: pytree, the mean gradient of the same loss.
+      batch: examples that the loss is the mean of, where the others weigh nothing; by default all.
 
     Returns:
       f32[], at least 0.
     """
-    batch = probe_gradient.shape[0]
+    batch = probe_gradient.shape[0] if batch is None else batch
     return jnp.maximum(batch * jnp.sum(probe_gradient) - squared_norm(gradient), 0.0)
 
 

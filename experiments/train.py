@@ -6,13 +6,9 @@ The same command on the same workdir goes on where it stopped. Every field of th
 overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(300, 100)".
 """
 
-import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
-
-from tqdm import tqdm
 
 from dynhp_jax import checkpoint, compiling, loop, runs
 from dynhp_jax import config as configuration
@@ -22,9 +18,8 @@ from dynhp_jax.errors import UserError
 from experiments import commandline, plots, reports
 from experiments.commandline import Interrupted, say
 from experiments.events import Events, scalars
+from experiments.terminal import Interruptions, Screen
 from experiments.workdir import Workdir, write_json
-
-LOG_SECONDS = 10.0  # between lines where there is no terminal to draw a progress bar on
 
 
 def main(argv: Sequence[str]) -> None:
@@ -59,8 +54,8 @@ def train(
     run = _start(trainer, workdir, begin)
     records = workdir.rewind(run.epoch)
     events = Events(workdir.tensorboard, run.epoch)
-    report = _Screen(run.epoch, config.epochs)
-    with _Interruptions() as interruptions:
+    report = Screen(run.epoch, config.epochs)
+    with Interruptions() as interruptions:
         try:
             while run.epoch < config.epochs:
                 run, record = loop.advance(trainer, run)
@@ -124,53 +119,6 @@ def _last_good(workdir: Workdir) -> str:
         else "there is no checkpoint yet"
     )
     return f"{kept}; a smaller config.optimizer.learning_rate may help"
-
-
-class _Interruptions:
-    """Lets the epoch at hand end after the first Ctrl-C; the second one stops at once."""
-
-    def __init__(self):
-        self.wanted = False
-
-    def __enter__(self):
-        self._before = {kind: signal.signal(kind, self._note)
-                        for kind in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
-        return self
-
-    def __exit__(self, *details):
-        for kind, handler in self._before.items():
-            signal.signal(kind, handler)
-
-    def _note(self, number, frame):
-        if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
-        say("interrupted: finishing this epoch, to save it; once more stops at once")
-
-
-class _Screen:
-    """A progress bar on a terminal, now and then a line elsewhere."""
-
-    def __init__(self, done: int, epochs: int):
-        self._epochs = epochs
-        self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True)
-        self._next = 0.0
-
-    def show(self, record) -> None:
-        if not self._bar.disable:
-            self._bar.set_postfix_str(
-                f"error {record['test_error']:.2f} %,"
-                f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
-                f" batch {record['batch_size']}, {record['memory_kib']:.0f} KiB",
-                refresh=False,
-            )
-            self._bar.update()
-        elif time.monotonic() >= self._next or record["epoch"] == self._epochs:
-            print(reports.line(record, self._epochs), flush=True)
-            self._next = time.monotonic() + LOG_SECONDS
-
-    def close(self) -> None:
-        self._bar.close()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,180 @@
+"""What the host makes of an epoch: which units are left, which batch is next, what is written down.
+
+Plain functions of numbers that came back from the device; `loop` calls them for one run, `replicas`
+for each of several that train side by side.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynhp_jax import metering
+from dynhp_jax.criteria import activation
+from dynhp_jax.errors import UserError
+from dynhp_jax.metering import Bytes
+from dynhp_jax.network import Network
+from dynhp_jax.runs import Trainer, measure
+from dynhp_jax.training import Means, Tally
+
+Record = dict[str, Any]
+
+
+class Diverged(UserError):
+    """A loss or a parameter is no longer a finite number.
+
+    Attributes:
+      epoch: in which it happened.
+    """
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+        super().__init__(f"the loss or a parameter became NaN or infinite in epoch {epoch}")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pruned:
+    """What is left after an epoch.
+
+    Attributes:
+      rates: {group: f64[units]}, the share of observations in which each gate was open.
+      masks: {group: f32[units]}, of the surviving units.
+      parameters: of the surviving units, in number.
+      prices: {group: f32[units]}, the fan-out of every gate among the survivors.
+    """
+
+    rates: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray]
+    parameters: int
+    prices: Mapping[str, jax.Array]
+
+
+def prune(
+    trainer: Trainer, network: Network, batch: int, tally: Tally, masks: Mapping[str, np.ndarray]
+) -> Pruned:
+    """The units that stay: exact and at once, by masks.
+
+    Args:
+      trainer: the run's fixed part.
+      network: as its arrays are.
+      batch: examples of a mini-batch in this epoch.
+      tally: of the epoch, on the host.
+      masks: of the units that were left before.
+    """
+    config, steps = trainer.config, trainer.examples // batch
+    observations = steps * batch if config.gates.per_example else steps
+    rates = activation.rates(tally.counts, observations)
+    if config.prunes:
+        masks = activation.keep_active(rates, masks, config.pruning.gamma)
+    # In the order of the network; pytrees come back in that of their keys.
+    rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
+    return Pruned(rates, masks, *measure(network, masks))
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The next mini-batch, and what it was chosen from.
+
+    Attributes:
+      grad_variance: ||S||_1, smoothed.
+      loss: F, smoothed.
+      wanted: what the rule asks for.
+      batch: the exact batch; less than `wanted` where there is no room for it.
+    """
+
+    grad_variance: float
+    loss: float
+    wanted: int
+    batch: int
+
+
+def choose(trainer: Trainer, network: Network, batch: int, parameters: int, means: Means) -> Choice:
+    """The batch, from what the epoch's gradients were like and what the budget leaves.
+
+    Args:
+      trainer: the run's fixed part.
+      network: as its arrays are.
+      batch: the exact one so far.
+      parameters: that survive.
+      means: on the host.
+    """
+    grad_variance = max(0.0, float(means.grad_variance / means.weight))
+    loss = means.loss if trainer.config.batch.loss == "total" else means.cross_entropy
+    loss = max(0.0, float(loss / means.weight))
+    wanted = trainer.controller.update(batch, grad_variance, loss, trainer.room(parameters))
+    fitting = trainer.budget.capped(network, wanted) if trainer.by_xla else wanted
+    return Choice(grad_variance, loss, wanted, fitting)
+
+
+def record(
+    trainer: Trainer,
+    epoch: int,
+    batch: int,
+    tally: Tally,
+    pruned: Pruned,
+    results: Mapping[str, Mapping[str, Any]],
+    choice: Choice,
+    materialised: int,
+    spent: Mapping[str, Bytes],
+) -> Record:
+    """What metrics.jsonl says of an epoch, but for the time it took.
+
+    Args:
+      trainer: the run's fixed part.
+      epoch: its number, from 1.
+      batch: examples of its mini-batches.
+      tally: its sums, on the host.
+      pruned, choice: see there.
+      results: of the evaluation, by split.
+      materialised: parameters that the arrays hold.
+      spent: bytes of its compiled programs, by XLA's count; {} where nobody counted.
+    """
+    steps, test = trainer.examples // batch, results["test"]
+    peak = max(map(metering.total, spent.values())) / 1024 if spent else None
+    paper = trainer.meter.memory_kib(pruned.parameters, batch)
+    device_peak = metering.device_peak()
+    written = {
+        "epoch": epoch,
+        "train_loss": tally.loss / steps,
+        "cross_entropy": tally.cross_entropy / steps,
+        "penalty": tally.penalty / steps,
+        "train_error": 100 * tally.wrong / (steps * batch),
+        "test_error": test["error"],
+        "test_cross_entropy": test["cross_entropy"],
+        "units": {name: int(mask.sum()) for name, mask in pruned.masks.items()},
+        "active": {name: float(rate.sum()) for name, rate in pruned.rates.items()},
+        "parameters": pruned.parameters,
+        "materialised": materialised,
+        "batch_size": batch,
+        "wanted_batch": choice.wanted,
+        "next_batch": choice.batch,
+        "steps": steps,
+        "grad_variance": choice.grad_variance,
+        "smoothed_loss": choice.loss,
+        "variance_ratio": choice.grad_variance / choice.loss if choice.loss else 0.0,
+        "model_kib": trainer.meter.model_kib(pruned.parameters),
+        "memory_kib": peak if trainer.by_xla else paper,
+        "allocated_kib": peak,
+        "allocated": spent,
+        "savings": list(trainer.budget.used.names),
+        "device_peak_kib": None if device_peak is None else device_peak / 1024,
+        "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
+    }
+    if "validation" in results:
+        written["validation_error"] = results["validation"]["error"]
+    return written
+
+
+def check(epoch: int, *losses: float) -> None:
+    """Raises Diverged if a loss is no number."""
+    if not all(map(math.isfinite, losses)):
+        raise Diverged(epoch)
+
+
+def on_host(tally: Tally) -> Tally:
+    """A tally as Python numbers and NumPy arrays."""
+    tally = jax.device_get(tally)
+    return jax.tree.map(lambda leaf: leaf.item() if leaf.ndim == 0 else leaf, tally)

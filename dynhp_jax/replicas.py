@@ -1,0 +1,407 @@
+"""Several runs side by side as one program: seeds, and grids of lambda, alpha or gamma.
+
+The members' arrays are stacked, the step is vmapped, and one compiled epoch trains them all: on an
+accelerator that a small network leaves mostly idle, a whole table is one job. All members' arrays
+have the same sizes, those of the largest survivor of each group (of the inputs, which they share:
+whatever any member has left); what a member has lost beyond that is masked. Mini-batches of
+different sizes are padded to the largest, and what is padded weighs nothing. A member draws what
+its single run draws and ends where that ends, up to the rounding of another order of summation.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax import compiling, config, outcome, plans, training
+from dynhp_jax.budget import CHUNK
+from dynhp_jax.config import Config
+from dynhp_jax.data import Dataset
+from dynhp_jax.errors import ConfigError
+from dynhp_jax.gradients import estimator
+from dynhp_jax.network import Network
+from dynhp_jax.runs import Keeps, Split, Trainer, numbers_in
+from dynhp_jax.training import Given, TrainState
+
+# What members may differ in: numbers that shape no array of a step.
+FREE = ("name", "seed", "penalty.lam", "batch.alpha", "batch.eta", "pruning.gamma")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Member:
+    """One run among several, without its arrays.
+
+    Attributes:
+      epoch: epochs done.
+      batch: the controller's exact mini-batch.
+      batch_in_use: on the grid.
+      keeps: which units of the whole network its arrays hold, {group: sorted indices}.
+      memory_kib: of every epoch so far, by the paper's meter.
+      best: (test error in percent, epoch) of the best epoch so far.
+    """
+
+    epoch: int
+    batch: int
+    batch_in_use: int
+    keeps: Keeps
+    memory_kib: tuple[float, ...] = ()
+    best: tuple[float, int] = (float("inf"), 0)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Replicas:
+    """Where several runs stand between two epochs.
+
+    Attributes:
+      network: sizes of everybody's arrays.
+      members: what is each one's own.
+      state: their arrays, stacked: [members, ...] each; `advance` consumes them.
+      given: likewise.
+      splits: the data, which they share.
+    """
+
+    network: Network
+    members: tuple[Member, ...]
+    state: TrainState
+    given: Given
+    splits: Mapping[str, Split]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.members[0].epoch
+
+
+class Team:
+    """What stays the same from epoch to epoch.
+
+    Args:
+      configs: of the members; they may differ in FREE.
+      dataset: their data.
+      programs: where compiled programs are kept and counted.
+
+    Raises:
+      ConfigError: configs that differ in more, or that ask for what is not done side by side.
+    """
+
+    def __init__(self, configs: Sequence[Config], dataset: Dataset, programs: compiling.Programs):
+        first = config.flatten(configs[0])
+        for other in map(config.flatten, configs[1:]):
+            for name, value in other.items():
+                if name not in FREE and value != first[name]:
+                    raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
+        if configs[0].memory.meter != "paper":
+            raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
+        self.programs, self.dataset = programs, dataset
+        self.trainers = [Trainer(each, dataset, programs) for each in configs]
+        self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples
+        budget = self.lead.budget
+        if budget.devices > 1:
+            raise ConfigError("devices", configs[0].devices, "1 in a sweep")
+        if any(budget.streams(self.whole, split) for split in budget.examples):
+            found = configs[0].data.resident
+            raise ConfigError("data.resident", found, "room for all images in a sweep")
+        kind, rule = estimator(self.whole, configs[0]), configs[0].batching.rule
+        if rule != "fixed" and kind != "norms":
+            raise ConfigError("batch.rule", rule, "'fixed' in a sweep of this model: batches of"
+                              " several sizes need the variance 'norms'")  # fmt: skip
+
+    @property
+    def lead(self) -> Trainer:
+        """The first member's trainer, for whatever is everybody's."""
+        return self.trainers[0]
+
+    def start(self) -> Replicas:
+        """All members before their first epoch."""
+        runs = [trainer.start() for trainer in self.trainers]
+        members = tuple(Member(0, run.batch, run.batch_in_use, run.keeps) for run in runs)
+        state = stacked([run.state for run in runs])
+        given = stacked([run.given for run in runs])
+        return Replicas(runs[0].network, members, state, given, runs[0].splits)
+
+    def resume(self, epoch: int, state: TrainState, host: Mapping[str, Any]) -> Replicas:
+        """What `host_part` and its state were saved from."""
+        members = tuple(
+            Member(
+                epoch,
+                each["batch"],
+                each["batch_in_use"],
+                _keeps(each["keeps"]),
+                tuple(each["memory_kib"]),
+                tuple(each["best"]),
+            )
+            for each in host["members"]
+        )
+        network = self._network(host)
+        given = self._given(network, members, state)
+        splits = self.lead.splits(members[0].keeps)
+        return Replicas(network, members, state, given, splits)
+
+    def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
+        """The stacked state's shapes and types that belong to a `host_part`."""
+        network = self._network(host)
+        one = training.state_shapes(network, self.lead.config, self.lead.tx)
+        count = len(self.trainers)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
+
+    def _network(self, host: Mapping[str, Any]) -> Network:
+        return plans.part_of(self.whole, _keeps(host["members"][0]["keeps"]))
+
+    def _given(self, network: Network, members: Sequence[Member], state: TrainState) -> Given:
+        return stacked(
+            [
+                trainer.given(network, member.keeps, member_of(state, k))
+                for k, (trainer, member) in enumerate(zip(self.trainers, members, strict=True))
+            ]
+        )
+
+    # -- one epoch ---------------------------------------------------------------------------------
+
+    def advance(self, replicas: Replicas) -> tuple[Replicas, list[outcome.Record]]:
+        """One epoch of every member.
+
+        Args:
+          replicas: where they stand; their arrays are consumed.
+
+        Returns:
+          Where they stand now, and each one's record, as `loop.advance` gives it; seconds are a
+          member's share.
+
+        Raises:
+          Diverged: a loss is no longer a number.
+        """
+        began, waited_before = time.perf_counter(), self.programs.waited
+        network, epoch = replicas.network, replicas.epoch + 1
+        state, tallies = self._train(replicas, epoch)
+        outcome.check(epoch, *(tally.loss for tally in tallies))
+
+        masks, batches = jax.device_get(state.masks), [m.batch_in_use for m in replicas.members]
+        everyone = range(len(self.trainers))
+        pruned = [
+            outcome.prune(self.trainers[k], network, batches[k], tallies[k], member_of(masks, k))
+            for k in everyone
+        ]
+        state = state._replace(masks=stacked([each.masks for each in pruned]))
+        given = replicas.given._replace(prices=stacked([each.prices for each in pruned]))
+
+        results = [{} for _ in everyone]
+        for name in sorted(replicas.splits.keys() - {"train"}):
+            for k, found in enumerate(self._evaluate(network, state, replicas.splits, name)):
+                results[k][name] = found
+        outcome.check(epoch, *(each["test"]["cross_entropy"] for each in results))
+
+        means = jax.device_get(state.means)
+        materialised = numbers_in(state.variables["params"]) // len(everyone)
+        members, records = [], []
+        for k, trainer in enumerate(self.trainers):
+            member = replicas.members[k]
+            choice = outcome.choose(
+                trainer, network, member.batch, pruned[k].parameters, member_of(means, k)
+            )
+            record = outcome.record(
+                trainer, epoch, batches[k], tallies[k], pruned[k], results[k], choice,
+                materialised, {},
+            )  # fmt: skip
+            records.append(record)
+            members.append(
+                dataclasses.replace(
+                    member,
+                    epoch=epoch,
+                    batch=choice.batch,
+                    batch_in_use=trainer.fit(network, choice.batch)[1],
+                    memory_kib=(*member.memory_kib, record["memory_kib"]),
+                    best=min(member.best, (record["test_error"], epoch)),
+                )
+            )
+        replicas = dataclasses.replace(replicas, members=tuple(members), state=state, given=given)
+        replicas = self._cut(replicas, [each.masks for each in pruned])
+        waited = self.programs.waited - waited_before
+        clocks = {
+            "seconds": (time.perf_counter() - began - waited) / len(everyone),
+            "compile_seconds": waited / len(everyone),
+            "compilations": self.programs.compilations,
+        }
+        return replicas, [record | clocks for record in records]
+
+    def _train(self, replicas: Replicas, epoch: int) -> tuple[TrainState, list[training.Tally]]:
+        sizes = np.array([member.batch_in_use for member in replicas.members], np.int32)
+        batch, even = int(sizes.max()), bool((sizes == sizes[0]).all())
+        network, count = replicas.network, len(sizes)
+        split = replicas.splits["train"]
+        orders = jnp.stack([trainer.order(np.int32(epoch)) for trainer in self.trainers])
+        if not even:  # a short mini-batch reads beyond itself, the last one beyond the end
+            orders = jnp.pad(orders, ((0, 0), (0, batch)))
+        data = (split.images, split.labels, replicas.given, orders, sizes)
+        program = self.programs.get(
+            "epoch of replicas",
+            (network.spec, batch, even),
+            lambda: make_epoch(network, self.lead, batch, even),
+            *(replicas.state, *data, self.examples // sizes),
+        )
+        state, tallies = program(replicas.state, *data, self.examples // sizes)
+        tallies = jax.device_get(tallies)
+        return state, [outcome.on_host(member_of(tallies, k)) for k in range(count)]
+
+    def _evaluate(
+        self, network: Network, state: TrainState, splits: Mapping[str, Split], name: str
+    ) -> list[dict[str, Any]]:
+        split, examples = splits[name], len(splits[name].labels)
+        chunk = min(CHUNK, examples)
+        arguments = (state.variables, state.gates, state.masks, split.images, split.labels)
+        program = self.programs.get(
+            f"evaluation of replicas on {name}",
+            (network.spec, chunk),
+            lambda: jax.jit(
+                jax.vmap(
+                    training.make_evaluation(network, chunk), in_axes=(0, 0, 0, None, None, None)
+                )
+            ),
+            *(*arguments, np.int32(0)),
+        )
+        parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
+        confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
+        return [
+            {
+                "error": 100 * (examples - int(np.trace(confusion[k]))) / examples,
+                "cross_entropy": float(loss[k]) / examples,
+                "confusion": confusion[k],
+            }
+            for k in range(len(self.trainers))
+        ]
+
+    def _cut(self, replicas: Replicas, masks: Sequence[Mapping[str, np.ndarray]]) -> Replicas:
+        """With smaller arrays for all, if enough units are dead in everybody's."""
+        network, trainer = replicas.network, self.lead
+        keeps = common_keeps(network, masks)
+        widths = {name: np.r_[np.ones(k.size), np.zeros(network.groups[name].size - k.size)]
+                  for name, k in keeps[0].items()}  # fmt: skip
+        batch = max(member.batch_in_use for member in replicas.members)
+        now = numbers_in(replicas.state.variables["params"]) // len(masks)
+        if not plans.worth_cutting(trainer, network, now, replicas.epoch, batch, widths):
+            return replicas
+        parts = [
+            plans.resize(network, member_of(replicas.state, k), trainer.tx, keeps[k])
+            for k in range(len(masks))
+        ]
+        self.programs.drop(network.spec)
+        network, state = parts[0][0], stacked([part for _, part in parts])
+        members = tuple(
+            dataclasses.replace(
+                member, keeps={name: member.keeps[name][kept] for name, kept in mine.items()}
+            )
+            for member, mine in zip(replicas.members, keeps, strict=True)
+        )
+        splits = replicas.splits
+        before = replicas.members[0].keeps
+        if any(members[0].keeps[name].size < before[name].size
+               for name in network.input_axes.values()):  # fmt: skip
+            splits = trainer.splits(members[0].keeps)
+        given = self._given(network, members, state)
+        return dataclasses.replace(
+            replicas, network=network, members=members, state=state, given=given, splits=splits
+        )
+
+
+def common_keeps(
+    network: Network, masks: Sequence[Mapping[str, np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """For each member the units that its smaller arrays hold: equally many for all.
+
+    Args:
+      network: as everybody's arrays are.
+      masks: of each member, {group: f32[units]}.
+
+    Returns:
+      {group: sorted indices} for each member. Of the inputs, whose data the members share, the
+      units that any of them has left; else each one's own survivors, filled up with its first dead
+      units where another has more.
+    """
+    shared = set(network.input_axes.values())
+    keeps: list[dict[str, np.ndarray]] = [{} for _ in masks]
+    for name in network.groups:
+        alive = [np.asarray(mask[name]) > 0 for mask in masks]
+        union = np.logical_or.reduce(alive)
+        width = max(map(np.count_nonzero, alive))
+        for mine, left in zip(keeps, alive, strict=True):
+            if name in shared:
+                left = union
+            filled = np.concatenate([np.flatnonzero(left), np.flatnonzero(~left)])
+            mine[name] = np.sort(filled[: max(width, np.count_nonzero(left))])
+    return keeps
+
+
+def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):
+    """An epoch of several members as one function to be compiled.
+
+    Args:
+      network: sizes of everybody's arrays.
+      trainer: one of the members'; what they share of it.
+      batch: the largest mini-batch; static.
+      even: whether it is everybody's.
+
+    Returns:
+      `epoch(state, images, labels, given, rows, sizes, steps) -> (state, tally)`, jitted, donating
+      the state: like `training.make_epoch`, with a leading axis of members on all but images and
+      labels. `sizes` and `steps`, i32[members]: mini-batches, and how many of them.
+    """
+    step = training.make_step(
+        network, trainer.config, trainer.tx, trainer.examples, trainer.budget.used
+    )
+
+    def take(state, tally, images, labels, given, rows, size, i):
+        start = i * (batch if even else size)
+        here = jax.lax.dynamic_slice_in_dim(rows, start, batch)
+        mini = training.Examples(images, labels, here, None if even else size)
+        return step(state, tally, mini, given)
+
+    everyone = jax.vmap(take, in_axes=(0, 0, None, None, 0, 0, 0, None))
+
+    def epoch(state, images, labels, given, rows, sizes, steps):
+        def body(i, carry):
+            moved = everyone(*carry, images, labels, given, rows, sizes, i)
+            if even:
+                return moved
+            going = i < steps  # members with larger mini-batches are done earlier
+
+            def choose(new, old):
+                return jnp.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+            return jax.tree.map(choose, moved, carry)
+
+        tally = jax.vmap(training.empty_tally)(state)
+        return jax.lax.fori_loop(0, jnp.max(steps), body, (state, tally))
+
+    return jax.jit(epoch, donate_argnums=0)
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Equal pytrees as one, with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def member_of(tree: Any, k: int) -> Any:
+    """The k-th of stacked pytrees."""
+    return jax.tree.map(lambda leaf: leaf[k], tree)
+
+
+def host_part(replicas: Replicas) -> dict[str, Any]:
+    """What a checkpoint needs beside the arrays, as JSON holds it."""
+    members = [
+        {
+            "batch": member.batch,
+            "batch_in_use": member.batch_in_use,
+            "keeps": {name: kept.tolist() for name, kept in member.keeps.items()},
+            "memory_kib": list(member.memory_kib),
+            "best": list(member.best),
+        }
+        for member in replicas.members
+    ]
+    return {"members": members}
+
+
+def _keeps(lists: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}

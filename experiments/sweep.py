@@ -1,0 +1,197 @@
+"""Trains several runs of one config side by side, as one program: seeds, lambdas, alphas, gammas.
+
+    python -m experiments.sweep --config=configs/fmnist.py --seeds=0,1,2 --lams=0.1,0.3
+
+Every combination is a run with a directory of its own in the workdir, with the files that
+experiments.train writes; each ends where it would have ended alone, up to rounding. The same
+command goes on where it stopped. On an accelerator that a small network leaves mostly idle, several
+runs take little longer than one; on a CPU they take as long as one after the other.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dynhp_jax import checkpoint, compiling, runs
+from dynhp_jax import config as configuration
+from dynhp_jax.config import Config
+from dynhp_jax.errors import UserError
+from dynhp_jax.replicas import Replicas, Team, host_part
+from experiments import commandline, plots, reports
+from experiments.commandline import Interrupted, say
+from experiments.terminal import Interruptions, Screen
+from experiments.workdir import Workdir, write_json
+
+FIELDS = {  # flag: (field, type)
+    "lams": ("penalty.lam", float),
+    "alphas": ("batch.alpha", float),
+    "gammas": ("pruning.gamma", float),
+    "seeds": ("seed", int),
+}
+OPTIONS = [
+    (flag, "", f"values of config.{field}, separated by commas")
+    for flag, (field, _) in FIELDS.items()
+]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line and trains."""
+    values, path, *lists = commandline.parse(argv, with_config=True, options=OPTIONS)
+    config = configuration.from_config_dict(values)
+    members = combinations(config, dict(zip(FIELDS, lists, strict=True)))
+    folder = Path(path or f"runs/{config.name}-{config.method}-sweep").expanduser().absolute()
+    compiling.use_cache(config.compiling.cache_dir)
+    team = Team(list(members.values()), runs.dataset_of(config), compiling.Programs())
+    with contextlib.ExitStack() as claims:
+        workdirs = [
+            claims.enter_context(Workdir(folder / name).claim(each))
+            for name, each in members.items()
+        ]
+        train(team, list(members), workdirs, folder)
+
+
+def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
+    """The members' configs by name: every combination of the flags' values.
+
+    >>> list(combinations(Config(), {"seeds": "0,1", "lams": "0.1,0.3"}))
+    ['seed0-lam0.1', 'seed0-lam0.3', 'seed1-lam0.1', 'seed1-lam0.3']
+
+    Raises:
+      UserError: a value that is no number, or given twice; no values at all.
+    """
+    choices: list[list[tuple[str, Any]]] = []
+    for flag, text in lists.items():
+        if not text:
+            continue
+        field, kind = FIELDS[flag]
+        try:
+            values = [kind(part) for part in text.split(",")]
+        except ValueError:
+            raise UserError(
+                f"--{flag}={text} is no list of numbers; such as --{flag}=0,1"
+            ) from None
+        if len(set(values)) < len(values):
+            raise UserError(f"--{flag}={text} names a value twice; give each once")
+        choices.append([(field, value) for value in values])
+    if not choices:
+        raise UserError("nothing to sweep; give --seeds=0,1,2, or --lams, --alphas, --gammas")
+    members = {}
+    for combination in itertools.product(*choices):
+        name = "-".join(f"{field.rpartition('.')[2]}{value:g}" for field, value in combination)
+        members[name] = changed(config, dict(combination))
+    return members
+
+
+def changed(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A config with other values of some fields, {dotted name: value}."""
+    for field, value in changes.items():
+        section, _, last = field.rpartition(".")
+        if section:
+            inner = dataclasses.replace(getattr(config, section), **{last: value})
+            config = dataclasses.replace(config, **{section: inner})
+        else:
+            config = dataclasses.replace(config, **{last: value})
+    return config
+
+
+def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder: Path) -> None:
+    """Trains all members in their claimed workdirs, from where an earlier sweep left them."""
+    config, checkpoints = team.lead.config, folder / "checkpoints"
+    replicas = _start(team, names, checkpoints)
+    records = [workdir.rewind(replicas.epoch) for workdir in workdirs]
+    screen = Screen(replicas.epoch, config.epochs)
+    with Interruptions() as interruptions:
+        try:
+            while replicas.epoch < config.epochs:
+                replicas, now = team.advance(replicas)
+                for workdir, all_of_it, record in zip(workdirs, records, now, strict=True):
+                    workdir.append(record)
+                    all_of_it.append(record)
+                screen.show(_middle(now))
+                done = replicas.epoch == config.epochs
+                if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
+                    host = host_part(replicas) | {"names": list(names)}
+                    checkpoint.save(
+                        checkpoints, replicas.epoch, replicas.state, host, config.checkpoint.keep
+                    )
+                if interruptions.wanted and not done:
+                    raise Interrupted(
+                        f"epoch {replicas.epoch} of {config.epochs} is saved in {folder};"
+                        " the same command goes on from there"
+                    )
+        finally:
+            screen.close()
+    summaries = {}
+    for k, (name, workdir) in enumerate(zip(names, workdirs, strict=True)):
+        trainer = team.trainers[k]
+        plots.draw(records[k], reports.dense_numbers(trainer), workdir.figures)
+        summaries[name] = reports.summarise(trainer, replicas.members[k], records[k])
+        write_json(workdir.summary_file, summaries[name])
+    configs = [trainer.config for trainer in team.trainers]
+    print(table(configs, list(summaries.values())))
+    print(f"everything is in {folder}")
+
+
+def _start(team: Team, names: Sequence[str], checkpoints: Path) -> Replicas:
+    checkpoint.sweep(checkpoints)
+
+    def shapes(host: Mapping[str, Any]):
+        if host["names"] != list(names):
+            raise UserError(
+                f"{checkpoints.parent} holds a sweep over {', '.join(host['names'])};"
+                " take another --workdir, or the same members"
+            )
+        return team.state_shapes(host)
+
+    found = checkpoint.restore(checkpoints, shapes, lambda message: say(f"warning: {message}"))
+    if found is None:
+        return team.start()
+    print(f"going on after epoch {found.epoch} of {team.lead.config.epochs}")
+    return team.resume(found.epoch, found.state, found.host)
+
+
+def _middle(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The record of the member whose test error is in the middle, to be shown."""
+    return sorted(records, key=lambda record: record["test_error"])[len(records) // 2]
+
+
+def table(configs: Sequence[Config], summaries: Sequence[Mapping[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, a row for every other setting."""
+    rows = [("setting", "runs", "test error, %", "best, %", "model, KiB", "training memory")]
+    groups: dict[tuple, list[Mapping[str, Any]]] = {}
+    for config, summary in zip(configs, summaries, strict=True):
+        flat = configuration.flatten(config)
+        key = tuple((field, flat[field]) for field, _ in FIELDS.values() if field != "seed")
+        groups.setdefault(key, []).append(summary)
+    varied = {field for key in groups for field, value in key
+              if len({dict(other)[field] for other in groups}) > 1}  # fmt: skip
+    for key, runs_of_it in groups.items():
+        setting = ", ".join(
+            f"{field.rpartition('.')[2]} {value:g}" for field, value in key if field in varied
+        )
+
+        def spread(name: str, style: str, runs_of_it=runs_of_it) -> str:
+            values = [run[name] for run in runs_of_it]
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            return f"{statistics.fmean(values):{style}} ± {deviation:{style}}"
+
+        rows.append(
+            (
+                setting or "all",
+                str(len(runs_of_it)),
+                spread("test_error", ".2f"),
+                spread("best_test_error", ".2f"),
+                spread("model_kib", ",.1f"),
+                spread("training_memory", ".3g"),
+            )
+        )
+    return "\n".join(reports.columns(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(commandline.run(main, sys.argv))

@@ -1,0 +1,66 @@
+"""What a person at a terminal sees of a run, and how one is interrupted."""
+
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments import reports
+from experiments.commandline import say
+
+LOG_SECONDS = 10.0  # between lines where there is no terminal to draw a progress bar on
+
+
+class Interruptions:
+    """Lets the epoch at hand end after the first Ctrl-C; the second one stops at once.
+
+    Attributes:
+      wanted: whether there was a first one.
+    """
+
+    def __init__(self):
+        self.wanted = False
+
+    def __enter__(self):
+        self._before = {kind: signal.signal(kind, self._note)
+                        for kind in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
+        return self
+
+    def __exit__(self, *details):
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
+
+    def _note(self, number, frame):
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+        say("interrupted: finishing this epoch, to save it; once more stops at once")
+
+
+class Screen:
+    """A progress bar on a terminal, now and then a line elsewhere."""
+
+    def __init__(self, done: int, epochs: int):
+        self._epochs = epochs
+        self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True)
+        self._next = 0.0
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        """One epoch more, as metrics.jsonl has it."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(
+                f"error {record['test_error']:.2f} %,"
+                f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
+                f" batch {record['batch_size']}, {record['memory_kib']:.0f} KiB",
+                refresh=False,
+            )
+            self._bar.update()
+        elif time.monotonic() >= self._next or record["epoch"] == self._epochs:
+            print(reports.line(record, self._epochs), flush=True)
+            self._next = time.monotonic() + LOG_SECONDS
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        self._bar.close()

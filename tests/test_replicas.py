@@ -1,0 +1,180 @@
+"""Runs side by side are the runs that they would have been alone."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs
+from dynhp_jax.config import Config, ConfigError
+
+DIGITS = data.load("digits")
+EPOCHS = 7
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_compilations(tmp_path_factory):
+    before = {name: getattr(jax.config, name) for name in compiling.CACHE_OPTIONS}
+    compiling.use_cache(str(tmp_path_factory.mktemp("xla")))
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def make(**changes) -> Config:
+    base = Config(
+        epochs=EPOCHS,
+        model=config.Model(hidden=(12, 7)),
+        penalty=config.Penalty(lam=2.0),
+        optimizer=config.Optimizer(learning_rate=5e-3),
+        memory=config.Memory(sp_batch=64),
+        batch=config.Batch(alpha=0.0, grid=1.5),
+        # Single runs change their batch at once, as replicas do.
+        compiling=config.Compiling(shrink=0.05, ahead=False),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def alone(settings, epochs=EPOCHS):
+    trainer = runs.Trainer(settings, DIGITS, compiling.Programs())
+    run, records = trainer.start(), []
+    for _ in range(epochs):
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+    return run, records
+
+
+def together(settings, epochs=EPOCHS):
+    team = replicas.Team(settings, DIGITS, compiling.Programs())
+    everyone, records = team.start(), [[] for _ in settings]
+    for _ in range(epochs):
+        everyone, now = team.advance(everyone)
+        for each, record in zip(records, now, strict=True):
+            each.append(record)
+    return team, everyone, records
+
+
+def by_unit(state, keeps, sizes):
+    """log_alpha of every unit of the whole network that is left, nan where it is not."""
+    found = {}
+    for name, values in state.gates.items():
+        full = np.full(sizes[name], np.nan)
+        full[keeps[name]] = np.where(np.asarray(state.masks[name]) > 0, values, np.nan)
+        found[name] = full
+    return found
+
+
+def members(per_example=False):
+    gates = config.Gates(per_example=per_example)
+    return [
+        make(seed=0, gates=gates),
+        make(seed=5, gates=gates),
+        make(seed=0, gates=gates, penalty=config.Penalty(lam=4.0)),
+        make(seed=0, gates=gates, batch=config.Batch(alpha=0.6, grid=1.5)),
+    ]
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_each_member_is_its_single_run(per_example):
+    settings = members(per_example)
+    team, everyone, records = together(settings)
+    sizes = {name: group.size for name, group in team.whole.groups.items()}
+    batches, shapes = set(), set()
+    for k, each in enumerate(settings):
+        run, expected = alone(each)
+        for mine, theirs in zip(records[k], expected, strict=True):
+            for name in ("units", "parameters", "batch_size", "next_batch", "memory_kib", "steps"):
+                assert mine[name] == theirs[name], (k, name)
+            for name in ("train_loss", "cross_entropy", "penalty", "grad_variance"):
+                np.testing.assert_allclose(mine[name], theirs[name], rtol=2e-3)
+            np.testing.assert_allclose(mine["test_error"], theirs["test_error"], atol=0.6)
+            batches.add((mine["epoch"], mine["batch_size"]))
+            shapes.add(mine["materialised"])
+        state = replicas.member_of(everyone.state, k)
+        mine = by_unit(state, everyone.members[k].keeps, sizes)
+        theirs = by_unit(run.state, run.keeps, sizes)
+        for name in sizes:
+            np.testing.assert_allclose(mine[name], theirs[name], atol=2e-3)
+    assert len(batches) > EPOCHS, "all members had the same batches; test more"
+    assert len(shapes) > 1, "nothing was cut; test more"
+
+
+def test_resumed_replicas_are_the_uninterrupted_ones(tmp_path):
+    team, everyone, _ = together(members(), 5)
+    host = replicas.host_part(everyone)
+    checkpoint.save(tmp_path, everyone.epoch, everyone.state, host)
+    everyone, after = team.advance(everyone)
+    another = replicas.Team(members(), DIGITS, compiling.Programs())
+    found = checkpoint.restore(tmp_path, another.state_shapes)
+    resumed, same = another.advance(another.resume(found.epoch, found.state, found.host))
+    clocks = {"seconds", "compile_seconds", "compilations"}
+    for one, other in zip(after, same, strict=True):
+        for name in one.keys() - clocks:
+            assert one[name] == other[name], name
+    for a, b in zip(jax.tree.leaves(everyone.state), jax.tree.leaves(resumed.state), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_common_keeps_hold_every_survivor_in_equal_numbers():
+    team = replicas.Team([make(), make(seed=1)], DIGITS, compiling.Programs())
+    rng = np.random.default_rng(0)
+    masks = [
+        {name: (rng.random(g.size) < p).astype(np.float32) for name, g in team.whole.groups.items()}
+        for p in (0.3, 0.7)
+    ]
+    one, other = replicas.common_keeps(team.whole, masks)
+    for name in team.whole.groups:
+        assert one[name].size == other[name].size
+        for keeps, mask in ((one, masks[0]), (other, masks[1])):
+            assert set(np.flatnonzero(mask[name])) <= set(keeps[name])
+            assert (np.diff(keeps[name]) > 0).all()
+    union = np.flatnonzero(masks[0]["input"] + masks[1]["input"])
+    np.testing.assert_array_equal(one["input"], union)
+    np.testing.assert_array_equal(other["input"], union)
+    assert one["hidden_1"].size == max(int(mask["hidden_1"].sum()) for mask in masks)
+
+
+def test_padded_examples_weigh_nothing():
+    """Whatever lies behind a short mini-batch, the update is the same."""
+    team, everyone, _ = together(members()[:2], 1)
+    step = replicas.training.make_step(
+        everyone.network, team.lead.config, team.lead.tx, team.examples
+    )
+    one = replicas.member_of(everyone.state, 0)
+    given = replicas.member_of(everyone.given, 0)
+    split, rows = everyone.splits["train"], jnp.arange(24)
+    tally = replicas.training.empty_tally(one)
+
+    def update(rows, count):
+        batch = replicas.training.Examples(split.images, split.labels, rows, count)
+        return jax.jit(step)(one, tally, batch, given)
+
+    exact = update(rows[:10], None)
+    for behind in (rows[10:], jnp.full(14, 700)):
+        padded = update(jnp.concatenate([rows[:10], behind]), jnp.int32(10))
+        for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(padded), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other, field",
+    [
+        (make(batch=config.Batch(size=32)), "batch.size"),
+        (make(model=config.Model(hidden=(12, 8))), "model.hidden"),
+        (make(method="hp"), "method"),
+    ],
+)
+def test_members_that_need_other_programs_are_refused(other, field):
+    with pytest.raises(ConfigError, match=f"config.{field} is .* for all members"):
+        replicas.Team([make(), other], DIGITS, compiling.Programs())
+
+
+def test_what_is_not_done_side_by_side_is_refused():
+    xla = make(memory=config.Memory(meter="xla"))
+    with pytest.raises(ConfigError, match="memory.meter.*'paper' in a sweep"):
+        replicas.Team([xla], DIGITS, compiling.Programs())
+    mixing = make(model=config.Model(name="resnet", width=0.25, depth=8))
+    with pytest.raises(ConfigError, match="batch.rule.*'fixed' in a sweep"):
+        replicas.Team([mixing], DIGITS, compiling.Programs())

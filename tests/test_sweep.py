@@ -1,0 +1,84 @@
+"""The command line that trains several runs side by side."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import commandline, sweep
+from experiments.workdir import Workdir
+
+ROOT = Path(__file__).parents[1]
+CLOCKS = {"seconds", "compile_seconds", "compilations"}
+QUICK = [
+    "--config=configs/digits.py",
+    "--config.model.hidden=(12,)",
+    "--config.penalty.lam=4.0",
+    "--config.optimizer.learning_rate=0.01",
+    "--seeds=0,3",
+    "--alphas=0.2,0.9",
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return f"--config.compiling.cache_dir={tmp_path_factory.mktemp('xla')}"
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", *QUICK, *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+def test_every_member_leaves_a_run_and_more_epochs_go_on(tmp_path, cache):
+    done = run(cache, "--config.epochs=2", f"--workdir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    done = run(cache, "--config.epochs=3", f"--workdir={tmp_path / 'one'}")
+    assert done.returncode == 0, done.stderr
+    assert "going on after epoch 2 of 3" in done.stdout
+    names = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
+    finished = []
+    for name in names:
+        workdir = Workdir(tmp_path / "one" / name)
+        records = workdir.records()
+        assert [record["epoch"] for record in records] == [1, 2, 3]
+        summary = json.loads(workdir.summary_file.read_text())
+        assert summary["test_error"] == records[-1]["test_error"]
+        assert f"{summary['seed']}" in name
+        assert (workdir.figures / "units.png").exists()
+        finished.append([{k: v for k, v in r.items() if k not in CLOCKS} for r in records])
+    assert len({json.dumps(each) for each in finished}) == 4
+    lines = done.stdout.splitlines()
+    (head,) = [k for k, line in enumerate(lines) if line.startswith("setting")]
+    assert [line.split()[:3] for line in lines[head + 2 : head + 4]] == [
+        ["alpha", "0.2", "2"],
+        ["alpha", "0.9", "2"],
+    ]
+    other = run(cache, "--config.epochs=3", "--lams=1,2", f"--workdir={tmp_path / 'one'}")
+    assert other.returncode == 2
+    assert "holds a sweep over alpha0.2-seed0" in other.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--seeds=0,one"], "--seeds=0,one is no list of numbers"),
+        (["--seeds=1,1"], "--seeds=1,1 names a value twice"),
+        ([], "nothing to sweep"),
+        (["--alphas=1.5"], "config.batch.alpha is 1.5"),
+        (["--seeds=0", "--config.memory.meter=xla"], "config.memory.meter is 'xla'"),
+        (["--seeds=0", "--config.memory.meter=ounces"], "config.memory.meter is 'ounces'"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(capfd, monkeypatch, tmp_path, arguments, said):
+    monkeypatch.chdir(ROOT)
+    workdir = tmp_path / "none"
+    arguments = ["sweep", "--config=configs/digits.py", f"--workdir={workdir}", *arguments]
+    assert commandline.run(sweep.main, arguments) == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith("error: ") and shown.count("\n") == 1 and said in shown
+    assert not workdir.exists()
