@@ -14,7 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import batch_size, compiling, fitting, memory, metering, savings, training
+from dynhp_jax import (
+    batch_size,
+    compiling,
+    devices,
+    feeding,
+    fitting,
+    memory,
+    metering,
+    savings,
+    training,
+)
 from dynhp_jax.config import SAVINGS, Config
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
@@ -56,13 +66,15 @@ class Budget:
       examples: of every split, {'train': ..., 'test': ...}.
 
     Attributes:
-      bytes: the budget; None if there is none, or the paper's meter counts.
-      unit: a mini-batch is so many equal parts, of which one is in memory at a time.
+      bytes: the budget, of each device; None if there is none, or the paper's meter counts.
+      devices: how many there are that mini-batches are spread over.
+      unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       used: the savings without which the whole network's smallest mini-batch would not fit.
       config, tx: of the run with these savings.
 
     Raises:
-      ConfigError: not even with the savings that the config allows.
+      ConfigError: not even with the savings that the config allows; or mini-batches cannot be in
+        equal shares for the devices, or there are fewer of these.
     """
 
     def __init__(
@@ -73,9 +85,11 @@ class Budget:
         examples: Mapping[str, int],
     ):
         self.programs, self.examples, self.whole = programs, dict(examples), whole
+        self.devices = devices.count(config.devices)
         self._found: dict[Any, Found] = {}
         self._asked = config
         self._use(NOTHING)
+        self._check_shares(config)
         self.bytes = self._limit()
         if self.bytes is not None:
             least = self._economise(config.memory.allow, self.bytes)
@@ -90,13 +104,27 @@ class Budget:
         self.unit = used.parts
         if used.parts == 1 and estimator(self.whole, config) == "micro":
             self.unit = config.batch.micro_batches
+        self.unit *= self.devices
+
+    def _check_shares(self, config: Config) -> None:
+        """Whether every device gets the same share of each mini-batch."""
+        if self.devices == 1:
+            return
+        examples, size = self.examples["train"], config.batching.size
+        if self.unit > examples:
+            allowed = f"at most {examples} where there are so many training examples"
+            raise ConfigError("devices", config.devices, allowed)
+        if config.batching.rule == "fixed" and size % self.unit:
+            allowed = f"a multiple of {self.unit}: equal shares for {self.devices} devices"
+            raise ConfigError("batch.size", size, allowed)
 
     def _limit(self) -> int | None:
         budget = self.config.memory.budget
         if self.config.memory.meter != "xla" or budget == memory.UNLIMITED:
             return None
         if budget == "sp":
-            return self.total(self.whole, min(self.config.memory.sp_batch, self.examples["train"]))
+            batch = min(self.config.memory.sp_batch, self.examples["train"])
+            return self.total(self.whole, max(self._whole_parts(batch), self.unit))
         return memory.parse_bytes(budget)
 
     @property
@@ -162,29 +190,47 @@ class Budget:
         what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
         key = (network.spec, batch, self.used)
         state, number = self.state_shapes(network), Shape((), np.int32)
-        order = Shape((self.examples["train"],), np.int32)
-        given = training.given_shapes(state)
-        data = (*self._data_shapes(network, "train"), given, order)
-        if not on_host:
+        fed = self.fed(network, batch)
+        images, labels = self._data_shapes(network, fed)
+        data = (images, labels, training.given_shapes(state), Shape((fed,), np.int32))
+        if not on_host and not self.streams(network, "train"):
             make = functools.partial(training.make_epoch, *what)
             return self.programs.get("epoch", key, make, state, *data, number)
+        name, make = ("step", training.make_one_step) if on_host else ("part", training.make_part)
         tally = jax.eval_shape(training.empty_tally, state)
         return self.programs.get(
-            "step",
+            name,
             key,
-            lambda: jax.jit(training.make_one_step(*what), donate_argnums=(0, 1)),
+            lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
             *(state, tally, *data, number),
         )
 
+    def streams(self, network: Network, split: str) -> bool:
+        """Whether a split is sent to the device in chunks; see `feeding`."""
+        return feeding.streams(self.config, self.examples[split], network.spec.input_shape)
+
+    def fed(self, network: Network, batch: int) -> int:
+        """How many examples of the training set `training_program` takes at once."""
+        shape = network.spec.input_shape
+        return feeding.at_once(self.config, self.examples["train"], shape, batch)
+
+    def evaluated(self, chunk: int, split: str) -> int:
+        """How many examples of a split are evaluated at once, where `chunk` may be.
+
+        No more than it has, but a whole number for each device.
+        """
+        return -(-min(chunk, self.examples[split]) // self.devices) * self.devices
+
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
-        """The compiled evaluation; the run's own."""
+        """The compiled evaluation of so many examples, from `evaluated`; the run's own."""
         state = self.state_shapes(network)
+        fed = chunk if self.streams(network, split) else self.examples[split]
         return self.programs.get(
             f"evaluation on {split}",
             (network.spec, chunk),
-            lambda: training.make_evaluation(network, chunk),
+            lambda: training.make_evaluation(network, chunk, self.devices),
             *(state.variables, state.gates, state.masks),
-            *self._data_shapes(network, split),
+            *self._data_shapes(network, fed),
             Shape((), np.int32),
         )
 
@@ -195,11 +241,10 @@ class Budget:
 
     def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
         """Bytes of an evaluation with the state beside it, by part."""
-        chunk = min(chunk, self.examples[split])
+        chunk = self.evaluated(chunk, split)
         program = self.evaluation_program(network, chunk, split)
-        return metering.evaluation_bytes(
-            program, chunk, network.spec.input_shape, self.state_shapes(network)
-        )
+        on_each, shape = chunk // self.devices, network.spec.input_shape
+        return metering.evaluation_bytes(program, on_each, shape, self.state_shapes(network))
 
     def total(self, network: Network, batch: int) -> int:
         """Bytes of a training step."""
@@ -242,8 +287,8 @@ class Budget:
             found.state = training.state_shapes(network, self.config, self.tx)
         return found.state
 
-    def _data_shapes(self, network: Network, split: str) -> tuple[Shape, Shape]:
-        count = self.examples[split]
+    def _data_shapes(self, network: Network, count: int) -> tuple[Shape, Shape]:
+        """Images and labels of so many examples."""
         return (
             Shape((count, *network.spec.input_shape), np.float32),
             Shape((count,), np.int32),

@@ -24,6 +24,7 @@ from dynhp_jax.fields import (
     number,
     positive,
     several,
+    size_in_bytes,
     switch,
     text,
     whole,
@@ -54,6 +55,9 @@ class Data(Section):
     dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
     examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")
+    resident: str = size_in_bytes(
+        "2GiB", "a split whose images take more stays on the host and is sent in chunks"
+    )
     validation: float = number(
         0.0,
         0.0,
@@ -215,6 +219,7 @@ class Config(Section):
     seed: int = whole(0, 0, "of everything random")
     epochs: int = whole(100, 1, "how often the training set is passed through")
     method: str = choice("dynhp", METHODS, "dense, soft (sp), hard (hp), dynamic hard pruning")
+    devices: int = whole(1, 0, "that each mini-batch is spread over; 0: all that there are")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
     gates: Gates = dataclasses.field(default_factory=Gates)
@@ -259,9 +264,11 @@ SECTIONS = {
 
 # A finished run may be lengthened, and where things lie is no part of what is computed.
 FREE_ON_RESUME = frozenset(
-    {"epochs", "data.dir", "data.cache_dir", "compiling.cache_dir", "checkpoint.every",
-     "checkpoint.keep"}
+    {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "compiling.cache_dir",
+     "checkpoint.every", "checkpoint.keep"}
 )  # fmt: skip
+# With the meter 'xla' the budget is one device's, so that it depends on these what fits.
+DECIDE_WHAT_FITS = frozenset({"devices", "data.resident"})
 
 
 def field_names() -> tuple[str, ...]:
@@ -366,14 +373,16 @@ def flatten(config: Config) -> dict[str, Any]:
 def differences(earlier: Config, now: Config) -> list[str]:
     """What keeps `now` from going on where `earlier` stopped, a phrase per field.
 
-    Fewer epochs than before differ; more do not, nor do paths and the upkeep of checkpoints.
+    Fewer epochs than before differ; more do not, nor do paths and the upkeep of checkpoints, nor,
+    where the paper's meter counts, the number of devices and what is streamed to them.
     """
+    free = FREE_ON_RESUME - (DECIDE_WHAT_FITS if now.memory.meter == "xla" else set())
     earlier, now = (dataclasses.replace(each, batch=each.batching) for each in (earlier, now))
     before, after = flatten(earlier), flatten(now)
     found = [
         f"config.{name} (there {before[name]!r}, here {after[name]!r})"
         for name in before
-        if name not in FREE_ON_RESUME and before[name] != after[name]
+        if name not in free and before[name] != after[name]
     ]
     if now.epochs < earlier.epochs:
         found.insert(0, f"config.epochs (there {earlier.epochs}, here only {now.epochs})")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dynhp_jax.errors import ConfigError
+from dynhp_jax.memory import parse_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,16 @@ def choice(default: str, names: tuple[str, ...], help: str):
 def text(default: str, help: str, allowed: str = "a string"):
     """A string."""
     return _option(default, as_text, allowed, help)
+
+
+def size_in_bytes(default: str, help: str):
+    """A number of bytes as text, with or without a unit; see `memory.parse_bytes`."""
+
+    def convert(value):
+        parse_bytes(as_text(value))
+        return value
+
+    return _option(default, convert, "bytes above 0, like '4MiB', '1.5 GB' or '3000000'", help)
 
 
 def several(default: tuple, convert_one: Callable, allowed: str, help: str):

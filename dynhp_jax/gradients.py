@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dynhp_jax import devices, variance
 from dynhp_jax import gates as hard_concrete
-from dynhp_jax import variance
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gating import gated
@@ -122,7 +122,7 @@ def make_gradients(
     probed = variance.probed(lambda variables, images, z: apply(variables, z, images))
     if savings.remat:
         apply, probed = (jax.checkpoint(f, policy=_products) for f in (apply, probed))
-    l2 = config.penalty.l2
+    l2, spread = config.penalty.l2, devices.spreading(config.devices)
 
     def cross_entropies(logits, labels):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels)  # [batch]
@@ -160,8 +160,8 @@ def make_gradients(
     differentiate = jax.grad(objective, argnums=(0, 1), has_aux=True)
 
     def whole_batch(trained, fixed, z_of, batch):
-        images, labels = batch.gathered()
-        probe = jnp.zeros(len(labels), jnp.float32)
+        images, labels = spread(batch.gathered())
+        probe = spread(jnp.zeros(len(labels), jnp.float32))
         (grads, of_probe), found = differentiate(
             trained, probe, fixed, z_of, images, labels, batch.valid
         )
@@ -205,7 +205,7 @@ def make_gradients(
                 if not config.gates.per_example:
                     return drawn
                 return {
-                    name: jax.lax.dynamic_slice_in_dim(gate, k * size, size)
+                    name: spread(jax.lax.dynamic_slice_in_dim(gate, k * size, size))
                     for name, gate in drawn.items()
                 }
 

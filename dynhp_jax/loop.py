@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import outcome, plans, training
+from dynhp_jax import feeding, outcome, plans
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.network import Network
 from dynhp_jax.outcome import Diverged, Record
@@ -91,15 +91,17 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
 
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
-    split, on_host = run.splits["train"], trainer.steps_on_host
-    data = (split.images, split.labels, run.given, trainer.order(np.int32(epoch)))
-    program = trainer.budget.training_program(run.network, batch, on_host)
-    if on_host:
-        state, tally = run.state, training.empty_tally(run.state)
-        for i in range(steps):
-            state, tally = program(state, tally, *data, np.int32(i))
+    split, on_host, network = run.splits["train"], trainer.steps_on_host, run.network
+    program = trainer.budget.training_program(network, batch, on_host)
+    order = trainer.order(np.int32(epoch))
+    state, given, order = trainer.place((run.state, run.given, order))
+    if on_host or trainer.budget.streams(network, "train"):
+        size = trainer.budget.fed(network, batch)
+        parts = feeding.parts(split, order, size, batch, steps, trainer.place)
+        state, tally = feeding.train(program, state, given, parts, on_host)
     else:
-        state, tally = program(run.state, *data, np.int32(steps))
+        data = (split.images, split.labels, given, order)
+        state, tally = program(state, *data, np.int32(steps))
     return state, outcome.on_host(tally)
 
 
@@ -123,12 +125,11 @@ def evaluate(
     chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
-    arguments = (state.variables, state.gates, state.masks, split.images, split.labels)
-    examples = len(split.labels)
-    chunk = min(chunk, examples)
+    examples, chunk = len(split.labels), trainer.budget.evaluated(chunk, name)
     program = trainer.budget.evaluation_program(network, chunk, name)
-    parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
-    confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
+    arguments = trainer.place((state.variables, state.gates, state.masks))
+    parts = feeding.evaluate(program, arguments, split, chunk, trainer.place)
+    confusion, loss = (sum(part) for part in zip(*parts, strict=True))
     return {
         "error": 100 * (examples - int(np.trace(confusion))) / examples,
         "cross_entropy": float(loss) / examples,

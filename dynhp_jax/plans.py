@@ -121,7 +121,7 @@ def begin(trainer: Trainer, run: Run) -> Run:
         scout.training_program(network, in_use)
         fitting = scout.chunk(network, chunk)
         for split in run.splits.keys() - {"train"}:
-            scout.evaluation_program(network, min(fitting, scout.examples[split]), split)
+            scout.evaluation_program(network, scout.evaluated(fitting, split), split)
         return Ready(network, batch, in_use, fitting, scout.found(network))
 
     return dataclasses.replace(

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import batch_size, compiling, data, memory, models, training
+from dynhp_jax import batch_size, compiling, data, devices, feeding, memory, models, training
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
-from dynhp_jax.errors import ConfigError
+from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.groups import fan_out, parameter_count
 from dynhp_jax.network import Network, whole_network
 from dynhp_jax.training import Given, TrainState
@@ -29,10 +29,13 @@ Keeps = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Examples on the device, cut to the input units that the arrays of the network still have."""
+    """Examples, cut to the input units that the arrays of the network still have.
 
-    images: jax.Array  # f32[examples, ...]
-    labels: jax.Array  # i32[examples]
+    On every device of the run, or on the host (NumPy) if they are too large for that: `feeding`.
+    """
+
+    images: jax.Array | np.ndarray  # f32[examples, ...]
+    labels: jax.Array | np.ndarray  # i32[examples]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -107,7 +110,8 @@ class Trainer:
 
     Raises:
       ConfigError: the budget is smaller than the network plus one example, the batch larger than
-        the training set, or a group unknown.
+        the training set or no multiple of the devices, there are fewer of these, or a group is
+        unknown.
     """
 
     def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
@@ -128,6 +132,10 @@ class Trainer:
         self.budget = Budget(config, self.whole, programs, counts)
         self.config, self.tx = self.budget.config, self.budget.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
+        room = self.room(self.whole_parameters)
+        if room < self.budget.unit and self.budget.devices > 1:
+            allowed = f"at most {room} where the budget has room for so many examples"
+            raise ConfigError("devices", config.devices, allowed)
         self.controller = {
             "fixed": lambda: batch_size.Fixed(),
             "dynhp": lambda: batch_size.DynHP(batching.alpha),
@@ -149,6 +157,18 @@ class Trainer:
         self.meter.check_budget(budget_bytes, self.whole_parameters)
         return budget_bytes
 
+    def place(self, tree: Any) -> Any:
+        """The arrays of a tree on every device of the run; those that are there stay."""
+        return devices.place(tree, self.config.devices)
+
+    def in_shares(self, batch: int) -> int:
+        """The mini-batch to compile of which every device gets the same share; at most `batch`.
+
+        But at least the smallest that can be shared.
+        """
+        unit = self.budget.unit
+        return batch if self.budget.devices == 1 else max(batch // unit, 1) * unit
+
     def room(self, parameters: int) -> int:
         """The largest mini-batch that budget and training set allow beside so many parameters.
 
@@ -163,14 +183,15 @@ class Trainer:
     ) -> tuple[int, int]:
         """The exact batch and the one to compile, where the rule asks for `wanted`.
 
-        By the paper's meter the compiled one is on the grid, unless it is fixed; see `Budget.fit`
-        for XLA's. `before` is what was compiled last; `budget` another account than the run's own.
+        By the paper's meter the compiled one is on the grid, unless it is fixed, and in equal
+        shares for the devices; see `Budget.fit` for XLA's. `before` is what was compiled last;
+        `budget` another account than the run's own.
         """
         if self.by_xla:
             return (budget or self.budget).fit(network, wanted, before)
         if self.config.batching.rule == "fixed":
-            return wanted, wanted
-        return wanted, batch_size.on_grid(wanted, self.config.batch.grid)
+            return wanted, self.in_shares(wanted)
+        return wanted, self.in_shares(batch_size.on_grid(wanted, self.config.batch.grid))
 
     def may_change(self, network: Network, wanted: int, in_use: int) -> bool:
         """Whether `fit` may find another batch to compile than the one in use."""
@@ -207,15 +228,25 @@ class Trainer:
         return Run(0, batch, in_use, chunk, network, keeps, state, given, splits)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
-        """The run that `host_part` and its state were saved from."""
-        host = checkpoint.host
+        """The run that `host_part` and its state were saved from.
+
+        Raises:
+          UserError: it was on another number of devices, and the budget is one of XLA's bytes.
+        """
+        host, count = checkpoint.host, self.budget.devices
+        before = host.get("devices", 1)
+        if self.by_xla and before != count:
+            raise UserError(
+                f"the run was on {before} devices, here it is {count}, which changes what fits"
+                f" (memory.meter is 'xla'); go on with --config.devices={before}"
+            )
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
         network, state = self._network(host), checkpoint.state
         self.budget.remember(network, host["looks"])
         return Run(
             epoch=checkpoint.epoch,
             batch=host["batch"],
-            batch_in_use=host["batch_in_use"],
+            batch_in_use=self.in_shares(host["batch_in_use"]),
             chunk=host["chunk"],
             network=network,
             keeps=keeps,
@@ -248,7 +279,7 @@ class Trainer:
         return dataclasses.replace(self.whole, spec=spec, groups=groups)
 
     def splits(self, keeps: Keeps) -> dict[str, Split]:
-        """The data on the device, without the input units that `keeps` lacks."""
+        """The data, without the input units that `keeps` lacks, on the device if it may be."""
         data = self.dataset
         arrays = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
         if len(data.y_validation):
@@ -256,7 +287,10 @@ class Trainer:
 
         def ready(images, labels):
             inputs = images.reshape(len(images), *self.whole.spec.input_shape)  # flat for the MLP
-            return Split(jnp.asarray(self.whole.cut_inputs(inputs, keeps)), jnp.asarray(labels))
+            inputs = self.whole.cut_inputs(inputs, keeps)
+            if feeding.streams(self.config, len(inputs), inputs.shape[1:]):
+                return Split(inputs, labels)
+            return Split(*self.place((jnp.asarray(inputs), jnp.asarray(labels))))
 
         return {name: ready(*pair) for name, pair in arrays.items()}
 
@@ -267,6 +301,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "batch": run.batch,
         "batch_in_use": run.batch_in_use,
         "chunk": run.chunk,
+        "devices": trainer.budget.devices,
         "looks": trainer.budget.looks(run.network),
         "spec": run.network.spec.to_dict(),
         "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},

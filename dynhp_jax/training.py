@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dynhp_jax import devices
 from dynhp_jax import gates as hard_concrete
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
@@ -227,7 +228,7 @@ def make_step(
 
 def make_draw(network: Network, config: Config) -> Callable:
     """`draw(gates, masks, given, step, batch) -> z`: of living units, 0 for those of dead ones."""
-    names = list(network.groups)
+    names, spread = list(network.groups), devices.spreading(config.devices)
 
     def draw(gates, masks, given: Given, step, batch):
         if not names:
@@ -240,6 +241,8 @@ def make_draw(network: Network, config: Config) -> Callable:
             units=jnp.concatenate([given.units[name] for name in names]),
             of=network.all_units,
         )
+        if config.gates.per_example:
+            z = spread(z)
         ends = np.cumsum([gates[name].size for name in names])[:-1]
         parts = jnp.split(z, ends, axis=-1)
         return {name: masks[name] * part for name, part in zip(names, parts, strict=True)}
@@ -289,15 +292,36 @@ def make_epoch(
       i32[examples]; `given` as in `make_step`. `steps`, i32[], is traced: one program serves any
       number of them.
     """
-    take = make_one_step(network, config, tx, examples, batch, savings)
+    part = make_part(network, config, tx, examples, batch, savings)
 
     def epoch(state: TrainState, images, labels, given, rows, steps):
+        return part(state, empty_tally(state), images, labels, given, rows, steps)
+
+    return devices.jitted(epoch, config.devices, donate_argnums=(0,))
+
+
+def make_part(
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    examples: int,
+    batch: int,
+    savings: Savings = NOTHING,
+) -> Callable:
+    """`part(state, tally, images, labels, given, rows, steps) -> (state, tally)`, to be compiled.
+
+    Some steps of an epoch, going on from a tally; `images`, `labels` and `rows` may be of fewer
+    examples than the training set has. The rest is as in `make_epoch`.
+    """
+    take = make_one_step(network, config, tx, examples, batch, savings)
+
+    def part(state: TrainState, tally: Tally, images, labels, given, rows, steps):
         def body(i, carry):
             return take(*carry, images, labels, given, rows, i)
 
-        return jax.lax.fori_loop(0, steps, body, (state, empty_tally(state)))
+        return jax.lax.fori_loop(0, steps, body, (state, tally))
 
-    return jax.jit(epoch, donate_argnums=0)
+    return part
 
 
 def make_one_step(
@@ -330,25 +354,29 @@ def empty_tally(state: TrainState) -> Tally:
     return Tally(counts, *sums, jnp.zeros((), jnp.int32))
 
 
-def make_evaluation(network: Network, chunk: int) -> Callable:
+def make_evaluation(network: Network, chunk: int, over: int = 1) -> Callable:
     """`evaluate(variables, gates, masks, images, labels, i) -> (confusion, loss)`, jitted.
 
     Examples i * chunk to (i + 1) * chunk: `confusion` is i32[classes, classes], labels by row and
     predictions by column; `loss` the sum of the cross-entropies. The last chunk is padded, and what
-    was padded weighs nothing. Gates have their deterministic values.
+    was padded weighs nothing, as do examples with a label of -1. Gates have their deterministic
+    values. A chunk is spread `over` so many devices, which divide it.
     """
+    spread = devices.spreading(over)
     apply = gated(network.evaluate, network.groups)
     classes = network.spec.num_classes
 
     def evaluate(variables, gates, masks, images, labels, i):
         z = {name: masks[name] * hard_concrete.mean(value) for name, value in gates.items()}
         rows = i * chunk + jnp.arange(chunk)
-        weight = rows < len(labels)
+        inside = rows < len(labels)
         rows = jnp.minimum(rows, len(labels) - 1)
-        logits = apply(variables, z, images[rows])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
-        hits = (labels[rows], jnp.argmax(logits, -1))
+        here, truth = spread((images[rows], labels[rows]))
+        weight = inside & (truth >= 0)
+        logits = apply(variables, z, here)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, truth)
+        hits = (truth, jnp.argmax(logits, -1))
         confusion = jnp.zeros((classes, classes), jnp.int32).at[hits].add(weight.astype(jnp.int32))
         return confusion, jnp.sum(jnp.where(weight, losses, 0.0))
 
-    return jax.jit(evaluate)
+    return devices.jitted(evaluate, over)

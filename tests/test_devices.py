@@ -1,0 +1,154 @@
+"""Mini-batches spread over eight devices: the numbers of one device, from programs that do share.
+
+A process has the devices that it starts with, so the eight are those of another process.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from on_eight_devices import EPOCHS, STOP, make, resumed_run, trainer_of, whole_run
+
+from dynhp_jax import checkpoint, compiling, config, data, runs
+from dynhp_jax.errors import ConfigError, UserError
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """(the folder of checkpoints, one device's records, what the other process found)."""
+    folder = tmp_path_factory.mktemp("devices")
+    before = {name: getattr(jax.config, name) for name in compiling.CACHE_OPTIONS}
+    compiling.use_cache(f"{folder}/xla")
+    mine = {
+        str(each): whole_run(make(1, each), folder / "one" / str(each)) for each in (False, True)
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "on_eight_devices", str(folder)],
+        env=os.environ
+        | {
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "PYTHONPATH": f"{HERE.parent}:{HERE}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "found.json").read_text())
+    assert found["devices"] == 8
+    yield folder, mine, found
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def state_in(folder: Path, settings: config.Config):
+    found = checkpoint.restore(folder, trainer_of(settings).state_shapes)
+    return jax.tree.map(np.asarray, found.state)
+
+
+def assert_same(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_eight_devices_compute_what_one_does(both, per_example):
+    folder, mine, found = both
+    name = str(per_example)
+    for one, eight in zip(mine[name], found["records"][name], strict=True):
+        for field in ("units", "parameters", "materialised", "batch_size", "steps", "next_batch"):
+            assert one[field] == eight[field], field
+        for field in ("train_loss", "penalty", "grad_variance", "test_cross_entropy"):
+            assert one[field] == pytest.approx(eight[field], rel=1e-4), field
+    last = mine[name][-1]
+    assert last["materialised"] < mine[name][0]["materialised"], "nothing was cut; test more"
+    assert last["batch_size"] > 16, "the batch did not grow; test more"
+    settings = make(1, per_example)
+    ends = [state_in(folder / kind / name / f"{EPOCHS}", settings) for kind in ("one", "eight")]
+    assert_same(*ends)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_a_run_goes_on_with_more_or_fewer_devices(both, tmp_path, per_example):
+    folder, mine, found = both
+    name, settings = str(per_example), make(1, per_example)
+    start = folder / "eight" / name / f"{STOP}"
+    records = resumed_run(settings, start, tmp_path)
+    uninterrupted = state_in(folder / "one" / name / f"{EPOCHS}", settings)
+    assert_same(state_in(tmp_path, settings), uninterrupted)
+    assert_same(state_in(folder / "resumed" / name, settings), uninterrupted)
+    for rest in (records, found["resumed"][name]):
+        sizes = [(each["units"], each["batch_size"]) for each in rest]
+        assert sizes == [(each["units"], each["batch_size"]) for each in mine[name][STOP:]]
+
+
+def shapes(program: str) -> set[str]:
+    return set(re.findall(r"f32\[[\d,]*\]", program))
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_each_device_has_its_share_of_the_examples_and_sums_are_added_up(both, per_example):
+    program = both[2]["programs"][str(per_example)]
+    assert "num_partitions=8" in program and " all-reduce" in program
+    assert not re.search(r" (all-gather|all-to-all|collective-permute)", program)
+    inside = shapes(program)
+    assert "f32[2,64]" in inside and "f32[16,64]" not in inside  # images
+    assert "f32[2,10]" in inside and "f32[16,10]" not in inside  # logits
+    assert "f32[16]" not in inside  # losses, the probe
+    if per_example:
+        assert "f32[2,12]" in inside and "f32[16,12]" not in inside and "f32[16,83]" not in inside
+    evaluation = both[2]["evaluation"]
+    assert "f32[45,10]" in shapes(evaluation) and "f32[360,10]" not in shapes(evaluation)
+
+
+@pytest.mark.parametrize("per_example", [False, True])
+def test_one_device_gets_a_program_without_any_of_it(both, per_example):
+    trainer = trainer_of(make(1, per_example))
+    program = trainer.budget.training_program(trainer.whole, 16).as_text()
+    for word in (" sharding=", "num_partitions", "all-reduce"):
+        assert word not in program
+    assert "f32[16,64]" in shapes(program)
+    assert " sharding=" in both[2]["programs"][str(per_example)]
+
+
+def test_streaming_to_eight_devices_changes_nothing(both):
+    assert both[2]["streamed is resident"]
+
+
+def test_mini_batches_are_in_equal_shares(both):
+    assert both[2]["in threes"] == [3, 3, 15, 87]
+    assert both[2]["metered"]["batch"] == 2 * (64 + 1) * 4
+
+
+def test_what_cannot_be_shared_is_refused_in_one_line(both):
+    said = both[2]["refused"]
+    assert said["too many"].startswith("config.devices is 9; allowed: 0 (all) to 8, ")
+    assert said["no multiple"].startswith("config.batch.size is 100; allowed: a multiple of 8")
+    assert said["little room"].startswith("config.devices is 8; allowed: at most 7")
+    assert not any("\n" in line for line in said.values())
+    with pytest.raises(ConfigError, match=r"^config.devices is 3; allowed: 0 \(all\) to 1, "):
+        trainer_of(make(3))
+
+
+def test_what_fits_by_xla_s_meter_is_of_a_number_of_devices():
+    paper = make(1)
+    assert config.differences(paper, dataclasses.replace(paper, devices=8)) == []
+    xla = dataclasses.replace(paper, memory=config.Memory("xla", "none"))
+    (found,) = config.differences(xla, dataclasses.replace(xla, devices=8))
+    assert found.startswith("config.devices")
+    # Where all devices were asked for, configs are the same and only the checkpoint knows.
+    trainer = runs.Trainer(xla, data.load("digits"), compiling.Programs())
+    run = trainer.start()
+    host = runs.host_part(run, trainer) | {"devices": 8}
+    with pytest.raises(UserError, match="on 8 devices, here it is 1, .*--config.devices=8"):
+        trainer.resume(checkpoint.Checkpoint(0, run.state, host))
