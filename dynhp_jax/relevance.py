@@ -179,22 +179,22 @@ class _Relevance(Run):
     def _contraction(
         self, eqn: Any, data: list[bool], forward: Callable, free: list, relevance: Any, args: tuple
     ) -> list:
-        (out,), shares = relevance, []
-        for side in (side for side in (0, 1) if data[side]):
-            mine, other = args[side], args[1 - side]
+        share = relevance[0] / sum(data)
+        return [self._factor(eqn, side, args, share) for side in (0, 1) if data[side]]
 
-            def product(a: Any, b: Any, side: int = side) -> Any:
-                return bind(eqn, [a, b] if side == 0 else [b, a])[0]
-
-            # Pairs of factors whose products are the contributions.
-            pairs = [(mine, other)]
-            if self.rule == "z+":
-                pairs = [(_positive(mine), _positive(other)), (_negative(mine), _negative(other))]
-            backs = [jax.vjp(functools.partial(_swapped, product, b), a) for a, b in pairs]
-            each = self._quotient(out / sum(data), sum(value for value, _ in backs))
-            parts = zip(pairs, backs, strict=True)
-            shares.append(sum(a * back(each)[0] for (a, _), (_, back) in parts))
-        return shares
+    def _factor(self, eqn: Any, side: int, args: tuple, share: Any) -> Any:
+        """What one factor gets of a result's relevance."""
+        mine, other = args[side], args[1 - side]
+        # Pairs of factors whose products are the contributions.
+        pairs = [(mine, other)]
+        if self.rule == "z+":
+            pairs = [(_positive(mine), _positive(other)), (_negative(mine), _negative(other))]
+        total, backs = 0.0, []
+        for a, b in pairs:
+            value, back = jax.vjp(lambda a, b=b: bind(eqn, [a, b] if side == 0 else [b, a])[0], a)
+            total, backs = total + value, [*backs, back]
+        each = self._quotient(share, total)
+        return sum(a * back(each)[0] for (a, _), back in zip(pairs, backs, strict=True))
 
     def _sum(self, name: str, forward: Callable, free: list, relevance: Any, args: tuple) -> list:
         parts = [free[0], *(-part if name == "sub" else part for part in free[1:])]
@@ -255,10 +255,6 @@ def _of_bodies(name: str, eqn: Any, bodies: list, flags: list, found: dict) -> l
         if after == flags[consts : consts + carry]:
             return results
         flags = [*flags[:consts], *after, *flags[consts + carry :]]
-
-
-def _swapped(product: Callable, other: Any, mine: Any) -> Any:
-    return product(mine, other)
 
 
 def _positive(array: Any) -> Any:
