@@ -5,6 +5,7 @@ L1(members='both', scale='mean', reduction='mean')
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -71,7 +72,8 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
     """Compiles a criterion, runs it and checks what it gives.
 
     Args:
-      criterion: a name, or anything with `scores(evidence)`.
+      criterion: a name, or any hashable object with `scores(evidence)`; equal ones are compiled
+        once for equal apply function, groups and shapes.
       evidence: what it looks at.
 
     Returns:
@@ -83,8 +85,12 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
     """
     if isinstance(criterion, str):
         criterion = get(criterion)
-    found = jax.jit(lambda evidence: dict(criterion.scores(evidence)))(evidence)
-    return check_scores(found, evidence.groups)
+    return check_scores(_compiled(criterion, evidence), evidence.groups)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(criterion: Criterion, evidence: Evidence) -> dict[str, jax.Array]:
+    return dict(criterion.scores(evidence))
 
 
 def check_scores(scores, groups) -> dict[str, np.ndarray]:
