@@ -22,9 +22,12 @@ Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140, Eq. 56 to 62; Monta
 
 What is no contraction:
 
-- sums (additions, pooling by means): in proportion to the summands, or to their positive parts.
-- a constant or bias that is added has no part under z+, so relevance is conserved; under epsilon it
-  keeps its share, as in the paper.
+- sums (additions, pooling by means): in proportion to the summands; under z+ to their positive
+  parts, or to their negative ones where none is positive.
+- a constant or bias that is added has no part under z+, so relevance is conserved (but for results
+  of a contraction to which nothing contributes positively); under epsilon it keeps its share.
+- a normalisation is not folded into the kernel before it: where its scale is negative, z+ goes by
+  the contributions that the scale turns round.
 - element-wise functions and factors: unchanged to the operand that depends on the inputs. Of a
   product of two such operands each has half. A denominator, `rsqrt` (the statistics of a
   normalisation) and `stop_gradient` count as constants.
@@ -198,13 +201,21 @@ class _Relevance(Run):
 
     def _sum(self, name: str, forward: Callable, free: list, relevance: Any, args: tuple) -> list:
         parts = [free[0], *(-part if name == "sub" else part for part in free[1:])]
-        if self.rule == "z+":
-            parts = [_positive(part) for part in parts]
-        if len(parts) > 1:
-            each = self._quotient(relevance[0], sum(parts))
-            return [part * each for part in parts]
-        total, back = jax.vjp(lambda part: forward(part)[0], parts[0])
-        return [parts[0] * back(self._quotient(relevance[0], total))[0]]
+        # Of positive and negative parts alike: the summands, added up as the equation does.
+        add = (lambda *parts: sum(parts)) if len(parts) > 1 else (lambda part: forward(part)[0])
+        if self.rule == "epsilon":
+            total, back = jax.vjp(add, *parts)
+            each = back(self._quotient(relevance[0], total))
+            return [part * share for part, share in zip(parts, each, strict=True)]
+        above, back = jax.vjp(add, *map(_positive, parts))
+        below = add(*map(_negative, parts))
+        some = above > 0
+        ups = back(jnp.where(some, relevance[0] / (above + self.epsilon), 0))
+        downs = back(jnp.where(some, 0, relevance[0] / (below - self.epsilon)))
+        return [
+            _positive(part) * up + _negative(part) * down
+            for part, up, down in zip(parts, ups, downs, strict=True)
+        ]
 
     def _offset(
         self, sign: float, forward: Callable, free: list, relevance: Any, args: tuple

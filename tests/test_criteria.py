@@ -80,12 +80,8 @@ def test_scores_tell_units_apart(name):
 @pytest.mark.parametrize("name", ["l1", "taylor", "mean_activation", "gradient_norm", "relevance"])
 def test_models_that_no_criterion_was_written_for(model, name):
     evidence = models.zoo_evidence(model)
-    try:
-        scores = criteria.score(name, evidence)
-    except ValueError as error:
-        # One gate per example needs a batch axis; relevance needs a rule for every primitive.
-        assert "no batch axis" in str(error), error
-        return
+    scores = criteria.score(name, evidence)
+    assert list(scores) == list(evidence.scored)
     rng = np.random.default_rng(0)
     orders = {group: rng.permutation(evidence.groups[group].size) for group in evidence.scored}
     other = dataclasses.replace(evidence, **models.permuted(evidence, orders))
@@ -373,8 +369,7 @@ def test_taylor_ranks_units_as_leaving_them_out_does():
         other: reference.rank_correlation(true_change, criteria.score(other, evidence)[name])
         for other in ("taylor", "fisher")
     }
-    print(correlation)
-    assert correlation["taylor"] > 0.6
+    assert min(correlation.values()) > 0.8, correlation
 
 
 def test_flexrel_is_its_parts_at_the_ends_and_delta_is_tuned():
@@ -413,7 +408,7 @@ def test_options_and_evidence_are_checked():
     whole = models.evidence("mlp")
     for name, field in [("taylor", "labels"), ("fisher", "inputs"), ("relevance", "inputs"),
                         ("activation", "gates"), ("random", "key")]:  # fmt: skip
-        with pytest.raises(UserError, match=rf"'{name}' needs Evidence\({field}=...\)"):
+        with pytest.raises(UserError, match=rf"'{name}' needs {field}; give Evidence\({field}="):
             criteria.score(name, dataclasses.replace(whole, **{field: None}))
     with pytest.raises(UserError, match="1 earlier epochs; allowed: 2 or more"):
         criteria.score("velocity", dataclasses.replace(whole, earlier=whole.earlier[:1]))
