@@ -13,8 +13,8 @@ need nothing of their own.
 >>> back(output)[0].round().tolist(), float(output[0, 0])  # 7 = 1 + 6; the other unit is off
 ([[1.0, 6.0]], 7.0)
 
-Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140, Eq. 56 to 62; Montavon et al. 2018
-(1706.07979), sections 5.1 and 5.2. With a the operand that depends on the inputs and w the weights:
+Sources: Bach et al. 2015, doi 10.1371/journal.pone.0130140; Montavon et al. 2018
+(1706.07979), section 5. With a the operand that depends on the inputs and w the weights:
 
 - 'z+': R_k = sum_j (a_k w_kj)^+ / (sum_k' (a_k' w_k'j)^+ + eps) R_j. Where a >= 0 it is the
   rule of the positive weights.

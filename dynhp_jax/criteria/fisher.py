@@ -1,7 +1,7 @@
 """Diagonal Fisher information of the units' gates.
 
 Source: Theis et al. 2018, Faster gaze prediction with dense networks and Fisher pruning
-(1801.05787), Eq. 9 and 10: of N examples, with g_nj = dL_n/dz_j of a gate z_j = 1 on unit j,
+(1801.05787): of N examples, with g_nj = dL_n/dz_j of a gate z_j = 1 on unit j,
 s_j = 1 / (2N) sum_n g_nj^2, the second-order estimate of the change of the loss.
 
 Reduction over a coupled group: the gate multiplies the unit wherever it is read, so g_nj is the sum

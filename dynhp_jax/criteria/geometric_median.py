@@ -1,6 +1,6 @@
 """FPGM: how far a unit's weights are from those of the others, which could stand in for it.
 
-Source: He et al. 2019, Filter pruning via geometric median (1811.00250), Eq. 6 and 8:
+Source: He et al. 2019, Filter pruning via geometric median (1811.00250), section 3:
 s_j = sum over j' of ||F_j - F_j'||_2. The unit closest to the geometric median has the lowest.
 
 Reduction over a coupled group: `Coupled`, by default the mean over the kernels that make the units,

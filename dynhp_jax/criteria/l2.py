@@ -1,6 +1,6 @@
 """L2: the Euclidean norm of a unit's weights.
 
-Source: the group norm of structured sparsity, Wen et al. 2016 (1608.03665), Eq. 2:
+Source: the group norm of structured sparsity, Wen et al. 2016 (1608.03665):
 s_j = sqrt(sum F_j^2) over the numbers of filter j.
 
 Reduction over a coupled group: `Coupled`, by default the mean over the kernels that make the units,

@@ -3,7 +3,7 @@
 Source: Yeom et al. 2021, Pruning by explaining (1912.08881), section 3: the relevance of a unit is
 what the units that read it hand back to it, summed over positions and averaged over examples;
 the rules are those of `dynhp_jax.relevance`. The recursion starts from one logit of every example:
-R_out = f_c(x) for c = argmax f(x) (METHODS.md, section 2) or c = the label.
+R_out = f_c(x) for c = argmax f(x) or c = the label.
 
 Reduction over a coupled group: the sum over the places that read the unit, not scaled. A unit of a
 residual stream is read by every block, and is counted by each.

@@ -1,7 +1,7 @@
 """First-order Taylor: how much the loss changes, to first order, when a unit is taken away.
 
-Source: Molchanov et al. 2017 (1611.06440), Eq. 5 to 8, with the gates of Molchanov et al. 2019
-(1906.10771), section 3.2: of a gate z_j = 1 on unit j, dL/dz_j = sum over places of a dL/da, and
+Source: Molchanov et al. 2017 (1611.06440), section 2.2, with the gates of Molchanov et al. 2019
+(1906.10771): of a gate z_j = 1 on unit j, dL/dz_j = sum over places of a dL/da, and
 L(z_j = 0) - L = -dL/dz_j + ...: s_j = |dL/dz_j|.
 
 Reduction over a coupled group: the gate multiplies the unit wherever it is read, so its derivative

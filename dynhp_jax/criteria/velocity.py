@@ -1,6 +1,6 @@
 """NEq velocity: how much a unit's outputs still change from epoch to epoch.
 
-Source: Bragagnolo et al. 2022, To update or not to update? (NEq; NeurIPS 2022), Eq. 1 to 4. With
+Source: Bragagnolo et al. 2022, To update or not to update? (NEq; NeurIPS 2022). With
 phi^t_j the mean over examples of the cosine between the outputs of unit j at epochs t and t - 1,
 
     v^t = (phi^t - phi^(t-1)) - mu v^(t-1),     s_j = |v_j|.
