@@ -83,7 +83,8 @@ def relevant(apply: Callable, rule: str = "z+", epsilon: float = 1e-6) -> Callab
       variables.
 
     Raises:
-      UserError: for an unknown rule; when called, for a primitive without a rule, by name.
+      UserError: for an unknown rule or an epsilon of 0; when called, for a primitive without a
+        rule, by name.
     """
     make_run = propagation(rule, epsilon)
 
@@ -100,6 +101,8 @@ def propagation(rule: str = "z+", epsilon: float = 1e-6) -> Callable[..., Run]:
     """(walk, hook=...) -> a `Run` whose backward pass is that of `relevant`."""
     if rule not in RULES:
         raise UserError(f"the relevance rule is {rule!r}; allowed: {', '.join(map(repr, RULES))}")
+    if not epsilon > 0:
+        raise UserError(f"the relevance rule's epsilon is {epsilon!r}; allowed: numbers above 0")
     return functools.partial(_Relevance, rule=rule, epsilon=epsilon)
 
 
@@ -116,7 +119,8 @@ class _Relevance(Run):
         return super().__call__(analysis, args)
 
     def _equation(self, analysis: Analysis, index: int, eqn: Any, args: list) -> Sequence[Any]:
-        name, known = eqn.primitive.name, self._of_data[analysis]
+        # A loop without data is not in the table: nothing in it depends on the inputs.
+        name, known = eqn.primitive.name, self._of_data.get(analysis, frozenset())
         data = [
             not isinstance(atom, jex.Literal)
             and atom in known

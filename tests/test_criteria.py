@@ -1,6 +1,7 @@
 """Importance scores: one contract for all of them, and each against NumPy in float64."""
 
 import dataclasses
+import functools
 
 import criteria_models as models
 import criteria_reference as reference
@@ -17,6 +18,8 @@ from dynhp_jax.criteria.l1 import L1
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.gating import gated
 from dynhp_jax.groups import find_groups
+from dynhp_jax.pruning import prune_to
+from dynhp_jax.targets import Parameters
 
 OTHERS = {  # options besides the defaults
     "l1 of both": criteria.get("l1", members="both", scale="max", reduction="max"),
@@ -25,6 +28,20 @@ OTHERS = {  # options besides the defaults
     "velocity as coded": criteria.get("velocity", rule="code"),
     "relevance by epsilon": criteria.get("relevance", rule="epsilon", start="labels"),
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class LargestWeight:
+    """A user's own."""
+
+    def scores(self, evidence):
+        return {
+            name: jnp.max(jnp.abs(jnp.concatenate(evidence.kernels(name, "both"), axis=1)), axis=1)
+            for name in evidence.scored
+        }
+
+
+OTHERS["a user's own"] = LargestWeight()
 EVERY = {name: criteria.get(name) for name in criteria.CRITERIA} | OTHERS
 ZOO = ("conv_flatten_dense", "residual_block", "option_a_shortcut", "concatenated_features",
        "grouped_convolution", "depthwise_separable", "gated_linear_unit", "fused_attention",
@@ -41,7 +58,7 @@ def contract_cases():
 
 @pytest.mark.parametrize(("make", "model", "criterion"), list(contract_cases()))
 def test_contract(make, model, criterion):
-    """Shapes, finite, the same compiled or not, deterministic, blind to how units are numbered."""
+    """Shapes, finite, compiled, deterministic, blind to how units are numbered."""
     evidence = make(model)
     scores = criteria.score(criterion, evidence)
     assert set(scores) <= set(evidence.scored) and scores
@@ -327,12 +344,14 @@ def test_random_scores_follow_the_key_and_nothing_else():
 # What scores are for
 
 
+@functools.cache
 def trained_on_digits():
-    """(apply, params, x, y) of a small MLP after 150 full-batch steps on scikit-learn's digits."""
+    """(apply, params, x, y, (x, y) held out): a small MLP after 150 steps on the digits."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
-    x, y = jnp.asarray(x[:600] / 16, jnp.float32), jnp.asarray(y[:600])
+    x, y = jnp.asarray(x / 16, jnp.float32), jnp.asarray(y)
+    held_out, x, y = (x[600:900], y[600:900]), x[:600], y[:600]
     spec = models.MLPSpec((64, 24, 10))
     params = spec.init(jax.random.key(1))["params"]
 
@@ -349,11 +368,11 @@ def trained_on_digits():
 
         return jax.lax.fori_loop(0, 150, step, params)
 
-    return apply, train(params), x, y
+    return apply, train(params), x, y, held_out
 
 
 def test_taylor_ranks_units_as_leaving_them_out_does():
-    apply, params, x, y = trained_on_digits()
+    apply, params, x, y, _ = trained_on_digits()
     groups = find_groups(apply, params, x)
     evidence = criteria.Evidence(apply, groups, params, (x,), y)
     with_gates = gated(apply, groups)
@@ -393,6 +412,26 @@ def test_flexrel_is_its_parts_at_the_ends_and_delta_is_tuned():
     assert criteria.get("flexrel").delta == 0.5
 
 
+def test_delta_is_tuned_on_real_images():
+    """The paper's use: prune half of the units, look at the error on examples held out."""
+    apply, params, x, y, (images, digits) = trained_on_digits()
+    groups = find_groups(apply, params, x)
+    evidence = criteria.Evidence(apply, groups, params, (x,), y, names=("hidden_1",))
+    with_gates = jax.jit(gated(apply, groups))
+
+    def error(scores):
+        half = Parameters(Parameters(1).measure(groups, {}) // 2)
+        keep = prune_to(scores, groups, half, scale="none").keeps["hidden_1"]
+        gate = {"hidden_1": jnp.zeros(groups["hidden_1"].size).at[keep].set(1.0)}
+        return jnp.mean(with_gates(params, gate, images).argmax(1) != digits)
+
+    best, tried = flexrel.tune(criteria.get("flexrel"), evidence, error)
+    with_key = dataclasses.replace(evidence, key=jax.random.key(0))
+    at_random = float(error(criteria.score("random", with_key)))
+    assert tried[best.delta] == min(tried.values()) <= min(tried[0.0], tried[1.0])
+    assert len(set(tried.values())) > 1 and tried[best.delta] < at_random
+
+
 # The edge
 
 
@@ -429,6 +468,8 @@ def test_scores_that_are_no_scores_are_refused():
     assert criteria.score(Constant(2.0, 8), evidence)["hidden_1"].tolist() == [2.0] * 8
     with pytest.raises(ValueError, match=r"'hidden_1' have shape \(7,\); allowed: \(8,\)"):
         criteria.score(Constant(2.0, 7), evidence)
+    with pytest.raises(UserError, match="criterion Loose cannot be hashed; make it a frozen"):
+        criteria.score(dataclasses.make_dataclass("Loose", [])(), evidence)
     with pytest.raises(ValueError, match="unit 0 of group 'hidden_1' is nan"):
         criteria.score(Constant(np.nan, 8), evidence)
 

@@ -80,11 +80,18 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
       Group name -> f32[units], finite; the units with the lowest go first.
 
     Raises:
-      UserError: evidence that the criterion needs is missing.
+      UserError: evidence that the criterion needs is missing, or the criterion has no hash.
       ValueError: scores of another shape, or that are not finite; the group is named.
     """
     if isinstance(criterion, str):
         criterion = get(criterion)
+    try:
+        hash(criterion)
+    except TypeError:
+        raise UserError(
+            f"the criterion {type(criterion).__name__} cannot be hashed; make it a frozen dataclass"
+            " whose fields can be"
+        ) from None
     return check_scores(_compiled(criterion, evidence), evidence.groups)
 
 

@@ -29,7 +29,8 @@ class ActivationRate(Section):
     """How often a gate is open: its probability (Eq. 4), or the share of some draws (Eq. 6).
 
     Attributes:
-      draws: how many draws to count, with `evidence.key`; 0 for the probability.
+      draws: how many draws to count, with `evidence.key`; 0 for the probability. The draws are
+        those of the units' positions, so of units in another order they are others.
     """
 
     prefix = "criterion."

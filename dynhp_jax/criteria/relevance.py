@@ -10,7 +10,6 @@ residual stream is read by every block, and is counted by each.
 """
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.reading import noted
 from dynhp_jax.errors import UserError
-from dynhp_jax.fields import Section, choice, number
+from dynhp_jax.fields import Section, choice, positive
 from dynhp_jax.relevance import RULES, propagation
 
 
@@ -35,7 +34,7 @@ class Relevance(Section):
     prefix = "criterion."
 
     rule: str = choice("z+", RULES, "of contractions and sums")
-    epsilon: float = number(1e-6, 0.0, math.inf, "a number, 0 or more", "in denominators")
+    epsilon: float = positive(1e-6, "in denominators")
     start: str = choice("predicted", ("predicted", "labels"), "whose logit is explained")
 
     def scores(self, evidence: Evidence) -> Scores:
