@@ -16,19 +16,21 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 
 from dynhp_jax import memory
-from dynhp_jax.budget import Budget
 from dynhp_jax.errors import UserError
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.trace import Traced, bytes_of, trace
-from dynhp_jax.network import Network
 from dynhp_jax.surgery import cut, dead_atoms
+
+if TYPE_CHECKING:
+    from dynhp_jax.budget import Budget
+    from dynhp_jax.network import Network
 
 
 class Target(Protocol):

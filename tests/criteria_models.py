@@ -15,7 +15,7 @@ from dynhp_jax.models.resnet import ResNetSpec
 
 SPECS = {
     "mlp": MLPSpec((6, 8, 5, 3)),
-    "lenet": LeNetSpec((3, 4), (6,), 3, (16, 16, 1)),
+    "lenet": LeNetSpec((3, 4), (6,), 3, (20, 20, 1)),  # four places per channel behind the flatten
     "resnet": ResNetSpec((4, 6), ((4,), (5,)), 3, (8, 8, 3)),
 }
 EXAMPLES = 7

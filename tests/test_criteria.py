@@ -194,6 +194,23 @@ def test_velocity_of_channels_is_a_cosine_of_vectors():
         np.testing.assert_allclose(scores[name], abs(phi(a, b) - phi(b, c)), rtol=1e-4, atol=1e-5)
 
 
+def test_velocity_of_a_network_that_keeps_examples_last():
+    evidence = models.evidence("mlp")
+
+    def apply(variables, x):
+        p, h = variables["params"], x.T
+        for name in ("hidden_1", "hidden_2", "output"):
+            h = p[name]["kernel"].T @ h + p[name]["bias"][:, None]
+            h = h if name == "output" else jax.nn.relu(h)
+        return h.T
+
+    groups = find_groups(apply, evidence.variables, *evidence.inputs)
+    other = dataclasses.replace(evidence, apply=apply, groups=groups)
+    scores = criteria.score("velocity", evidence)
+    for name, score in criteria.score("velocity", other).items():
+        np.testing.assert_allclose(score, scores[name], rtol=1e-4, atol=1e-6)
+
+
 def scaled(score):
     return score / abs(score).mean()
 

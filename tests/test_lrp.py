@@ -94,7 +94,7 @@ def lenet_in_loops(net, x, epsilon):
     kernels = [net.leaves(n)["kernel"] for n in ("conv_1", "conv_2", "hidden_1", "output")]
     relevance = handed_by_dense(read[3], kernels[3], relevance)
     relevance = handed_by_dense(read[2], kernels[2], relevance)
-    relevance = handed_by_pool(active[1][0], relevance.reshape(1, 1, -1))
+    relevance = handed_by_pool(active[1][0], relevance.reshape(2, 2, -1))
     inner = handed_by_conv(read[1], kernels[1], relevance)
     return handed_by_conv(x, kernels[0], handed_by_pool(active[0][0], inner)), inner
 
@@ -167,6 +167,22 @@ def test_a_constant_keeps_its_share_under_epsilon_and_has_none_under_z_plus(x64)
         back = jax.vjp(lambda x, f=function, r=rule: relevant(f, r)({}, x), x)[1]
         (found,), by_hand = back(jnp.ones(2)), sign * x / (sign * x + 1.5)
         np.testing.assert_allclose(found, by_hand if rule == "epsilon" else 1, rtol=1e-5)
+
+
+def test_epsilon_pushes_totals_away_from_zero_on_either_side(x64):
+    x, kernel = jnp.array([[1.0, 1.0]]), jnp.array([[2.0, -3.0], [-1.0, 1.0]])  # totals 1 and -2
+    function = relevant(lambda kernel, x: x @ kernel, "epsilon", 0.5)
+    (found,) = jax.vjp(lambda x: function(kernel, x), x)[1](jnp.ones((1, 2)))
+    np.testing.assert_allclose(found, [[2 / 1.5 - 3 / -2.5, -1 / 1.5 + 1 / -2.5]])
+
+
+def test_what_a_loop_carries_hands_relevance_to_earlier_steps(x64):
+    def apply(_, x):
+        return lax.scan(lambda total, row: (total + row, None), jnp.zeros(2), x)[0]
+
+    x = jnp.array([[1.0, 3.0], [2.0, 4.0], [5.0, 1.0]])
+    value, back = jax.vjp(lambda x: relevant(apply)({}, x), x)
+    np.testing.assert_allclose(back(value)[0], x, rtol=1e-5)
 
 
 def test_statistics_of_a_normalisation_count_as_constants(x64):
