@@ -138,7 +138,7 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
         )
         whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
         traced = trace(apply, whole, whole_inputs)
-        run = Run(traced.walk, _dead_atoms(traced, groups, keeps) if keeps else None)
+        run = Run(traced.walk, dead_atoms(traced, groups, keeps) if keeps else None)
         for path, axes in traced.leaves.items():
             if not path.startswith("inputs/"):
                 found = tuple(run.size(axis) for axis in axes)
@@ -153,7 +153,8 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
     return small_apply
 
 
-def _dead_atoms(traced: Traced, groups: Groups, keeps: Keeps) -> np.ndarray:
+def dead_atoms(traced: Traced, groups: Groups, keeps: Keeps) -> np.ndarray:
+    """The atoms of the units that do not survive, in a trace of the model before the cut."""
     whole, every = traced.labels.pinned(), []
     for name, keep in keeps.items():
         units, atoms = unit_atoms(traced, groups[name])

@@ -69,6 +69,8 @@ def test_device_scalars_are_computed_in_double_precision():
 
 @given(variances, losses, st.floats(1e-4, 1))
 def test_cabs_equals_the_oracle(s, f, eta):
+    # Half-way between two sizes the rounding is that of the order of multiplying and dividing.
+    assume(abs(eta * s / f % 1 - 0.5) > 1e-9)
     expected = oracles.cabs_batch(s, f, eta, 16, 2048)
     assert CABS(eta).update(100, s, f, 4000) == expected
 

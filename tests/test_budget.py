@@ -114,7 +114,8 @@ def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
     parts = free.training_bytes(free.whole, 16)
     assert tuple(parts) == metering.PARTS and min(parts.values()) >= 0
     found = program.memory_analysis()
-    fed = 96 * (64 * 4 + 4) + 96 * 4 + 4  # images, labels, order, number of steps
+    # Images, labels, order, number of steps; the key of the noise and lambda.
+    fed = 96 * (64 * 4 + 4) + 96 * 4 + 4 + 8 + 4
     assert metering.total(parts) == (
         found.argument_size_in_bytes
         + found.output_size_in_bytes

@@ -5,15 +5,51 @@ is above 0, not that its value is large.
 
 `observe` runs inside the compiled epoch; `rates` and `keep_active` run on the host between epochs,
 in float64, so that a unit that was active in 3 of 10 observations survives a threshold of 0.3.
+
+`ActivationRate` is the same number as a criterion, from gates as they are now instead of those of
+an epoch.
 """
 
+import dataclasses
+import zlib
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynhp_jax import gates
+from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.errors import ConfigError
+from dynhp_jax.fields import Section, whole
+
+
+@dataclasses.dataclass(frozen=True)
+class ActivationRate(Section):
+    """How often a gate is open: its probability (Eq. 4), or the share of some draws (Eq. 6).
+
+    Attributes:
+      draws: how many draws to count, with `evidence.key`; 0 for the probability. The draws are
+        those of the units' positions, so of units in another order they are others.
+    """
+
+    prefix = "criterion."
+
+    draws: int = whole(0, 0, "how many draws to count; 0: the probability")
+
+    def scores(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units] in [0, 1], of the groups that have gates."""
+        evidence.need("activation", "gates")
+        names = [name for name in evidence.scored if name in evidence.gates]
+        if not self.draws:
+            return {name: gates.prob_open(evidence.gates[name]) for name in names}
+        evidence.need("activation", "key")
+        found = {}
+        for name in names:
+            key = jax.random.fold_in(evidence.key, zlib.crc32(name.encode()))
+            z = gates.sample(key, evidence.gates[name], self.draws)
+            found[name] = jnp.mean(z > 0, axis=0, dtype=jnp.float32)
+        return found
 
 
 def observe(

@@ -1,0 +1,57 @@
+"""The scale of the batch normalisation that a unit passes.
+
+Source: Liu et al. 2017, Network slimming (1708.06519), section 3: s_j = |gamma_j|.
+
+Units that pass several normalisations (a residual stream) have the mean of |gamma| over them, not
+scaled: the criterion compares scales across layers. Groups without one are left out of the scores,
+and so stay whole.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from dynhp_jax.criteria.coupling import REDUCTIONS, SCALES, combine
+from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.errors import UserError
+from dynhp_jax.fields import Section, choice, text
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormScale(Section):
+    """|gamma|.
+
+    Attributes:
+      leaf: what the scale is called, the last part of its path: 'scale' in Flax.
+      scale: what each normalisation's scores are divided by.
+      reduction: over the normalisations.
+    """
+
+    prefix = "criterion."
+
+    leaf: str = text("scale", "the last part of the scale's path")
+    scale: str = choice("none", tuple(SCALES), "what each one's scores are divided by")
+    reduction: str = choice("mean", tuple(REDUCTIONS), "over the normalisations")
+
+    def scores(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units], for the groups that have a scale.
+
+        Raises:
+          UserError: none has.
+        """
+        found = {}
+        for name in evidence.scored:
+            members = [
+                m
+                for m in evidence.groups[name].members
+                if m.role == "with" and m.path.split("/")[-1] == self.leaf
+            ]
+            if members:
+                each = [jnp.mean(jnp.abs(r), 1) for r in evidence.rows(evidence.variables, members)]
+                found[name] = combine(each, self.scale, self.reduction)
+        if not found:
+            raise UserError(
+                f"no group has a leaf called {self.leaf!r}; the criterion 'batch_norm' needs a "
+                "model with batch normalisation, or the option leaf=..."
+            )
+        return found

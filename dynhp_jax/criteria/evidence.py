@@ -1,0 +1,128 @@
+"""What a criterion may look at: a model, its groups, some examples and a key."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dynhp_jax.errors import UserError
+from dynhp_jax.groups import Groups
+from dynhp_jax.jaxprs.trace import leaf_paths
+from dynhp_jax.members import Group, Member
+
+Scores = dict[str, jax.Array]
+
+
+class Criterion(Protocol):
+    """An importance score: the units with the lowest go first.
+
+    A frozen dataclass whose fields are its options. `scores` is pure and can be jitted; it does not
+    depend on how the units of a group are numbered, and draws what is random from `evidence.key`.
+    """
+
+    def scores(self, evidence: Evidence) -> Mapping[str, jax.Array]:
+        """Group name -> f32[units]. A group that is left out is not pruned."""
+        ...
+
+
+def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log softmax(outputs)[label], f32[batch], of logits [batch, classes] and int[batch]."""
+    log_probabilities = jax.nn.log_softmax(outputs)
+    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Evidence:
+    """A model, its groups, and data to judge its units by; a pytree, so it passes through `jit`.
+
+    Attributes:
+      apply: `apply(variables, *inputs) -> outputs`, for evaluation, every example by itself.
+      groups: from `find_groups` on it.
+      variables: its variables.
+      inputs: what follows them; axis 0 of the first array is the batch axis. None if no criterion
+        in use needs examples.
+      labels: what the loss compares the outputs with.
+      loss: `loss(outputs, labels) -> f32[batch]`, one loss per example.
+      names: the groups to score; None for all that can be cut exactly.
+      key: for criteria that draw.
+      gates: {group: log_alpha f32[units]} of a model that was trained with gates.
+      earlier: variables of earlier epochs, the latest first, of the same shapes.
+    """
+
+    apply: Callable
+    groups: Groups
+    variables: Any
+    inputs: tuple | None = None
+    labels: Any = None
+    loss: Callable = cross_entropy
+    names: tuple[str, ...] | None = None
+    key: Any = None
+    gates: Mapping[str, Any] | None = None
+    earlier: tuple = ()
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """Names of the groups to score."""
+        if self.names is None:
+            return self.groups.prunable
+        self.groups.check_names(self.names)
+        return tuple(self.names)
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are."""
+        return jax.tree.leaves(self.inputs)[0].shape[0]
+
+    def need(self, criterion: str, *fields: str) -> None:
+        """Raises UserError for a field that a criterion needs and that is not there."""
+        for field in fields:
+            if getattr(self, field) is None:
+                raise UserError(
+                    f"criterion {criterion!r} needs {field}; give Evidence({field}=...)"
+                )
+
+    def mean_loss(self, outputs: Any) -> jax.Array:
+        """The mean of the loss over the examples."""
+        return jnp.mean(self.loss(outputs, self.labels))
+
+    def kernels(self, name: str, which: str = "made") -> list[jax.Array]:
+        """The weights of a group's units, f32[units, numbers], one array per kernel.
+
+        Args:
+          name: the group.
+          which: 'made' for the kernels that produce the units, 'read' for those that read them,
+            'both'. A group that has none of these (nothing produces the inputs) gives the others.
+        """
+        return self.rows(self.variables, kernel_members(self.groups[name], which))
+
+    def rows(self, tree: Any, members: list[Member]) -> list[jax.Array]:
+        """The numbers of every unit, [units, numbers], at some members of a tree like variables."""
+        leaves = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
+        return [rows(leaves[member.path], member) for member in members]
+
+
+jax.tree_util.register_dataclass(
+    Evidence,
+    data_fields=["variables", "inputs", "labels", "key", "gates", "earlier"],
+    meta_fields=["apply", "groups", "loss", "names"],
+)
+
+
+def kernel_members(group: Group, which: str) -> list[Member]:
+    """The members of a group that are axes of kernels; see `Evidence.kernels`."""
+    wanted = {"made": ("out",), "read": ("in",), "both": ("out", "in")}[which]
+    for roles in (wanted, ("in", "out"), ("with",)):
+        members = [m for m in group.members if m.role in roles]
+        if members:
+            return members
+    raise ValueError(f"group {group.name!r} has no weights to judge it by; leave it out of names")
+
+
+def rows(leaf: jax.Array, member: Member) -> jax.Array:
+    """[units, numbers]: what every unit holds of an array."""
+    found = jnp.moveaxis(jnp.asarray(leaf), member.axis, 0)[member.index]  # [units, k, ...]
+    return found.reshape(member.index.shape[0], -1)

@@ -1,0 +1,27 @@
+"""Diagonal Fisher information of the units' gates.
+
+Source: Theis et al. 2018, Faster gaze prediction with dense networks and Fisher pruning
+(1801.05787): of N examples, with g_nj = dL_n/dz_j of a gate z_j = 1 on unit j,
+s_j = 1 / (2N) sum_n g_nj^2, the second-order estimate of the change of the loss.
+
+Reduction over a coupled group: the gate multiplies the unit wherever it is read, so g_nj is the sum
+over all readers; scores are changes of the loss and need no scale.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.criteria.taylor import gate_gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class Fisher:
+    """Half the mean square of every example's derivative."""
+
+    def scores(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units]."""
+        evidence.need("fisher", "inputs", "labels")
+        grads = gate_gradients(evidence, per_example=True)
+        return {name: jnp.mean(grad**2, axis=0) / 2 for name, grad in grads.items()}

@@ -1,0 +1,42 @@
+"""Mean activation: how much, or how often, a unit is on.
+
+Sources: Hu et al. 2016, Network trimming (1607.03250), Eq. 1: APoZ, the average percentage of
+zeros, here 1 - APoZ, so that the lowest goes first; Molchanov et al. 2017 (1611.06440), section
+2.2: the mean of the activation, here of its absolute value, for nonlinearities that have a sign.
+
+Activations are those that are read, behind the nonlinearity. Reduction over a coupled group: the
+mean over all examples, positions and readers, not scaled.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.criteria.reading import summed
+from dynhp_jax.fields import Section, choice
+
+STATISTICS = {
+    "absolute": jnp.abs,
+    "nonzero": lambda activation: (activation != 0).astype(jnp.float32),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MeanActivation(Section):
+    """The mean of |a|, or the share of a that is not zero.
+
+    Attributes:
+      statistic: 'absolute' or 'nonzero' (1 - APoZ).
+    """
+
+    prefix = "criterion."
+
+    statistic: str = choice("absolute", tuple(STATISTICS), "of an activation")
+
+    def scores(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units]."""
+        evidence.need("mean_activation", "inputs")
+        totals = summed(evidence, STATISTICS[self.statistic])
+        counts = summed(evidence, jnp.ones_like)
+        return {name: total / counts[name] for name, total in totals.items()}

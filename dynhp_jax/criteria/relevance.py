@@ -1,0 +1,68 @@
+"""LRP: the share of the outputs that is owed to a unit.
+
+Source: Yeom et al. 2021, Pruning by explaining (1912.08881), section 3: the relevance of a unit is
+what the units that read it hand back to it, summed over positions and averaged over examples;
+the rules are those of `dynhp_jax.relevance`. The recursion starts from one logit of every example:
+R_out = f_c(x) for c = argmax f(x) or c = the label.
+
+Reduction over a coupled group: the sum over the places that read the unit, not scaled. A unit of a
+residual stream is read by every block, and is counted by each.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.criteria.reading import noted
+from dynhp_jax.errors import UserError
+from dynhp_jax.fields import Section, choice, positive
+from dynhp_jax.relevance import RULES, propagation
+
+
+@dataclasses.dataclass(frozen=True)
+class Relevance(Section):
+    """Relevance of the units, positive where they speak for the chosen class.
+
+    Attributes:
+      rule: 'z+' or 'epsilon'.
+      epsilon: keeps denominators from zero.
+      start: the logit of which class: the predicted one, or the label's.
+    """
+
+    prefix = "criterion."
+
+    rule: str = choice("z+", RULES, "of contractions and sums")
+    epsilon: float = positive(1e-6, "in denominators")
+    start: str = choice("predicted", ("predicted", "labels"), "whose logit is explained")
+
+    def scores(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units].
+
+        Raises:
+          UserError: outputs that are not [batch, classes], or a primitive without a rule.
+        """
+        evidence.need("relevance", "inputs")
+        if self.start == "labels":
+            evidence.need("relevance", "labels")
+        make_run = propagation(self.rule, self.epsilon)
+        function = noted(
+            evidence.apply,
+            evidence.groups,
+            evidence.scored,
+            lambda _, cotangent: cotangent,
+            make_run,
+        )
+        probes = {name: jnp.zeros(evidence.groups[name].size) for name in evidence.scored}
+        outputs, back = jax.vjp(
+            lambda probes: function(evidence.variables, probes, *evidence.inputs), probes
+        )
+        if jnp.ndim(outputs) != 2:
+            raise UserError(
+                f"relevance starts from logits [batch, classes]; the outputs are "
+                f"{jax.tree.map(jnp.shape, outputs)}"
+            )
+        chosen = outputs.argmax(axis=1) if self.start == "predicted" else evidence.labels
+        (totals,) = back(outputs * jax.nn.one_hot(chosen, outputs.shape[1], dtype=outputs.dtype))
+        return {name: total / evidence.examples for name, total in totals.items()}

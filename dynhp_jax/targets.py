@@ -1,0 +1,186 @@
+"""What a network is pruned to: at most so many parameters, FLOPs, or bytes.
+
+>>> import jax, jax.numpy as jnp, numpy as np
+>>> from dynhp_jax.groups import find_groups
+>>> def apply(params, x):
+...     return jax.nn.relu(x @ params["a"]) @ params["b"]
+>>> params = {"a": jnp.ones((4, 6)), "b": jnp.ones((6, 2))}
+>>> groups = find_groups(apply, params, jnp.ones((8, 4)))
+>>> Parameters(20).measure(groups, {}), Parameters(20).measure(groups, {"a": np.arange(3)})
+(36, 18)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+
+from dynhp_jax import memory
+from dynhp_jax.errors import UserError
+from dynhp_jax.groups import Groups, Keeps
+from dynhp_jax.jaxprs.evaluate import Run
+from dynhp_jax.jaxprs.labels import axis_size
+from dynhp_jax.jaxprs.trace import Traced, bytes_of, trace
+from dynhp_jax.surgery import cut, dead_atoms
+
+if TYPE_CHECKING:
+    from dynhp_jax.budget import Budget
+    from dynhp_jax.network import Network
+
+
+class Target(Protocol):
+    """A limit and how it is measured. Fewer units never measure more, but for a compiler's whims.
+
+    Attributes:
+      most: the limit.
+      what: what is counted, for messages.
+      compiles: whether a look takes long, so that few are taken.
+    """
+
+    most: int
+    what: str
+    compiles: bool
+
+    def measure(self, groups: Groups, keeps: Keeps) -> int:
+        """What the network takes with these units left."""
+        ...
+
+
+class _Limit:
+    compiles = False
+
+    def __post_init__(self):
+        found = self.most
+        if isinstance(found, str):
+            object.__setattr__(self, "most", memory.parse_bytes(found))
+        elif isinstance(found, bool) or not found >= 1:
+            raise UserError(f"the target is at most {found!r} {self.what}; allowed: 1 or more")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameters(_Limit):
+    """Numbers that are trained: those below 'params' or, without such a subtree, all variables.
+
+    Attributes:
+      most: how many may remain.
+    """
+
+    most: int
+    what = "parameters"
+
+    def measure(self, groups: Groups, keeps: Keeps) -> int:
+        """How many remain."""
+        shapes = _variables(groups, keeps)
+        trained = {path: shape for path, shape in shapes.items() if path.startswith("params/")}
+        return sum(math.prod(shape) for shape in (trained or shapes).values())
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelBytes(_Limit):
+    """Bytes of all variables, batch statistics included.
+
+    Attributes:
+      most: how many may remain; also as text ('100KiB').
+    """
+
+    most: int | str
+    what = "bytes of the model"
+
+    def measure(self, groups: Groups, keeps: Keeps) -> int:
+        """How many remain."""
+        shapes = _variables(groups, keeps)
+        return sum(bytes_of(shape, groups.dtypes[path]) for path, shape in shapes.items())
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Flops(_Limit):
+    """Work of the matrix products and convolutions of a forward pass: two per multiplication.
+
+    Attributes:
+      most: how many may remain.
+      apply: the model, as the groups were found on it.
+      variables: its variables, or their shapes.
+      inputs: example inputs, or their shapes; the FLOPs are those of the whole batch.
+    """
+
+    most: float
+    apply: Callable
+    variables: Any
+    inputs: tuple
+    what = "FLOPs"
+
+    @functools.cached_property
+    def _traced(self) -> Traced:
+        return trace(self.apply, self.variables, self.inputs)
+
+    def measure(self, groups: Groups, keeps: Keeps) -> int:
+        """How many remain."""
+        traced, keeps = self._traced, groups.check_keeps(keeps)
+        run = Run(traced.walk, dead_atoms(traced, groups, keeps) if keeps else None)
+        shares = (
+            contraction.flops * math.prod(run.size(a) / axis_size(a) for a in contraction.axes)
+            for contraction in traced.walk.contractions
+        )
+        return round(sum(shares))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StepBytes(_Limit):
+    """Bytes of a training step, as a meter says.
+
+    Attributes:
+      most: how many it may take; also as text ('4MiB').
+      meter: keeps -> bytes; `of_run` for the compiled steps of a run, `of_step` for your own.
+    """
+
+    most: int | str
+    meter: Callable[[Keeps], int]
+    what = "bytes of the training step"
+    compiles = True
+
+    def measure(self, groups: Groups, keeps: Keeps) -> int:
+        """How many it takes."""
+        return self.meter(groups.check_keeps(keeps))
+
+
+def of_run(budget: Budget, network: Network, batch: int) -> Callable[[Keeps], int]:
+    """The meter of a run's own steps, at a mini-batch.
+
+    Args:
+      budget: compiles and meters the run's steps.
+      network: before the cut; prune with its `groups`.
+      batch: examples of a mini-batch.
+    """
+    groups = network.groups
+
+    def meter(keeps: Keeps) -> int:
+        params = jax.eval_shape(lambda tree: cut(tree, groups, keeps), network.spec.shapes())
+        return budget.total(network.shrunk(params["params"], keeps), batch)
+
+    return meter
+
+
+def of_step(make: Callable[[Keeps], jax.stages.Compiled]) -> Callable[[Keeps], int]:
+    """The meter of a step of your own.
+
+    Args:
+      make: keeps -> the compiled step of the smaller network, from
+        `jax.jit(step, donate_argnums=...).lower(*shapes).compile()`.
+    """
+
+    def meter(keeps: Keeps) -> int:
+        compiled = make(keeps)
+        return memory.compiled_bytes(compiled, ("all",) * len(compiled.args_info[0])).total
+
+    return meter
+
+
+def _variables(groups: Groups, keeps: Keeps) -> dict[str, tuple[int, ...]]:
+    """Shapes of the variables after a cut."""
+    shapes = groups.shrunk(keeps).shapes
+    return {path: shape for path, shape in shapes.items() if not path.startswith("inputs/")}
