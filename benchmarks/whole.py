@@ -25,7 +25,7 @@ from benchmarks import record, turns
 from dynhp_jax import config
 from experiments import commandline
 
-SMALL = ("--config.penalty.lam=0.15", "--config.batch.alpha=0.8")
+SMALL = ("--config.penalty.lam=0.15", "--config.batch.alpha=0.5")
 DENSE_BATCH = 128
 MARKS = (10, 25, 50, 100, 200, 400)
 
