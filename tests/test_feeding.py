@@ -31,7 +31,7 @@ def make(resident: str, **changes) -> Config:
         epochs=6,
         model=config.Model(hidden=(12, 7)),
         penalty=config.Penalty(lam=4.0),
-        batch=config.Batch(alpha=0.0),
+        batch=config.Batch(alpha=0.0, loss="cross_entropy"),
         data=config.Data(resident=resident),
         optimizer=config.Optimizer(learning_rate=1e-2),
         memory=config.Memory(budget="none"),
@@ -134,7 +134,7 @@ def test_no_more_than_two_chunks_are_sent_before_they_are_used():
     state = training.TrainState(None, None, None, {}, None, None)
     jax.block_until_ready(feeding.train(program, state, None, parts(), False)[1])
     assert len(finished) == len(sent) == 6
-    assert max(sent) == 1, "in use while a part is sent: the one before it, at most"
+    assert max(sent) <= 1, "in use while a part is sent: the one before it, at most"
 
 
 @given(
