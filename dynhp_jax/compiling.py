@@ -139,8 +139,7 @@ class Programs:
         return len(self._programs)
 
 
-CACHE_OPTIONS = {
-    "jax_compilation_cache_dir": None,  # the directory
+_CACHE_OPTIONS = {  # keep everything: a small program is compiled as often as a large one
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": 0,
 }
@@ -167,7 +166,7 @@ def use_cache(directory: str = "") -> None:
                 "compiling.cache_dir", directory, f"a directory that can be made ({error.strerror})"
             ) from error
         return  # nobody asked for it, and it only makes things faster
-    for option, value in (CACHE_OPTIONS | {"jax_compilation_cache_dir": path}).items():
+    for option, value in (_CACHE_OPTIONS | {"jax_compilation_cache_dir": path}).items():
         jax.config.update(option, value)
 
 

@@ -12,12 +12,17 @@ if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from dynhp_jax import compiling  # noqa: E402
+
 
 @pytest.fixture(scope="session", autouse=True)
 def dynhp_cache(tmp_path_factory) -> Path:
-    """The cache of decoded data of this test session (and of the processes it starts)."""
+    """Decoded data and compiled programs of this test session, for all processes it starts."""
     if not os.environ.get("DYNHP_CACHE"):
-        os.environ["DYNHP_CACHE"] = str(tmp_path_factory.mktemp("dynhp_cache"))
+        own = tmp_path_factory.getbasetemp()
+        shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+        os.environ["DYNHP_CACHE"] = str(shared / "dynhp_cache")
+    compiling.use_cache()
     return Path(os.environ["DYNHP_CACHE"])
 
 

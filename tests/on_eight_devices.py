@@ -76,7 +76,7 @@ def refusal(**changes) -> str:
 
 
 def main(folder: Path) -> None:
-    compiling.use_cache(f"{folder}/xla")
+    compiling.use_cache()
     found = {"devices": len(jax.devices()), "records": {}, "resumed": {}, "programs": {}}
     for per_example in (False, True):
         name, settings = str(per_example), make(0, per_example)

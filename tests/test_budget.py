@@ -39,16 +39,6 @@ FEW = dataclasses.replace(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _shared_compilations(tmp_path_factory):
-    """Many tests here compile the same programs; the second time they come from disk."""
-    before = {name: getattr(jax.config, name) for name in compiling.CACHE_OPTIONS}
-    compiling.use_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 def make(limit: str, allow=(), smallest=0, **changes) -> Config:
     base = Config(
         name="test",
