@@ -143,8 +143,8 @@ def settings_of(network: Network) -> dict[str, Any]:
 
 def compared(network: Network, variables: Any, theirs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A line for every importance, scope and ratio: groups, and units, with the same decision."""
-    single = {name for name in map(lambda n: makers(network, n), network.groups) if " " not in name}
     whole = {makers(network, name): group.size for name, group in network.groups.items()}
+    single = {name for name in whole if " " not in name}
     lines = []
     for each in theirs["choices"]:
         names = set(whole)

@@ -8,12 +8,14 @@ def get_config():
     config.name = "fmnist"
     config.epochs = 8
     config.data.name = "fashion_mnist"
-    config.data.examples = 6_000
+    config.data.examples = 4_000
     config.data.validation = 0.02
     config.model.name = "lenet"
     config.gates.inputs = False
+    config.gates.open_hidden = 0.9
     config.gates.learning_rate = 0.02
     config.batch.alpha = 0.95
+    config.batch.grid = 2.0
     config.compiling.shrink = 0.999
     config.memory.sp_batch = 128
     config.compare.criteria = (
@@ -24,5 +26,6 @@ def get_config():
     config.compare.seeds = (0, 1, 2)
     config.compare.epochs = 1
     config.compare.methods = ("hp", "dynhp")
-    config.compare.lams = (0.03, 0.1)
+    config.compare.lams = (0.03,)
+    config.compare.test = 3_000
     return config

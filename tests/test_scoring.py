@@ -19,12 +19,12 @@ from dynhp_jax.replicas import Team
 from dynhp_jax.scores import Scores
 from dynhp_jax.targets import Units
 
-FIELDS = dict(
-    epochs=4,
-    data=configuration.Data(examples=300, validation=0.2),
-    model=configuration.Model(hidden=(24, 12)),
-    memory=configuration.Memory(sp_batch=50),
-)
+FIELDS = {
+    "epochs": 4,
+    "data": configuration.Data(examples=300, validation=0.2),
+    "model": configuration.Model(hidden=(24, 12)),
+    "memory": configuration.Memory(sp_batch=50),
+}
 
 
 def of(method="scores", **scores):
@@ -77,7 +77,7 @@ def test_what_goes_are_the_lowest_of_the_criterion_until_the_target_is_met(datas
 
 def test_a_masked_run_trains_as_the_cut_one(dataset, programs):
     """Fine-tuned under masks, and on arrays that were cut: the same network."""
-    asked = dict(criterion="taylor", fraction=0.7, start=1)
+    asked = {"criterion": "taylor", "fraction": 0.7, "start": 1}
     trainer, run, records = trained(of(**asked), dataset, programs)
     assert records[0]["parameters"] == trainer.whole_parameters
     assert records[1]["parameters"] <= 0.3 * trainer.whole_parameters

@@ -1,4 +1,4 @@
-"""One JSON file per cell: a criterion, a fraction and a seed, or a method with gates and its lambda.
+"""One JSON file per cell: a criterion, a fraction and a seed, or a method with gates.
 
 Each holds its config, commit, versions and machine, so that files of several machines are merged by
 copying them into one directory.
@@ -13,7 +13,9 @@ from dynhp_jax.errors import UserError
 from experiments.reproduction import results as shared
 from experiments.reproduction.results import Result
 
-_NEEDED = frozenset({"row", "seed", "fraction", "removed", "test_error", "warm_up", "config"})
+_NEEDED = frozenset(
+    {"row", "seed", "fraction", "removed", "test_error", "warm_up", "test_examples", "config"}
+)
 
 
 def path_of(directory: Path, row: str, what: str, seed: int) -> Path:
@@ -26,8 +28,14 @@ def path_of(directory: Path, row: str, what: str, seed: int) -> Path:
     return directory / "-".join(filter(None, (name, what, f"seed{seed}.json")))
 
 
-def current(path: Path, config: Config, warm_up: int) -> dict[str, Any] | None:
+def current(path: Path, config: Config, warm_up: int, examples: int) -> dict[str, Any] | None:
     """The result that is there already; None if there is none.
+
+    Args:
+      path: of the file.
+      config: that the cell has.
+      warm_up: its epochs.
+      examples: of the test set, that are used.
 
     Raises:
       UserError: it is of another config.
@@ -40,6 +48,7 @@ def current(path: Path, config: Config, warm_up: int) -> dict[str, Any] | None:
         ("epochs of fine-tuning", found["config"]["epochs"] - found["warm_up"],
          config.epochs - warm_up),
         ("epochs of warm-up", found["warm_up"], warm_up),
+        ("test examples", found["test_examples"], examples),
     ):  # fmt: skip
         if there != here:
             differing.append(f"{name} (there {there}, here {here})")

@@ -20,6 +20,7 @@ from dynhp_jax import checkpoint, compiling, criteria, data, loop, runs, scoring
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import flexrel, naming
+from dynhp_jax.errors import ConfigError
 from dynhp_jax.network import Network
 from experiments import train
 from experiments.comparison import results, settings
@@ -46,7 +47,11 @@ class Place:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        return runs.dataset_of(self.base)
+        found, count = runs.dataset_of(self.base), self.comparison.test or None
+        if count and count > len(found.y_test):
+            raise ConfigError("compare.test", count, f"0 (all) to {len(found.y_test)}")
+        x, y = found.x_test[:count], found.y_test[:count]
+        return dataclasses.replace(found, x_test=x, y_test=y)
 
     @functools.cached_property
     def programs(self) -> compiling.Programs:
@@ -154,12 +159,13 @@ class Cell:
 
 
 def cells(comparison: Comparison) -> list[Cell]:
-    """All of them, seed by seed, so that whole tables come early."""
+    """All of them, seed by seed, so that whole tables come early; methods with gates at last."""
     found = []
     for seed in comparison.seeds:
         found.append(Cell("dense", seed, 0.0))
         for criterion in comparison.criteria:
             found += [Cell(criterion, seed, fraction) for fraction in comparison.fractions]
+    for seed in comparison.seeds:
         for method in comparison.methods:
             found += [Cell(method, seed, lam=lam) for lam in comparison.lams]
     return found
@@ -172,7 +178,7 @@ def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
       UserError: what is there is of another config.
     """
     config, path = cell.config(place.base, place.comparison), cell.path(place.results)
-    there = results.current(path, config, place.base.epochs)
+    there = results.current(path, config, place.base.epochs, len(place.dataset.y_test))
     if there is not None or not run:
         return there
     found = (_by_criterion if cell.lam is None else _with_gates)(place, cell, config)
@@ -270,6 +276,7 @@ def _summary(place: Place, cell: Cell, config: Config, trainer, record) -> dict[
         "test_error": record["test_error"],
         "validation_error": record["validation_error"],
         "warm_up": place.base.epochs,
+        "test_examples": len(place.dataset.y_test),
         **place.provenance,
         "config": configuration.to_dict(config),
     }

@@ -62,6 +62,7 @@ class Comparison(Section):
     lams: tuple[float, ...] = several(
         (0.1,), _strength, "numbers above 0", "strengths of their penalty, a run each"
     )
+    test: int = whole(0, 0, "the first so many test examples are used; 0: all")
     cut: str = text("", "group whose outputs split learning sends; empty: the first one's")
 
 

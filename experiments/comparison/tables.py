@@ -108,10 +108,11 @@ def _gates(base: Config, comparison: Comparison, found: Sequence[Result]) -> Gri
 
 def _notes(base: Config, comparison: Comparison) -> tuple[str, ...]:
     asked = base.scores
+    tested = f"the first {comparison.test:,}" if comparison.test else "all"
     return (
-        "mean ± standard deviation over the seeds; accuracy on all test examples",
-        f"every cell of a seed starts from the same dense network, trained for {base.epochs} epochs",
-        f"a fraction is that of the {asked.of}; the choice of units: {asked.scope}, {asked.schedule}",
+        f"mean ± standard deviation over the seeds; accuracy on {tested} test examples",
+        f"every cell of a seed starts from the same network, trained for {base.epochs} epochs",
+        f"fractions are of the {asked.of}; the choice of units: {asked.scope}, {asked.schedule}",
         f"scores are of {asked.examples} examples held out of training; the time is without"
         " compiling, the mean over cells, on a machine that others were using",
     )
