@@ -17,6 +17,9 @@ same outputs. Where the two define a score differently, one side is set to the o
     batch_norm       the mean of |gamma| over a group's normalisations: both by default
     defaults         Torch-Pruning's and our L2 as they come, to say how often that differs
 
+Where all units of a group are among the lowest of the network, we keep its best one and
+Torch-Pruning leaves the whole group as it is; such choices are counted (`emptied`), not compared.
+
 Written to results/compare/torch_pruning.json; the benchmark fails if equal definitions differ.
 """
 
@@ -46,6 +49,7 @@ from dynhp_jax.targets import Units
 from experiments import commandline
 
 RATIOS = (0.25, 0.5, 0.75)
+COUNTS = ("groups", "same_groups", "units", "same_units", "emptied")
 NETWORKS = {
     "LeNet-5": models.build("lenet", (28, 28, 1), 10),
     "ResNet-8": models.build("resnet", (32, 32, 3), 10, depth=8),
@@ -153,18 +157,18 @@ def compared(network: Network, variables: Any, theirs: Mapping[str, Any]) -> lis
                 continue
             names = single
         asked = (each["importance"], each["scope"], each["ratio"])
+        about = {key: each[key] for key in ("importance", "scope", "ratio")}
+        if not names <= each["kept"].keys():
+            lines.append(about | dict.fromkeys(COUNTS, 0) | {"emptied": 1})
+            continue
         ours, same, units = kept(network, variables, *asked), 0, 0
         for name in names:
-            # A group that Torch-Pruning does not name lost nothing there.
-            left = set(each["kept"].get(name, range(whole[name])))
+            left = set(each["kept"][name])
             differing = left.symmetric_difference(ours[name].tolist())
             same += not differing
             units += whole[name] - len(differing)
-        lines.append(
-            {**{key: each[key] for key in ("importance", "scope", "ratio")},
-             "groups": len(names), "same_groups": same,
-             "units": sum(whole[name] for name in names), "same_units": units}
-        )  # fmt: skip
+        counts = (len(names), same, sum(whole[name] for name in names), units, 0)
+        lines.append(about | dict(zip(COUNTS, counts, strict=True)))
     return lines
 
 
@@ -208,9 +212,7 @@ def main(argv: Sequence[str]) -> None:
         sums: dict[tuple, dict[str, int]] = {}
         for line in lines:
             key = (line["importance"], line["scope"])
-            total = sums.setdefault(
-                key, dict.fromkeys(("groups", "same_groups", "units", "same_units"), 0)
-            )
+            total = sums.setdefault(key, dict.fromkeys(COUNTS, 0))
             for name in total:
                 total[name] += line[name]
         result["torch_side"] = theirs["versions"]
