@@ -108,7 +108,7 @@ def restore(
     for epoch in reversed(found):
         path = directory / f"{epoch:06d}"
         try:
-            return _read(path, epoch, shapes)
+            return read(directory, epoch, shapes)
         except Corrupted as damage:
             warn(f"checkpoint {path} is damaged ({damage}); passing over it for an earlier one")
     if found:
@@ -133,7 +133,13 @@ def sweep(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _read(path: Path, epoch: int, shapes: Callable) -> Checkpoint:
+def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
+    """The checkpoint of one epoch; the rest is as in `restore`.
+
+    Raises:
+      Corrupted: it is not whole, or not there.
+    """
+    path = Path(directory).absolute() / f"{epoch:06d}"
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
     except (OSError, ValueError) as error:

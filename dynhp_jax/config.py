@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -29,8 +30,9 @@ from dynhp_jax.fields import (
     text,
     whole,
 )
+from dynhp_jax.scores import Scores
 
-METHODS = ("dynhp", "hp", "sp", "dense")
+METHODS = ("dynhp", "hp", "sp", "dense", "scores")
 OPTIMIZERS = ("adam", "sgd", "momentum")
 METERS = ("paper", "xla")
 SAVINGS = ("accumulate", "remat", "shared_gates", "bf16_moments")
@@ -208,8 +210,9 @@ class Config(Section):
     """A whole run.
 
     `method` decides what `batch.rule='method'` and `batch.size=0` mean: dynhp starts at 16
-    examples and grows by the paper's rule; sp, hp and dense stay at `memory.sp_batch`. sp has
-    gates and never prunes, hp and dynhp prune, dense has no gates.
+    examples and grows by the paper's rule; the others stay at `memory.sp_batch`. sp has gates and
+    never prunes, hp and dynhp prune, dense has no gates; scores has none either and prunes by the
+    criterion of the section `scores`.
 
     Raises:
       ConfigError: a field holds what it must not; the message names it and what is allowed.
@@ -218,13 +221,14 @@ class Config(Section):
     name: str = text("run", "of the experiment; the default workdir is runs/NAME-METHOD-seedSEED")
     seed: int = whole(0, 0, "of everything random")
     epochs: int = whole(100, 1, "how often the training set is passed through")
-    method: str = choice("dynhp", METHODS, "dense, soft (sp), hard (hp), dynamic hard pruning")
+    method: str = choice("dynhp", METHODS, "how units go; see 'Training'")
     devices: int = whole(1, 0, "that each mini-batch is spread over; 0: all that there are")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
     gates: Gates = dataclasses.field(default_factory=Gates)
     penalty: Penalty = dataclasses.field(default_factory=Penalty)
     pruning: Pruning = dataclasses.field(default_factory=Pruning)
+    scores: Scores = dataclasses.field(default_factory=Scores)
     batch: Batch = dataclasses.field(default_factory=Batch)
     memory: Memory = dataclasses.field(default_factory=Memory)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
@@ -236,6 +240,8 @@ class Config(Section):
         rule = self.batching.rule
         if self.batch.variance == "none" and rule != "fixed":
             raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
+        if self.method == "scores" and self.scores.criterion:
+            self.scores.check(self.epochs)
 
     @property
     def batching(self) -> Batch:
@@ -249,6 +255,11 @@ class Config(Section):
 
     @property
     def gated(self) -> bool:
+        return self.method in ("sp", "hp", "dynhp")
+
+    @property
+    def masked(self) -> bool:
+        """Whether the network's units are in groups: gates or a criterion may speak of them."""
         return self.method != "dense"
 
     @property
@@ -271,8 +282,8 @@ FREE_ON_RESUME = frozenset(
 DECIDE_WHAT_FITS = frozenset({"devices", "data.resident"})
 
 
-def field_names() -> tuple[str, ...]:
-    """Every field by its dotted name, in order.
+def field_names(further: Mapping[str, type] = MappingProxyType({})) -> tuple[str, ...]:
+    """Every field by its dotted name, in order; `further` are sections of a program's own.
 
     >>> field_names()[:5]
     ('name', 'seed', 'epochs', 'method', 'data.name')
@@ -284,28 +295,30 @@ def field_names() -> tuple[str, ...]:
             names += [f"{field.name}.{each.name}" for each in inner]
         else:
             names.append(field.name)
+    for section, holder in further.items():
+        names += [f"{section}.{each.name}" for each in dataclasses.fields(holder)]
     return tuple(names)
 
 
-def allowed(name: str) -> str:
+def allowed(name: str, further: Mapping[str, type] = MappingProxyType({})) -> str:
     """What the field of this dotted name accepts, as a phrase.
 
     >>> allowed("pruning.gamma")
     'a number from 0 to 1'
     """
     section, _, last = name.rpartition(".")
-    holder = SECTIONS[section] if section else Config
+    holder = {**SECTIONS, **further}[section] if section else Config
     return holder.__dataclass_fields__[last].metadata["rule"].allowed
 
 
-def unknown_field(name: str) -> UserError:
+def unknown_field(name: str, further: Mapping[str, type] = MappingProxyType({})) -> UserError:
     """The error for a dotted name that is no field; it offers the nearest ones."""
 
     def likeness(field: str) -> float:
         pairs = (field, name), (field.rsplit(".", 1)[-1], name.rsplit(".", 1)[-1])
         return max(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
 
-    names = field_names()
+    names = field_names(further)
     near = sorted((each for each in names if likeness(each) > 0.7), key=likeness, reverse=True)[:3]
     if near:
         return UserError(f"config.{name} is not a field; did you mean: {', '.join(near)}")

@@ -51,6 +51,7 @@ class HardConcrete:
 
 
 HARD_CONCRETE = HardConcrete()
+OPEN = math.log(100.0)  # log alpha of a gate whose value at evaluation is exactly 1
 
 
 def init(key: jax.Array, units: int, open_rate: float, std: float = 0.01) -> jax.Array:
@@ -202,7 +203,7 @@ def prob_open(log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRETE) -> jax.Arr
 
 def clamp(log_alpha: jax.Array) -> jax.Array:
     """Keeps `log_alpha` in [log 0.01, log 100], as AMLab does after every update."""
-    return jnp.clip(log_alpha, math.log(0.01), math.log(100.0))
+    return jnp.clip(log_alpha, math.log(0.01), OPEN)
 
 
 def penalty(

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import feeding, outcome, plans
+from dynhp_jax import feeding, outcome, plans, scoring
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.network import Network
 from dynhp_jax.outcome import Diverged, Record
@@ -38,8 +38,10 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     programs = trainer.programs
     began, waited_before = time.perf_counter(), programs.waited
 
-    # Shapes: those that were compiled in the meantime come into force.
+    # Shapes: those that were compiled in the meantime come into force. Units that a criterion
+    # takes go before the epoch, those with closed gates after it.
     run = plans.carry_out(trainer, plans.begin(trainer, run))
+    run = scoring.prune(trainer, run)
     epoch, batch, network = run.epoch + 1, run.batch_in_use, run.network
 
     # Train: one program, whatever the number of steps.

@@ -94,6 +94,8 @@ class Team:
             for name, value in other.items():
                 if name not in FREE and value != first[name]:
                     raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
+        if configs[0].method == "scores":
+            raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
         if configs[0].memory.meter != "paper":
             raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
         self.programs, self.dataset = programs, dataset

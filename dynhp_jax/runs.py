@@ -18,6 +18,7 @@ from dynhp_jax import batch_size, compiling, data, devices, feeding, memory, mod
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
+from dynhp_jax.criteria import naming
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.groups import fan_out, parameter_count
@@ -108,7 +109,11 @@ class Trainer:
       dataset: its data.
       programs: where compiled programs are kept and counted.
 
+    Attributes:
+      criterion: that units are pruned by; None with methods other than scores.
+
     Raises:
+      UserError: the criterion that the config names cannot be found.
       ConfigError: the budget is smaller than the network plus one example, the batch larger than
         the training set or no multiple of the devices, there are fewer of these, or a group is
         unknown.
@@ -116,7 +121,9 @@ class Trainer:
 
     def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
         self.dataset, self.programs = dataset, programs
-        names = config.pruning.groups if config.gated else None
+        by_scores = config.method == "scores" and config.scores.criterion
+        self.criterion = naming.parse(config.scores.criterion) if by_scores else None
+        names = config.pruning.groups if config.masked else None
         self.whole = whole_network(build_spec(config, dataset), names, config.gates.inputs)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
@@ -271,7 +278,8 @@ class Trainer:
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
             first += group.size
         noise = training.stream(self.config.seed, "z")
-        return Given(noise, jnp.float32(self.config.penalty.lam), prices, units)
+        lam = self.config.penalty.lam if self.config.gated else 0.0
+        return Given(noise, jnp.float32(lam), prices, units)
 
     def _network(self, host: Mapping[str, Any]) -> Network:
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}

@@ -81,6 +81,23 @@ class Parameters(_Limit):
 
 
 @dataclasses.dataclass(frozen=True)
+class Units(_Limit):
+    """Units of all groups together.
+
+    Attributes:
+      most: how many may remain.
+    """
+
+    most: int
+    what = "units"
+
+    def measure(self, groups: Groups, keeps: Keeps) -> int:
+        """How many remain."""
+        left = groups.check_keeps(keeps)
+        return sum(left[name].size if name in left else groups[name].size for name in groups)
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelBytes(_Limit):
     """Bytes of all variables, batch statistics included.
 

@@ -129,6 +129,8 @@ def initial_state(
             group.size,
             config.gates.open_input if name == "input" else config.gates.open_hidden,
         )
+        if config.gated
+        else jnp.full(group.size, hard_concrete.OPEN)
         for name, group in network.groups.items()
     }
     zero = jnp.zeros((), jnp.float32)
@@ -198,10 +200,11 @@ def make_step(
         grads = jax.lax.optimization_barrier(grads)
         change, opt_state = tx.update(grads, state.opt_state, trained)
         trained = optax.apply_updates(trained, change)
+        gates = jax.tree.map(hard_concrete.clamp, trained["gates"])
         state = TrainState(
             step=state.step + 1,
             variables={**kept, **found.updates, "params": trained["params"]},
-            gates=jax.tree.map(hard_concrete.clamp, trained["gates"]),
+            gates=gates if config.gated else state.gates,
             masks=state.masks,
             opt_state=opt_state,
             means=smooth(
@@ -233,6 +236,11 @@ def make_draw(network: Network, config: Config) -> Callable:
     def draw(gates, masks, given: Given, step, batch):
         if not names:
             return {}
+        if not config.gated:
+            shape = (batch,) if config.gates.per_example else ()
+            return {
+                name: jnp.broadcast_to(masks[name], (*shape, masks[name].size)) for name in names
+            }
         # All groups in one draw: a generator per group would make compiling much slower.
         z = hard_concrete.sample(
             jax.random.fold_in(given.noise, step),

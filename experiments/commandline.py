@@ -5,7 +5,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from absl import flags
 from ml_collections import config_flags
@@ -59,6 +60,7 @@ def parse(
     with_config: bool,
     options: Sequence[tuple[str, str, str]] = (),
     switches: Sequence[tuple[str, str]] = (),
+    sections: Mapping[str, type] = MappingProxyType({}),
 ) -> tuple:
     """Reads `--workdir` and, where wanted, `--config` with its overrides.
 
@@ -67,6 +69,7 @@ def parse(
       with_config: whether there is a `--config`; then it has to be given.
       options: further flags that take a string, as (name, default, help).
       switches: further flags that are given or not, as (name, help).
+      sections: of the config, beside those of `dynhp_jax.config`, by name.
 
     Returns:
       The config with all overrides (an ml_collections.ConfigDict, None without), the workdir (''
@@ -83,7 +86,7 @@ def parse(
     for name, text in switches:
         flags.DEFINE_bool(name, False, text, flag_values=values)
     if with_config:
-        _check_names(argv)
+        _check_names(argv, sections)
         config_flags.DEFINE_config_file(
             "config",
             None,
@@ -99,7 +102,7 @@ def parse(
         if config is not None:
             config.to_dict()
     except flags.IllegalFlagValueError as error:
-        raise _illegal(error) from None
+        raise _illegal(error, sections) from None
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from None
     except OSError:
@@ -120,20 +123,20 @@ def parse(
     return config, values["workdir"].value, *(values[name].value for name in names)
 
 
-def _check_names(argv: Sequence[str]) -> None:
+def _check_names(argv: Sequence[str], sections: Mapping[str, type]) -> None:
     """config_flags says only "'foo'" of an unknown --config.foo; our fields are known."""
-    names = configuration.field_names()
+    names = configuration.field_names(sections)
     for argument in argv:
         match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
-        if match and match[1] not in names and match[1] not in configuration.SECTIONS:
-            raise configuration.unknown_field(match[1])
+        if match and match[1] not in (*names, *configuration.SECTIONS, *sections):
+            raise configuration.unknown_field(match[1], sections)
 
 
-def _illegal(error: flags.IllegalFlagValueError) -> UserError:
+def _illegal(error: flags.IllegalFlagValueError, sections: Mapping[str, type]) -> UserError:
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
-    if match is None or match[1] not in configuration.field_names():
+    if match is None or match[1] not in configuration.field_names(sections):
         return UserError(f"{error}")
-    return ConfigError(match[1], match[2], configuration.allowed(match[1]))
+    return ConfigError(match[1], match[2], configuration.allowed(match[1], sections))
 
 
 def _config_file(argv: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ def plan(
     """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
     dataset = runs.dataset_of(config)
     counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
-    names = config.pruning.groups if config.gated else None
+    names = config.pruning.groups if config.masked else None
     whole = whole_network(runs.build_spec(config, dataset), names, config.gates.inputs)
     networks = {share: whole.share(share) for share in shares}
     programs = compiling.Programs()

@@ -115,12 +115,27 @@ def _memory(epochs, records, dense, path: Path) -> None:
 
 
 class panels_of:
-    """Panels over epochs, row by row; saved when the block ends."""
+    """Panels over epochs, row by row; saved when the block ends.
 
-    def __init__(self, path: Path, rows: int = 1, columns: int = 1):
-        self.path = path
+    Args:
+      path: of the file.
+      rows, columns: of panels.
+      size: of a panel in inches, (width, height).
+      over: what the panels are drawn over.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        rows: int = 1,
+        columns: int = 1,
+        size: tuple[float, float] = (3.6, 3.0),
+        over: str = "epoch",
+    ):
+        self.path, self.over = path, over
+        width, height = size
         self.figure, panels = plt.subplots(
-            rows, columns, figsize=(max(6.0, 3.6 * columns), 3.0 * rows + 0.6), squeeze=False
+            rows, columns, figsize=(max(6.0, width * columns), height * rows + 0.6), squeeze=False
         )
         self.panels = list(panels.flat)
 
@@ -130,7 +145,7 @@ class panels_of:
     def __exit__(self, kind, error, trace):
         if kind is None:
             for panel in self.panels:
-                panel.set_xlabel("epoch")
+                panel.set_xlabel(self.over)
                 panel.xaxis.set_major_locator(MaxNLocator(integer=True))
                 panel.grid(alpha=0.25)
                 panel.spines[["top", "right"]].set_visible(False)

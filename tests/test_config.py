@@ -103,6 +103,7 @@ def test_method_decides_the_batch():
         "hp": ("fixed", 128),
         "sp": ("fixed", 128),
         "dense": ("fixed", 128),
+        "scores": ("fixed", 128),
     }
     values = configuration.default_config_dict()
     values.method, values.batch.size, values.batch.rule = "sp", 40, "cabs"

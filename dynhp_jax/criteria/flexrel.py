@@ -18,6 +18,7 @@ propagates; z+ is an inference.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 
 import jax
@@ -66,6 +67,11 @@ class FlexRel(Section):
         return self.mix(*self.parts(evidence))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _parts(criterion: FlexRel, evidence: Evidence) -> tuple[Scores, Scores]:
+    return criterion.parts(evidence)
+
+
 def to_unit_interval(score: jax.Array) -> jax.Array:
     """(x - min) / (max - min); zeros if all are equal.
 
@@ -95,7 +101,7 @@ def tune(
     Returns:
       (the criterion with the best delta, {delta: error}).
     """
-    parts = jax.jit(criterion.parts)(evidence)
+    parts = _parts(criterion, evidence)
     tried = {
         delta: float(error(dataclasses.replace(criterion, delta=delta).mix(*parts)))
         for delta in deltas

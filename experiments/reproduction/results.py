@@ -8,7 +8,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from experiments.workdir import write_text
 Result = Mapping[str, Any]
 
 _FILE = re.compile(r"(?P<row>.+)-seed(?P<seed>\d+)-epochs(?P<epochs>\d+)\.json")
-_NEEDED = {"row", "table", "seed", "epochs", "test_error", "config", "curves"}
+_NEEDED = frozenset({"row", "table", "seed", "epochs", "test_error", "config", "curves"})
 _FULLY = 100  # epochs of which every one is kept; of the later ones every tenth
 _CURVES = {
     "test_error": 2,
@@ -121,14 +121,23 @@ def _rounded(value: float, decimals: int) -> float | int:
 def write(result: Result, directory: Path) -> Path:
     """Writes all of the file or nothing; returns where."""
     path = path_of(directory, result["table"], result["row"], result["seed"], result["epochs"])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+    write_lines(path, result)
     return path
 
 
-def read(path: Path) -> dict[str, Any] | None:
+def write_lines(path: Path, result: Result) -> None:
+    """A file with a line per entry, in a folder that is made if it is not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read(path: Path, needed: Set[str] = _NEEDED) -> dict[str, Any] | None:
     """The result that lies there, None if there is none.
+
+    Args:
+      path: of the file.
+      needed: entries that every result has.
 
     Raises:
       UserError: the file is no result.
@@ -139,7 +148,7 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
     except ValueError:
         result = None
-    if not isinstance(result, dict) or not _NEEDED.issubset(result):
+    if not isinstance(result, dict) or not needed <= result.keys():
         raise UserError(f"{path} is no result of this program; remove it")
     return result
 

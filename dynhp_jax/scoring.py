@@ -1,0 +1,126 @@
+"""Pruning by a criterion within a run: what it looks at, and which units it leaves.
+
+Units are taken away at once, by masks; smaller arrays follow by the run's plans, as with gates. A
+masked network and the cut one compute the same, so nothing depends on when that is. Scores are
+those of the network that is left: its smaller arrays are made, for the time of scoring.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax import criteria, training
+from dynhp_jax.criteria.activation import ActivationRate
+from dynhp_jax.criteria.batch_norm import BatchNormScale
+from dynhp_jax.criteria.evidence import Criterion, Evidence
+from dynhp_jax.criteria.fisher import Fisher
+from dynhp_jax.criteria.flexrel import FlexRel
+from dynhp_jax.criteria.taylor import Taylor
+from dynhp_jax.network import Network
+from dynhp_jax.pruning import prune_to
+from dynhp_jax.runs import Keeps, Run, Trainer, measure
+from dynhp_jax.scores import Scores
+from dynhp_jax.surgery import cut
+
+# Whose scores can be compared from group to group as they are: changes of the loss, probabilities,
+# numbers in [0, 1], scales of normalisations. Those of other criteria depend on the group's fan-in.
+COMPARABLE = (ActivationRate, BatchNormScale, Fisher, FlexRel, Taylor)
+
+
+def prune(trainer: Trainer, run: Run, earlier: tuple = ()) -> Run:
+    """The run without the units that are due to go before its next epoch; the same run if none are.
+
+    Args:
+      trainer: the run's fixed part.
+      run: between two epochs.
+      earlier: variables of earlier epochs, for a criterion that needs them.
+
+    Raises:
+      UserError: the criterion lacks what it needs, or the limit cannot be reached.
+    """
+    if trainer.criterion is None:
+        return run
+    asked, groups = trainer.config.scores, trainer.whole.groups
+    before = asked.target(1).measure(groups, {})
+    limit = asked.timetable().limit(run.epoch, before, asked.most(groups))
+    if limit is None or asked.target(1).measure(run.network.groups, survivors(run)) <= limit:
+        return run
+    network, seen = evidence(trainer, run, earlier)
+    found = criteria.score(trainer.criterion, seen)
+    return without(trainer, run, chosen(asked, trainer.criterion, found, network, limit))
+
+
+def survivors(run: Run) -> dict[str, np.ndarray]:
+    """The living units of every group, counted in the run's arrays."""
+    masks = jax.device_get(run.state.masks)
+    return {name: np.flatnonzero(masks[name]) for name in run.network.groups}
+
+
+def evidence(trainer: Trainer, run: Run, earlier: tuple = ()) -> tuple[Network, Evidence]:
+    """The network of the living units, and what a criterion may look at.
+
+    Args:
+      trainer: the run's fixed part.
+      run: between two epochs.
+      earlier: variables of earlier epochs, of the shapes of the run's arrays.
+    """
+    network, variables, keeps = run.network, run.state.variables, survivors(run)
+    split = run.splits.get("validation", run.splits["train"])
+    count = min(trainer.config.scores.examples, len(split.labels))
+    images, labels = split.images[:count], jnp.asarray(split.labels[:count])
+    if any(keep.size < network.groups[name].size for name, keep in keeps.items()):
+        groups = network.groups
+        images = network.cut_inputs(np.asarray(images), keeps)
+        variables, *earlier = (cut(tree, groups, keeps) for tree in (variables, *earlier))
+        network = network.shrunk(variables["params"], keeps)
+    key = jax.random.fold_in(training.stream(trainer.config.seed, "scores"), run.epoch)
+    return network, Evidence(
+        network.evaluate,
+        network.groups,
+        variables,
+        (jnp.asarray(images),),
+        labels,
+        names=tuple(network.groups),
+        key=key,
+        earlier=tuple(earlier),
+    )
+
+
+def chosen(
+    asked: Scores, criterion: Criterion, scores: Mapping[str, Any], network: Network, most: int
+) -> Keeps:
+    """The units that stay, counted in the network that was scored.
+
+    Args:
+      asked: the section of the config.
+      criterion: that gave the scores.
+      scores: {group: [units]}.
+      network: that was scored.
+      most: what may remain of it, in the unit of `asked.of`.
+    """
+    scale = asked.scale
+    if scale == "auto":
+        scale = "none" if isinstance(criterion, COMPARABLE) else "mean"
+    target = asked.target(most)
+    return prune_to(scores, network.groups, target, scope=asked.scope, scale=scale).keeps
+
+
+def without(trainer: Trainer, run: Run, keeps: Keeps) -> Run:
+    """The run with these of its living units left, by masks.
+
+    Args:
+      trainer: the run's fixed part.
+      run: between two epochs.
+      keeps: counted among the living units.
+    """
+    masks = {}
+    for name, living in survivors(run).items():
+        masks[name] = np.zeros(run.network.groups[name].size, np.float32)
+        masks[name][living[keeps[name]] if name in keeps else living] = 1.0
+    state = run.state._replace(masks=trainer.place(jax.tree.map(jnp.asarray, masks)))
+    given = run.given._replace(prices=measure(run.network, masks)[1])
+    return dataclasses.replace(run, state=state, given=given)

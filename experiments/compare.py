@@ -1,0 +1,87 @@
+"""Importance criteria beside each other: scored, pruned and fine-tuned from the same warm-up.
+
+    python -m experiments.compare --config=configs/compare_fmnist.py
+    python -m experiments.compare --config=configs/compare_fmnist.py --print
+    python -m experiments.compare --config=configs/compare_fmnist.py --split-learning
+
+For every seed a dense network is trained for `epochs`; then, for each of `compare.criteria` and
+`compare.fractions`, its units are scored on examples held out of training, the lowest are taken
+away, and what is left is trained for `compare.epochs` more. Methods with gates are rows of the same
+table. Everything can be stopped at any time; the same command goes on, and what is finished is
+skipped. A criterion of your own: --config.compare.criteria="('l1', 'mymodule:MyCriterion')".
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dynhp_jax import compiling, pruning
+from dynhp_jax.criteria import naming
+from dynhp_jax.errors import ConfigError, UserError
+from experiments import commandline
+from experiments.comparison import figures, running, settings, split_learning, tables
+from experiments.comparison.running import Place
+from experiments.reproduction.results import provenance
+from experiments.workdir import write_text
+
+_OPTIONS = (("results", "", "directory of the result files; empty: results/compare/NAME"),)
+_SWITCHES = (
+    ("print", "only print and draw the results that are there"),
+    ("split-learning", "also the learning time and the traffic of split learning"),
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses the command line; runs what is missing, prints, draws."""
+    values, workdirs, directory, only_print, split = commandline.parse(
+        argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS
+    )
+    base, comparison = settings.from_config_dict(values)
+    compiling.use_cache(base.compiling.cache_dir)
+    place = Place(
+        base,
+        comparison,
+        Path(workdirs or f"runs/compare/{base.name}"),
+        Path(directory or f"results/compare/{base.name}"),
+        provenance(),
+    )
+    if not only_print:
+        check(place)
+    found = [running.result(place, cell, not only_print) for cell in running.cells(comparison)]
+    found = [each for each in found if each is not None]
+    if not found:
+        raise UserError(f"there is no result of this config in {place.results} yet")
+    grids = tables.build(base, comparison, found)
+    if split:
+        grids += split_learning.report(place, found)
+    print("\n\n".join(grid.text() for grid in grids))
+    write_text(place.results / "table.md", "\n".join(grid.markdown() for grid in grids))
+    print(figures.draw(base, comparison, found, place.results / "accuracy.png"))
+
+
+def check(place: Place) -> None:
+    """What cannot be is said before anything is run.
+
+    Raises:
+      UserError: a criterion that cannot be found, a fraction that cannot be reached, a group that
+        does not exist.
+    """
+    base, groups = place.base, place.whole.groups
+    for criterion in place.comparison.criteria:
+        naming.parse(criterion)
+    for fraction in place.comparison.fractions:
+        asked = dataclasses.replace(base.scores, fraction=fraction)
+        any_scores = {name: np.zeros(groups[name].size) for name in groups}
+        most = asked.most(groups)
+        pruning.prune_to(any_scores, groups, asked.target(most), scope=asked.scope)
+        settings.cell(base, place.comparison, 0, place.comparison.criteria[0], fraction)
+    cut = place.comparison.cut
+    if cut and cut not in groups:
+        raise ConfigError("compare.cut", cut, f"'' or a name among {', '.join(groups)}")
+
+
+if __name__ == "__main__":
+    sys.exit(commandline.run(main, sys.argv))

@@ -1,0 +1,74 @@
+"""The figure of a comparison: accuracy against what is gone, mean and range over the seeds."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dynhp_jax.config import Config
+from experiments.comparison import tables
+from experiments.comparison.settings import Comparison
+from experiments.plots import COLORS, panels_of
+from experiments.reproduction.results import Result
+
+_STYLES = ("-", "--", ":")
+_MARKERS = {"hp": "s", "dynhp": "D"}
+
+
+def draw(base: Config, comparison: Comparison, found: Sequence[Result], path: Path) -> Path:
+    """Writes the figure: on the left right after pruning (if all goes at once), then fine-tuned."""
+    one_shot = base.scores.schedule == "one_shot"
+    values = [tables.pruned_accuracy] if one_shot else []
+    values.append(tables.accuracy)
+    gone = "parameters" if base.scores.of == "parameters" else "units"
+    with panels_of(path, 1, len(values), (5.2, 4.4), f"{gone} gone (%)") as panels:
+        for panel, value in zip(panels, values, strict=True):
+            for place, criterion in enumerate(comparison.criteria):
+                color = COLORS[place % len(COLORS)]
+                style = _STYLES[place // len(COLORS) % len(_STYLES)]
+                label = criterion if panel is panels[-1] else None
+                _line(panel, comparison, found, criterion, value, color, style, label)
+            panel.set_ylabel("test accuracy (%)")
+        if one_shot:
+            panels[0].set_title("after pruning")
+        panels[-1].set_title(f"and {comparison.epochs} epochs of fine-tuning")
+        _whole_and_gates(panels[-1], base, comparison, found)
+        panels[-1].legend(
+            loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small"
+        )
+    return path
+
+
+def _line(
+    panel,
+    comparison: Comparison,
+    found: Sequence[Result],
+    criterion: str,
+    value: Callable,
+    color: str,
+    style: str,
+    label: str | None,
+) -> None:
+    each = [(f, [value(r) for r in tables.of(found, criterion, f)]) for f in comparison.fractions]
+    each = sorted((100 * f, values) for f, values in each if values)
+    if not each:
+        return
+    at = [fraction for fraction, _ in each]
+    panel.plot(at, [np.mean(v) for _, v in each], style, color=color, linewidth=1.3, label=label,
+               marker=".")  # fmt: skip
+    low, high = ([pick(v) for _, v in each] for pick in (min, max))
+    panel.fill_between(at, low, high, color=color, alpha=0.10, linewidth=0)
+
+
+def _whole_and_gates(panel, base: Config, comparison: Comparison, found: Sequence[Result]) -> None:
+    dense = [tables.accuracy(each) for each in tables.of(found, "dense", 0.0)]
+    if dense:
+        panel.axhline(np.mean(dense), color="grey", linewidth=0.8, linestyle=":", label="dense")
+    removed = "removed" if base.scores.of == "parameters" else "units_removed"
+    for method in comparison.methods:
+        each = tables.of(found, method, None)
+        panel.plot(
+            [100 * r[removed] for r in each], [tables.accuracy(r) for r in each],
+            _MARKERS[method], color="black", markersize=4, fillstyle="none",
+            label=f"{method} (gates)" if each else None,
+        )  # fmt: skip

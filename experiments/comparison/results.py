@@ -1,0 +1,65 @@
+"""One JSON file per cell: a criterion, a fraction and a seed, or a method with gates.
+
+Each holds its config, commit, versions and machine, so that files of several machines are merged by
+copying them into one directory.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from dynhp_jax.config import Config
+from dynhp_jax.errors import UserError
+from experiments.reproduction import results as shared
+from experiments.reproduction.results import Result
+
+_NEEDED = frozenset(
+    {"row", "seed", "fraction", "removed", "test_error", "warm_up", "test_examples", "config"}
+)
+
+
+def path_of(directory: Path, row: str, what: str, seed: int) -> Path:
+    """Where a cell's result lies; `what` tells the cells of a row apart.
+
+    >>> path_of(Path(), "flexrel(delta=0.5)", "f0.7", 0).name
+    'flexrel_delta=0.5-f0.7-seed0.json'
+    """
+    name = re.sub(r"[^\w.=]+", "_", row).strip("_")
+    return directory / "-".join(filter(None, (name, what, f"seed{seed}.json")))
+
+
+def current(path: Path, config: Config, warm_up: int, examples: int) -> dict[str, Any] | None:
+    """The result that is there already; None if there is none.
+
+    Args:
+      path: of the file.
+      config: that the cell has.
+      warm_up: its epochs.
+      examples: of the test set, that are used.
+
+    Raises:
+      UserError: it is of another config.
+    """
+    found = shared.read(path, _NEEDED)
+    if found is None:
+        return None
+    differing = shared.differences(found, config)
+    for name, there, here in (
+        ("epochs of fine-tuning", found["config"]["epochs"] - found["warm_up"],
+         config.epochs - warm_up),
+        ("epochs of warm-up", found["warm_up"], warm_up),
+        ("test examples", found["test_examples"], examples),
+    ):  # fmt: skip
+        if there != here:
+            differing.append(f"{name} (there {there}, here {here})")
+    if differing:
+        raise UserError(
+            f"{path} is of another config; what differs: {', '.join(differing)};"
+            " move it away, or take another --results"
+        )
+    return found
+
+
+def write(path: Path, result: Result) -> None:
+    """Writes all of the file or nothing."""
+    shared.write_lines(path, result)

@@ -1,0 +1,282 @@
+"""Runs the cells of a comparison: from a dense warm-up to a result file each.
+
+The warm-up of a seed is a run in a workdir of its own, which can be stopped and goes on. Cells
+start from its last epoch. Units go by masks on the arrays of the whole network, so that one
+compiled program serves all cells; a masked network computes what the cut one does.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax import checkpoint, compiling, criteria, data, loop, runs, scoring
+from dynhp_jax import config as configuration
+from dynhp_jax.config import Config
+from dynhp_jax.criteria import flexrel, naming
+from dynhp_jax.errors import ConfigError
+from dynhp_jax.network import Network
+from experiments import train
+from experiments.comparison import results, settings
+from experiments.comparison.settings import Comparison
+from experiments.workdir import Workdir
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+    """What all cells of one call share.
+
+    Attributes:
+      base, comparison: what is compared; see `settings`.
+      workdirs: under which every run has its workdir.
+      results: where the result files go.
+      provenance: commit, versions, machine.
+    """
+
+    base: Config
+    comparison: Comparison
+    workdirs: Path
+    results: Path
+    provenance: Mapping[str, Any]
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        found, count = runs.dataset_of(self.base), self.comparison.test or None
+        if count and count > len(found.y_test):
+            raise ConfigError("compare.test", count, f"0 (all) to {len(found.y_test)}")
+        x, y = found.x_test[:count], found.y_test[:count]
+        return dataclasses.replace(found, x_test=x, y_test=y)
+
+    @functools.cached_property
+    def programs(self) -> compiling.Programs:
+        return compiling.Programs()
+
+    @functools.cached_property
+    def whole(self) -> Network:
+        """The network before anything is pruned; one object, for which a criterion compiles."""
+        config = settings.warm_up(self.base, 0)
+        return runs.Trainer(config, self.dataset, self.programs).whole
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 - a place lives as long as the program
+    def start(self, seed: int) -> "Start":
+        """Where the cells of a seed start; trains the warm-up if it is not there."""
+        return Start.of(self, seed)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Start:
+    """The end of a warm-up.
+
+    Attributes:
+      place: what all cells share.
+      trainer: of the warm-up.
+      saved: its last checkpoint.
+      evidence: what criteria look at.
+      found: scores by criterion, and the seconds that they took.
+    """
+
+    place: Place
+    trainer: runs.Trainer
+    saved: checkpoint.Checkpoint
+    evidence: criteria.Evidence
+    found: dict[str, tuple[dict[str, np.ndarray], float]] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, place: Place, seed: int) -> "Start":
+        config = settings.warm_up(place.base, seed)
+        workdir = Workdir(place.workdirs / f"warm-up-seed{seed}")
+        if len(workdir.records()) < config.epochs:
+            _train(place, config, workdir)
+        with workdir.claim(config):  # refuses a run of another config
+            trainer = runs.Trainer(config, place.dataset, place.programs)
+            epochs = checkpoint.epochs(workdir.checkpoints)[-3:]
+            saved = [
+                checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes)
+                for epoch in reversed(epochs)
+            ]
+        earlier = tuple(each.state.variables for each in saved[1:])
+        run = trainer.resume(saved[0])
+        examples = dataclasses.replace(config, scores=place.base.scores)
+        seen = runs.Trainer(examples, place.dataset, place.programs)
+        _, evidence = scoring.evidence(seen, run, earlier)
+        evidence = dataclasses.replace(
+            evidence, apply=place.whole.evaluate, groups=place.whole.groups
+        )
+        return cls(place, trainer, saved[0], evidence)
+
+    def scores(self, criterion: str) -> tuple[dict[str, np.ndarray], float]:
+        """Scores and seconds, without compiling: those of the second of two calls."""
+        if criterion not in self.found:
+            parsed = naming.parse(criterion)
+            criteria.score(parsed, self.evidence)
+            began = time.perf_counter()
+            scores = criteria.score(parsed, self.evidence)
+            self.found[criterion] = scores, time.perf_counter() - began
+        return self.found[criterion]
+
+    def begin(self, config: Config) -> tuple[runs.Trainer, runs.Run]:
+        """A run of another config that goes on from the warm-up; its arrays are its own."""
+        trainer = runs.Trainer(config, self.place.dataset, self.place.programs)
+        state = jax.tree.map(jnp.copy, self.saved.state)  # an epoch consumes them
+        return trainer, trainer.resume(dataclasses.replace(self.saved, state=state))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One result: the dense network, a criterion at a fraction, or a method with gates.
+
+    Attributes:
+      row: 'dense', the text of a criterion, or the name of a method.
+      seed: of the run.
+      fraction: that a criterion takes away; 0 for 'dense', None for a method, which finds its own.
+      lam: of a method's penalty.
+    """
+
+    row: str
+    seed: int
+    fraction: float | None = None
+    lam: float | None = None
+
+    def config(self, base: Config, comparison: Comparison) -> Config:
+        """Of its run."""
+        if self.lam is not None:
+            return settings.with_gates(base, comparison, self.seed, self.row, self.lam)
+        criterion = self.row if self.fraction else ""
+        return settings.cell(base, comparison, self.seed, criterion, self.fraction)
+
+    def path(self, directory: Path) -> Path:
+        """Where its result lies."""
+        what = f"f{self.fraction:g}" if self.fraction else ""
+        if self.lam is not None:
+            what = f"lam{self.lam:g}"
+        return results.path_of(directory, self.row, what, self.seed)
+
+
+def cells(comparison: Comparison) -> list[Cell]:
+    """All of them, seed by seed, so that whole tables come early; methods with gates at last."""
+    found = []
+    for seed in comparison.seeds:
+        found.append(Cell("dense", seed, 0.0))
+        for criterion in comparison.criteria:
+            found += [Cell(criterion, seed, fraction) for fraction in comparison.fractions]
+    for seed in comparison.seeds:
+        for method in comparison.methods:
+            found += [Cell(method, seed, lam=lam) for lam in comparison.lams]
+    return found
+
+
+def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
+    """The result of a cell; runs it if it is not there yet, or gives None.
+
+    Raises:
+      UserError: what is there is of another config.
+    """
+    config, path = cell.config(place.base, place.comparison), cell.path(place.results)
+    there = results.current(path, config, place.base.epochs, len(place.dataset.y_test))
+    if there is not None or not run:
+        return there
+    found = (_by_criterion if cell.lam is None else _with_gates)(place, cell, config)
+    results.write(path, found)
+    print(
+        f"   {path.stem}: {100 * found['removed']:.1f} % of the parameters gone,"
+        f" test error {found['test_error']:.2f} %",
+        flush=True,
+    )
+    return found
+
+
+def _by_criterion(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
+    """Scores, prunes and fine-tunes."""
+    start, measured = place.start(cell.seed), {}
+    trainer, run = start.begin(config)
+    if cell.fraction:
+        scores, seconds = start.scores(cell.row)
+        measured["score_seconds"] = round(seconds, 4)
+        parsed = trainer.criterion
+        if isinstance(parsed, flexrel.FlexRel) and "delta" not in cell.row:
+            parsed, tuned = _tuned(start, trainer, run)
+            measured |= tuned
+            print(f"   {cell.row} at {cell.fraction:g}: delta {parsed.delta:g}", flush=True)
+            scores = criteria.score(parsed, start.evidence)
+            trainer.criterion = parsed  # also where a schedule has it score again
+        if config.scores.schedule == "one_shot" and config.scores.start == run.epoch:
+            run = _pruned(trainer, run, scores)
+            measured["pruned_test_error"] = _error(trainer, run, "test")
+    errors, seconds = [], 0.0
+    for _ in range(place.comparison.epochs):
+        run, record = loop.advance(trainer, run)
+        errors.append(record["test_error"])
+        seconds += record["seconds"]
+    if not errors:
+        record = {f"{split}_error": _error(trainer, run, split) for split in ("test", "validation")}
+        record |= loop.size_of(trainer, run)
+    measured |= {"fine_tuning_test_errors": errors, "seconds": round(seconds, 2)}
+    return _summary(place, cell, config, trainer, record) | measured
+
+
+def _with_gates(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
+    workdir = Workdir(place.workdirs / cell.path(Path()).stem)
+    trainer, _, records = _train(place, config, workdir)
+    seconds = round(sum(record["seconds"] for record in records), 1)
+    return _summary(place, cell, config, trainer, records[-1]) | {"seconds": seconds}
+
+
+def _train(place: Place, config: Config, workdir: Workdir):
+    print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
+    with workdir.claim(config):
+        return train.train(config, workdir, place.dataset)
+
+
+def _pruned(trainer: runs.Trainer, run: runs.Run, scores) -> runs.Run:
+    """A run from which the units with the lowest scores were taken, as its config says."""
+    asked = trainer.config.scores
+    most = asked.most(trainer.whole.groups)
+    keeps = scoring.chosen(asked, trainer.criterion, scores, trainer.whole, most)
+    return scoring.without(trainer, run, keeps)
+
+
+def _tuned(start: Start, trainer: runs.Trainer, run: runs.Run) -> tuple[flexrel.FlexRel, dict]:
+    """FlexRel with the delta whose pruned network errs least on the held-out examples."""
+    began = time.perf_counter()
+    tuned, errors = flexrel.tune(
+        trainer.criterion,
+        start.evidence,
+        lambda scores: _error(trainer, _pruned(trainer, run, scores), "validation"),
+    )
+    return tuned, {
+        "delta": tuned.delta,
+        "validation_error_by_delta": {f"{delta:g}": error for delta, error in errors.items()},
+        "tuning_seconds": round(time.perf_counter() - began, 3),
+    }
+
+
+def _error(trainer: runs.Trainer, run: runs.Run, split: str) -> float:
+    found = loop.evaluate(trainer, run.network, run.state, run.splits[split], split, run.chunk)
+    return found["error"]
+
+
+def _summary(place: Place, cell: Cell, config: Config, trainer, record) -> dict[str, Any]:
+    whole = {name: group.size for name, group in trainer.whole.groups.items()}
+    units = record["units"]
+    return {
+        "row": cell.row,
+        "seed": cell.seed,
+        "fraction": cell.fraction,
+        "removed": 1 - record["parameters"] / trainer.whole_parameters,
+        "units_removed": 1 - sum(units.values()) / sum(whole.values()),
+        "parameters": record["parameters"],
+        "units": units,
+        "whole_units": whole,
+        "test_error": record["test_error"],
+        "validation_error": record["validation_error"],
+        "warm_up": place.base.epochs,
+        "test_examples": len(place.dataset.y_test),
+        **place.provenance,
+        "config": configuration.to_dict(config),
+    }

@@ -1,0 +1,229 @@
+"""Units that go by a criterion within a run: what goes when, and that nothing else changes."""
+
+import dataclasses
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dynhp_jax import checkpoint, compiling, criteria, loop, runs, scoring
+from dynhp_jax import config as configuration
+from dynhp_jax.config import Config
+from dynhp_jax.criteria import naming
+from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.groups import find_groups
+from dynhp_jax.replicas import Team
+from dynhp_jax.scores import Scores
+from dynhp_jax.targets import Units
+
+FIELDS = {
+    "epochs": 4,
+    "data": configuration.Data(examples=300, validation=0.2),
+    "model": configuration.Model(hidden=(24, 12)),
+    "memory": configuration.Memory(sp_batch=50),
+}
+
+
+def of(method="scores", **scores):
+    return Config(method=method, scores=Scores(**scores), **FIELDS)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return runs.dataset_of(of())
+
+
+@pytest.fixture(scope="module")
+def programs():
+    return compiling.Programs()
+
+
+def trained(config, dataset, programs, epochs=None):
+    trainer = runs.Trainer(config, dataset, programs)
+    run, records = trainer.start(), []
+    for _ in range(epochs or config.epochs):
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+    return trainer, run, records
+
+
+def test_until_units_go_it_is_dense_training(dataset, programs):
+    _, _, dense = trained(of("dense"), dataset, compiling.Programs(), 3)
+    _, _, ours = trained(of(criterion="l1", start=3), dataset, programs, 3)
+    for name in ("train_loss", "test_cross_entropy"):
+        found, expected = ([record[name] for record in each] for each in (ours, dense))
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_goes_are_the_lowest_of_the_criterion_until_the_target_is_met(dataset, programs):
+    config = of(criterion="l1(members='made', scale='none')", of="units", fraction=0.4, scale="max")
+    trainer = runs.Trainer(config, dataset, programs)
+    run = trainer.start()
+    params = jax.device_get(run.state.variables["params"])
+    strengths = {
+        "input": np.abs(params["hidden_1"]["kernel"]).sum(1),
+        "hidden_1": np.abs(params["hidden_1"]["kernel"]).sum(0),
+        "hidden_2": np.abs(params["hidden_2"]["kernel"]).sum(0),
+    }
+    strengths = {name: each / each.max() for name, each in strengths.items()}
+    lowest = np.sort(np.concatenate(list(strengths.values())))[100 - 60]  # 60 of 100 stay
+    masks = scoring.prune(trainer, run).state.masks
+    for name, each in strengths.items():
+        np.testing.assert_array_equal(np.asarray(masks[name]), each >= lowest)
+    assert sum(float(mask.sum()) for mask in masks.values()) == 60
+
+
+def test_a_masked_run_trains_as_the_cut_one(dataset, programs):
+    """Fine-tuned under masks, and on arrays that were cut: the same network."""
+    asked = {"criterion": "taylor", "fraction": 0.7, "start": 1}
+    never, at_once = (
+        dataclasses.replace(of(**asked), compiling=configuration.Compiling(**shapes))
+        for shapes in ({"shrink": 0.999}, {"shrink": 0.1, "ahead": False})
+    )
+    trainer, _, records = trained(never, dataset, programs)
+    assert records[0]["parameters"] == trainer.whole_parameters
+    assert records[1]["parameters"] <= 0.3 * trainer.whole_parameters
+    assert records[-1]["materialised"] == trainer.whole_parameters
+    _, _, cut = trained(at_once, dataset, compiling.Programs())
+    assert cut[-1]["materialised"] == records[-1]["parameters"] == cut[-1]["parameters"]
+    for ours, theirs in zip(records, cut, strict=True):
+        assert ours["units"] == theirs["units"]
+        assert ours["test_cross_entropy"] == pytest.approx(theirs["test_cross_entropy"], rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["cubic", "each_epoch"])
+def test_little_by_little_a_criterion_scores_what_is_left(dataset, programs, schedule):
+    config = of(criterion="fisher", fraction=0.8, schedule=schedule, start=1, end=3)
+    trainer, run, records = trained(config, dataset, programs)
+    left = [record["parameters"] for record in records]
+    whole = trainer.whole_parameters
+    assert left[0] == whole and left[1] >= left[2] > left[3]
+    assert left[3] <= 0.2 * whole
+    if schedule == "each_epoch":  # the same share each time
+        for k in (1, 2, 3):
+            assert left[k] <= round(whole * 0.2 ** (k / 3)) < 1.3 * left[k]
+    else:
+        assert left[1] == whole and left[2] <= round(whole * (0.2 + 0.8 / 8))
+    # A second look at the same epoch takes nothing more, and scores nothing.
+    again = dataclasses.replace(run, epoch=3)
+    assert scoring.prune(trainer, again) is again
+
+
+def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, programs):
+    trainer, run, _ = trained(of(criterion="random", fraction=0.5), dataset, programs, 1)
+    network, seen = scoring.evidence(trainer, run)
+    living = scoring.survivors(run)
+    assert {name: group.size for name, group in network.groups.items()} == {
+        name: keep.size for name, keep in living.items()
+    }
+    count = min(512, len(dataset.y_validation))
+    assert seen.inputs[0].shape == (count, living["input"].size)
+    np.testing.assert_array_equal(seen.labels, dataset.y_validation[:count])
+    x = dataset.x_validation[:count].reshape(count, -1).astype(np.float64)
+    params = jax.tree.map(np.float64, jax.device_get(run.state.variables["params"]))
+    for layer, group in (("hidden_1", "input"), ("hidden_2", "hidden_1"), ("output", "hidden_2")):
+        dead = np.setdiff1d(np.arange(x.shape[1]), living[group])
+        x[:, dead] = 0
+        x = x @ params[layer]["kernel"] + params[layer]["bias"]
+        x = np.maximum(x, 0) if layer != "output" else x
+    np.testing.assert_allclose(network.evaluate(seen.variables, *seen.inputs), x, atol=1e-4)
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(dataset, programs, tmp_path):
+    config = of(criterion="random", fraction=0.6, schedule="each_epoch", start=1, end=3)
+    trainer, run, records = trained(config, dataset, programs)
+    _, half, _ = trained(config, dataset, programs, 2)
+    checkpoint.save(tmp_path, 2, half.state, runs.host_part(half, trainer))
+    again = runs.Trainer(config, dataset, programs)
+    found = again.resume(checkpoint.restore(tmp_path, again.state_shapes))
+    for record in records[2:]:
+        found, now = loop.advance(again, found)
+        assert now["test_cross_entropy"] == record["test_cross_entropy"]
+        assert now["units"] == record["units"]
+    jax.tree.map(np.testing.assert_array_equal, found.state, run.state)
+
+
+OWN = """
+    import dataclasses
+
+    import jax.numpy as jnp
+
+
+    @dataclasses.dataclass(frozen=True)
+    class LargestWeight:
+        which: str = "made"
+
+        def scores(self, evidence):
+            kernels = {name: evidence.kernels(name, self.which) for name in evidence.scored}
+            return {name: jnp.abs(each[0]).max(axis=1) for name, each in kernels.items()}
+"""
+
+
+def test_a_criterion_of_ones_own_prunes_in_training(dataset, programs, tmp_path, monkeypatch):
+    (tmp_path / "own_criterion.py").write_text(textwrap.dedent(OWN))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = of(criterion="own_criterion:LargestWeight(which='read')", fraction=0.5, start=1)
+    trainer, run, records = trained(config, dataset, programs, 2)
+    assert trainer.criterion == sys.modules["own_criterion"].LargestWeight("read")
+    assert records[1]["parameters"] <= 0.5 * trainer.whole_parameters
+    kernel = np.asarray(trainer.start().state.variables["params"]["hidden_2"]["kernel"])
+    assert kernel.shape == (24, 12)  # what 'read' reads of hidden_1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("l7", r"there is no criterion 'l7'; allowed: .*'?taylor"),
+        ("l1(member='made')", r"'l1' has no option 'member'"),
+        ("l1(members='x')", r"criterion.members is 'x'; allowed"),
+        ("l1('made')", r"are not option=value"),
+        ("l1(members=made)", r"are not option=value"),
+        ("l1(", r"names no criterion"),
+        ("nowhere_at_all:C", r"there is no module 'nowhere_at_all'"),
+        ("dynhp_jax.nowhere:C", r"there is no module 'dynhp_jax.nowhere'"),
+        ("dynhp_jax.criteria.l1:L7", r"the module 'dynhp_jax.criteria.l1' has no 'L7'"),
+        ("dynhp_jax.criteria.l1:L1(a=1)", r"cannot be made: .*'a'"),
+        ("fractions:Fraction", r"has no method scores"),
+    ],
+)
+def test_texts_that_name_no_criterion(text, said):
+    with pytest.raises(UserError, match=said) as caught:
+        naming.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_and_options_come_through():
+    assert naming.parse("taylor") == criteria.get("taylor")
+    assert naming.parse(" flexrel(delta=0.25, weights='table') ") == criteria.get(
+        "flexrel", delta=0.25, weights="table"
+    )
+
+
+def test_schedules_that_do_not_end_within_the_run_are_refused(dataset):
+    with pytest.raises(ConfigError, match="config.scores.start is 4; allowed: less than the 4"):
+        of(criterion="l1", start=4)
+    with pytest.raises(ConfigError, match="config.scores.end is 10"):
+        of(criterion="l1", schedule="cubic")
+    with pytest.raises(ConfigError, match="config.scores.end is 2; allowed: more than"):
+        of(criterion="l1", schedule="each_epoch", start=2, end=2)
+    with pytest.raises(ConfigError, match="config.scores.fraction is 1.0"):
+        Scores(fraction=1.0)
+    assert of(start=9).scores.start == 9  # without a criterion nothing goes
+    with pytest.raises(ConfigError, match="config.method is 'scores'"):
+        Team([of(criterion="l1")], dataset, compiling.Programs())
+
+
+def test_a_criterion_without_what_it_needs_says_so(dataset, programs):
+    trainer = runs.Trainer(of(criterion="velocity"), dataset, programs)
+    with pytest.raises(UserError, match="'velocity' has the variables of 0 earlier epochs"):
+        loop.advance(trainer, trainer.start())
+
+
+def test_units_are_those_of_all_groups():
+    params = {"a": jnp.ones((4, 6)), "b": jnp.ones((6, 2))}
+    groups = find_groups(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], params, jnp.ones((8, 4)))
+    assert Units(1).measure(groups, {}) == 10
+    assert Units(1).measure(groups, {"a": np.array([0, 3])}) == 6
