@@ -43,16 +43,23 @@ class Examples(NamedTuple):
       rows: i32[batch], which of them.
       count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
         the others are does not matter.
+      first: i32[], the place of the first row in the mini-batch, where these are a part of one.
+      perturb: `perturb(images, first) -> images`, what training does to them; None for nothing.
     """
 
     images: Array
     labels: Array
     rows: Array
     count: Array | None = None
+    first: Array | int = 0
+    perturb: Callable | None = None
 
     def gathered(self) -> tuple[Array, Array]:
         """images f32[batch, ...], labels i32[batch]."""
-        return self.images[self.rows], self.labels[self.rows]
+        images = self.images[self.rows]
+        if self.perturb is not None:
+            images = self.perturb(images, self.first)
+        return images, self.labels[self.rows]
 
     @property
     def valid(self) -> Array | None:
@@ -61,7 +68,8 @@ class Examples(NamedTuple):
 
     def part(self, k: Array, size: int) -> "Examples":
         """The k-th `size` examples."""
-        return self._replace(rows=jax.lax.dynamic_slice_in_dim(self.rows, k * size, size))
+        rows = jax.lax.dynamic_slice_in_dim(self.rows, k * size, size)
+        return self._replace(rows=rows, first=self.first + k * size)
 
 
 class Found(NamedTuple):
