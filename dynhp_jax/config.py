@@ -107,6 +107,10 @@ class Gates(Section):
     learning_rate: float = number(
         0.0, 0.0, math.inf, "a number, 0 or more", "step size of log alpha; 0: the optimizer's"
     )
+    most_open: float = number(
+        1.0, 0.1, 1.0, "a number from 0.1 to 1",
+        "1 - drop rate that no gate exceeds, so that it stays noise; 1: as good as always open",
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -239,7 +239,8 @@ def make_step(
             change = jax.tree.map(lambda update: given.rate * update, change)
         trained = optax.apply_updates(trained, change)
         variables = {**kept, **found.updates, "params": trained["params"]}
-        gates = jax.tree.map(hard_concrete.clamp, trained["gates"])
+        most_open = config.gates.most_open
+        gates = {k: hard_concrete.clamp(v, most_open) for k, v in trained["gates"].items()}
         averages = state.averages
         if averages:
             averages = averaging.moved(averages, variables, gates, given.forgetting)
