@@ -71,10 +71,16 @@ def forgetting(config: Config, steps: int) -> float:
     return -math.expm1(-1 / (ema * steps)) if ema else 1.0
 
 
+def teaching(config: Config, epoch: int) -> float:
+    """The teacher's share of the loss in an epoch."""
+    return config.distillation.weight if epoch > config.distillation.start else 0.0
+
+
 def given_in(config: Config, given: Given, epoch: int, steps: int) -> Given:
     """What the steps of an epoch read, with the epoch's own numbers."""
     return given._replace(
         lam=np.float32(lam(config, epoch)),
         rate=np.float32(rate(config, epoch)),
         forgetting=np.float32(forgetting(config, steps)),
+        teaching=np.float32(teaching(config, epoch)),
     )

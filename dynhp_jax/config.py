@@ -227,6 +227,17 @@ class Optimizer(Section):
 
 
 @dataclasses.dataclass(frozen=True)
+class Distillation(Section):
+    prefix = "distillation."
+    weight: float = number(
+        0.0, 0.0, 1.0, "a number from 0 to 1",
+        "share of the loss that holds outputs against those of the mean of the weights",
+    )  # fmt: skip
+    temperature: float = positive(1.0, "of both outputs there")
+    start: int = whole(0, 0, "epochs before that")
+
+
+@dataclasses.dataclass(frozen=True)
 class Compiling(Section):
     prefix = "compiling."
     shrink: float = number(
@@ -274,6 +285,7 @@ class Config(Section):
     batch: Batch = dataclasses.field(default_factory=Batch)
     memory: Memory = dataclasses.field(default_factory=Memory)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    distillation: Distillation = dataclasses.field(default_factory=Distillation)
     compiling: Compiling = dataclasses.field(default_factory=Compiling)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
@@ -282,6 +294,9 @@ class Config(Section):
         rule = self.batching.rule
         if self.batch.variance == "none" and rule != "fixed":
             raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
+        if self.distillation.weight and not self.optimizer.ema:
+            allowed = "0 without a mean of the weights to learn from; set optimizer.ema, such as 1"
+            raise ConfigError("distillation.weight", self.distillation.weight, allowed)
         schedule, warmup = self.optimizer.schedule, self.optimizer.warmup
         if schedule != "constant" and warmup >= self.epochs:
             allowed = f"less than the {self.epochs} epochs that {schedule!r} takes"

@@ -272,7 +272,7 @@ class Trainer:
             first += group.size
         lam, one = jnp.float32(self.config.penalty.lam), jnp.float32(1)
         streams = [training.stream(self.config.seed, name) for name in ("z", "input noise")]
-        return Given(streams[0], lam, prices, units, streams[1], rate=one, forgetting=one)
+        return Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
 
     def _network(self, host: Mapping[str, Any]) -> Network:
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}

@@ -81,6 +81,7 @@ class Given(NamedTuple):
       input_noise: key<fry>[], of the noise on the inputs.
       rate: f32[], factor of all step sizes.
       forgetting: f32[], share of a step in `TrainState.averages`.
+      teaching: f32[], the teacher's share of the loss.
     """
 
     noise: Array
@@ -90,6 +91,7 @@ class Given(NamedTuple):
     input_noise: Array
     rate: Array
     forgetting: Array
+    teaching: Array
 
 
 class Tally(NamedTuple):
@@ -189,6 +191,7 @@ def given_shapes(state: TrainState) -> Given:
         input_noise=key,
         rate=number,
         forgetting=number,
+        teaching=number,
     )
 
 
@@ -229,7 +232,7 @@ def make_step(
             examples = examples._replace(
                 perturb=lambda images, first: perturb(images, key, given.units, first)
             )
-        fixed = Fixed(kept, state.masks, given.prices, given.lam)
+        fixed = Fixed(kept, state.masks, given.prices, given.lam, state.averages, given.teaching)
         grads, found = gradients(trained, fixed, z_of, examples)
         # All gradients are done before the optimizer starts: activations are gone by then, and XLA
         # writes the new moments over the old ones, of which it otherwise keeps a copy.
