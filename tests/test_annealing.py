@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_training import AT_ONCE, DIGITS, FEW, Oracle, copy, go_on, make, start, timeless
+from test_training import DIGITS, FEW, Oracle, copy, go_on, make, start, timeless
 
 from dynhp_jax import (
     annealing,
@@ -29,16 +29,17 @@ from dynhp_jax.input_noise import make_perturb
 
 NAMES = ("input", "hidden_1", "hidden_2")
 EVERYTHING = {
-    "epochs": 10,
-    "penalty": config.Penalty(lam=8.0, start=1, warmup=1, stop=7),
-    "pruning": config.Pruning(start=2, stop=8),
+    "epochs": 7,
+    "method": "hp",
+    "penalty": config.Penalty(lam=4.0, start=1, warmup=1, stop=5),
+    "pruning": config.Pruning(start=2, stop=6),
     "optimizer": config.Optimizer(
-        learning_rate=5e-3, schedule="cosine", warmup=1, final=0.1, weight_decay=0.1, ema=0.5
+        learning_rate=0.02, schedule="cosine", warmup=1, final=0.1, weight_decay=0.02, ema=0.5
     ),
-    "gates": config.Gates(per_example=True, learning_rate=0.03),
-    "data": config.Data(noise=0.3),
-    "batch": config.Batch(alpha=0.0, grid=1.5),
-    "compiling": AT_ONCE,
+    "gates": config.Gates(per_example=True, learning_rate=0.05),
+    "data": config.Data(noise=0.1),
+    "batch": config.Batch(size=16),
+    "compiling": config.Compiling(shrink=0.4, ahead=False),
 }
 
 
@@ -269,12 +270,13 @@ def network_state(trainer, network):
 
 
 def test_an_input_that_is_not_gated_gets_noise_too():
-    trainer, run = start(make(method="dense", data=config.Data(noise=0.5)), FEW)
+    plain = make(method="dense", batch=config.Batch(size=16))
+    trainer, run = start(dataclasses.replace(plain, data=config.Data(noise=0.5)), FEW)
     perturb = make_perturb(run.network, 0.5)
     noise = np.asarray(perturb(jnp.zeros((50, 64)), jax.random.key(1), {}, 0))
     assert abs(noise.std() - 0.5) < 0.02 and np.unique(noise).size > 3100
     before = loop.train_epoch(trainer, run, 16, 1, 3)[1]
-    trainer, run = start(make(method="dense"), FEW)
+    trainer, run = start(plain, FEW)
     assert loop.train_epoch(trainer, run, 16, 1, 3)[1].loss != before.loss
 
 
@@ -283,14 +285,14 @@ def test_an_input_that_is_not_gated_gets_noise_too():
 
 def test_with_everything_on_a_run_prunes_only_in_its_epochs_and_learns():
     trainer, run = start(make(**EVERYTHING))
-    run, records = go_on(trainer, run, 10)
+    run, records = go_on(trainer, run, 7)
     units = [sum(record["units"].values()) for record in records]
-    assert units[:2] == [83, 83] and units[7:] == [units[7]] * 3 and units[7] < 83
+    assert units[:2] == [83, 83] and units[5] == units[6] < units[2]
     assert records[-1]["materialised"] < trainer.whole_parameters
     assert records[-1]["test_error"] < 50 < records[0]["test_error"]
-    np.testing.assert_allclose([r["lam"] for r in records], [0, 4, *[8] * 5, 0, 0, 0])
-    assert records[1]["learning_rate"] == 5e-3 > records[2]["learning_rate"]
-    assert records[-1]["penalty"] == 0 < records[6]["penalty"]
+    np.testing.assert_allclose([r["lam"] for r in records], [0, 2, 4, 4, 4, 0, 0])
+    assert records[1]["learning_rate"] == 0.02 > records[2]["learning_rate"]
+    assert records[-1]["penalty"] == 0 < records[4]["penalty"]
     for leaf, mean in zip(
         jax.tree.leaves((run.state.variables, run.state.gates)),
         jax.tree.leaves((run.state.averages.variables, run.state.averages.gates)),
@@ -318,16 +320,16 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     settings = make(**EVERYTHING)
     trainer, run = start(settings)
     records = []
-    for epoch in range(10):
-        if epoch in (1, 5, 8):
+    for epoch in range(7):
+        if epoch in (1, 5):
             checkpoint.save(tmp_path / str(epoch), epoch, run.state, runs.host_part(run, trainer))
         run, record = loop.advance(trainer, run)
         records.append(record)
     assert records[4]["materialised"] < trainer.whole_parameters
-    for epoch in (1, 5, 8):
+    for epoch in (1, 5):
         another = runs.Trainer(settings, DIGITS, compiling.Programs())
         resumed = another.resume(checkpoint.restore(tmp_path / str(epoch), another.state_shapes))
-        resumed, rest = go_on(another, resumed, 10 - epoch)
+        resumed, rest = go_on(another, resumed, 7 - epoch)
         assert timeless(rest) == timeless(records[epoch:])
         mine, theirs = jax.tree.leaves(resumed.state), jax.tree.leaves(run.state)
         for a, b in zip(mine, theirs, strict=True):
@@ -336,7 +338,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
 
 def test_cutting_changes_no_output_and_no_later_epoch():
     """Masked and cut networks, the mean of the weights in both, train alike on the same noise."""
-    settings = make(**{**EVERYTHING, "method": "sp", "batch": config.Batch(size=16)})
+    settings = make(**{**EVERYTHING, "method": "sp"})
     trainer, run = start(settings, FEW)
     state, _ = loop.train_epoch(trainer, run, 16, 1, 3)
     rng = np.random.default_rng(0)
@@ -376,37 +378,34 @@ def test_members_of_a_sweep_are_their_single_runs():
     with pytest.raises(ConfigError, match="penalty.warmup"):
         replicas.Team(members, DIGITS, compiling.Programs())
     members[1] = dataclasses.replace(
-        base, seed=3, penalty=dataclasses.replace(base.penalty, lam=14.0)
+        base, seed=3, penalty=dataclasses.replace(base.penalty, lam=6.0)
     )
     team = replicas.Team(members, DIGITS, compiling.Programs())
     everyone, records = team.start(), [[], []]
-    for _ in range(6):
+    for _ in range(5):
         everyone, now = team.advance(everyone)
         for each, record in zip(records, now, strict=True):
             each.append(record)
-    sizes = set()
     for k, settings in enumerate(members):
         trainer, run = start(settings)
-        run, expected = go_on(trainer, run, 6)
+        run, expected = go_on(trainer, run, 5)
         for mine, theirs in zip(records[k], expected, strict=True):
             for name in ("units", "batch_size", "steps", "lam", "learning_rate"):
                 assert mine[name] == theirs[name], name
             for name in ("train_loss", "test_cross_entropy"):
                 np.testing.assert_allclose(mine[name], theirs[name], rtol=5e-3)
-            sizes.add(mine["batch_size"])
         np.testing.assert_allclose(
             everyone.state.averages.weight[k], run.state.averages.weight, rtol=1e-5
         )
-    assert len(sizes) > 2
 
 
 def test_no_schedule_compiles_anything():
     trainer, run = start(make(**{**EVERYTHING, "method": "sp"}))
     run, _ = go_on(trainer, run, 1)
     compilations = trainer.programs.compilations
-    run, records = go_on(trainer, run, 9)
+    run, records = go_on(trainer, run, 6)
     assert trainer.programs.compilations == compilations
-    assert len({record["learning_rate"] for record in records}) > 7
+    assert len({record["learning_rate"] for record in records}) == 6
 
 
 def test_the_mean_is_counted_with_the_optimizer():
