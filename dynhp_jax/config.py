@@ -32,6 +32,15 @@ from dynhp_jax.fields import (
 )
 from dynhp_jax.scores import Scores
 
+
+def _after(section: Section, name: str, start: str = "start") -> None:
+    """Raises ConfigError where an end, unless 0, is not after the start."""
+    end, begin = getattr(section, name), getattr(section, start)
+    if 0 < end <= begin:
+        allowed = f"0, or after the first {begin} epochs ({section.prefix}{start})"
+        raise ConfigError(section.prefix + name, end, allowed)
+
+
 METHODS = ("dynhp", "hp", "sp", "dense", "scores")
 OPTIMIZERS = ("adam", "sgd", "momentum")
 METERS = ("paper", "xla")
@@ -67,6 +76,10 @@ class Data(Section):
         "a number from 0 to 0.9",
         "share of the training set held out; its error is reported, too",
     )
+    noise: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "standard deviation of Gaussian noise on the inputs in training",
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +109,10 @@ class Gates(Section):
     learning_rate: float = number(
         0.0, 0.0, math.inf, "a number, 0 or more", "step size of log alpha; 0: the optimizer's"
     )
+    most_open: float = number(
+        1.0, 0.1, 1.0, "a number from 0.1 to 1",
+        "1 - drop rate that no gate exceeds, so that it stays noise; 1: as good as always open",
+    )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +127,13 @@ class Penalty(Section):
         "a number, 0 or more",
         "rho, precision of an L2 term weighed by the gates",
     )
+    start: int = whole(0, 0, "epochs before there is a price on gates")
+    warmup: int = whole(0, 0, "epochs in which lam rises linearly, from then on")
+    stop: int = whole(0, 0, "the last epoch with a price on gates; 0: the run's")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _after(self, "stop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +145,12 @@ class Pruning(Section):
     groups: tuple[str, ...] = several(
         (), as_text, "names of groups, or () for every exact one", "which groups to gate and prune"
     )
+    start: int = whole(0, 0, "epochs before any unit is removed")
+    stop: int = whole(0, 0, "the last epoch after which units are removed; 0: the run's")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _after(self, "stop")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +210,33 @@ class Optimizer(Section):
     prefix = "optimizer."
     name: str = choice("adam", OPTIMIZERS, "the optax optimizer")
     learning_rate: float = positive(1e-3, "its step size")
+    schedule: str = choice(
+        "constant", ("constant", "cosine", "linear"), "of all step sizes, over the run's epochs"
+    )
+    final: float = number(
+        0.0, 0.0, 1.0, "a number from 0 to 1", "the share of a step size that a schedule ends with"
+    )
+    warmup: int = whole(0, 0, "epochs in which the step sizes rise linearly, before the schedule")
+    weight_decay: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "decoupled (AdamW), of kernels: parameters of two axes or more",
+    )  # fmt: skip
+    ema: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "epochs that an exponential mean of weights and gates goes back; it is what is evaluated"
+        "; 0: no mean",
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Distillation(Section):
+    prefix = "distillation."
+    weight: float = number(
+        0.0, 0.0, 1.0, "a number from 0 to 1",
+        "share of the loss that holds outputs against those of the mean of the weights",
+    )  # fmt: skip
+    temperature: float = positive(1.0, "of both outputs there")
+    start: int = whole(0, 0, "epochs before that")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +289,7 @@ class Config(Section):
     batch: Batch = dataclasses.field(default_factory=Batch)
     memory: Memory = dataclasses.field(default_factory=Memory)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    distillation: Distillation = dataclasses.field(default_factory=Distillation)
     compiling: Compiling = dataclasses.field(default_factory=Compiling)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
 
@@ -242,6 +300,13 @@ class Config(Section):
             raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
         if self.method == "scores" and self.scores.criterion:
             self.scores.check(self.epochs)
+        if self.distillation.weight and not self.optimizer.ema:
+            allowed = "0 without a mean of the weights to learn from; set optimizer.ema, such as 1"
+            raise ConfigError("distillation.weight", self.distillation.weight, allowed)
+        schedule, warmup = self.optimizer.schedule, self.optimizer.warmup
+        if schedule != "constant" and warmup >= self.epochs:
+            allowed = f"less than the {self.epochs} epochs that {schedule!r} takes"
+            raise ConfigError("optimizer.warmup", warmup, allowed)
 
     @property
     def batching(self) -> Batch:
@@ -386,8 +451,9 @@ def flatten(config: Config) -> dict[str, Any]:
 def differences(earlier: Config, now: Config) -> list[str]:
     """What keeps `now` from going on where `earlier` stopped, a phrase per field.
 
-    Fewer epochs than before differ; more do not, nor do paths and the upkeep of checkpoints, nor,
-    where the paper's meter counts, the number of devices and what is streamed to them.
+    Fewer epochs than before differ; more do not, unless the learning rate's schedule is over all
+    of them; nor do paths and the upkeep of checkpoints, nor, where the paper's meter counts, the
+    number of devices and what is streamed to them.
     """
     free = FREE_ON_RESUME - (DECIDE_WHAT_FITS if now.memory.meter == "xla" else set())
     earlier, now = (dataclasses.replace(each, batch=each.batching) for each in (earlier, now))
@@ -399,4 +465,10 @@ def differences(earlier: Config, now: Config) -> list[str]:
     ]
     if now.epochs < earlier.epochs:
         found.insert(0, f"config.epochs (there {earlier.epochs}, here only {now.epochs})")
+    elif now.epochs > earlier.epochs and now.optimizer.schedule != "constant":
+        found.insert(
+            0,
+            f"config.epochs (there {earlier.epochs}, here {now.epochs}, and"
+            f" optimizer.schedule={now.optimizer.schedule!r} is over all of them)",
+        )
     return found

@@ -201,9 +201,23 @@ def prob_open(log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRETE) -> jax.Arr
     return jnp.clip(jax.nn.sigmoid(log_alpha - shift), hc.eps, 1 - hc.eps)
 
 
-def clamp(log_alpha: jax.Array) -> jax.Array:
-    """Keeps `log_alpha` in [log 0.01, log 100], as AMLab does after every update."""
-    return jnp.clip(log_alpha, math.log(0.01), OPEN)
+def clamp(log_alpha: jax.Array, most_open: float = 1.0) -> jax.Array:
+    """Keeps `log_alpha` in [log 0.01, log 100], as AMLab does after every update.
+
+    Args:
+      log_alpha: [units].
+      most_open: an upper bound on one minus the drop rate, as `init` counts it; below 1 every gate
+        stays random, so that units that nobody would remove still learn under noise, as with
+        dropout.
+
+    >>> import jax.numpy as jnp
+    >>> [round(each, 2) for each in clamp(jnp.array([-9.0, 1.0, 9.0]), 0.9).tolist()]
+    [-4.61, 1.0, 2.2]
+    """
+    top = OPEN
+    if most_open < 1:
+        top = min(top, math.log(most_open) - math.log1p(-most_open))
+    return jnp.clip(log_alpha, math.log(0.01), top)
 
 
 def penalty(

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from dynhp_jax import devices, variance
+from dynhp_jax import devices, distilling, variance
 from dynhp_jax import gates as hard_concrete
+from dynhp_jax.averaging import Averages
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gating import gated
@@ -33,6 +33,15 @@ class Fixed(NamedTuple):
     masks: dict[str, Array]
     prices: dict[str, Array]
     lam: Array
+    averages: Averages | tuple[()] = ()  # the teacher, where there is one
+    teaching: Array | float = 0.0  # f32[], its share of the loss
+
+
+class Truth(NamedTuple):
+    """What the outputs for examples are held against."""
+
+    labels: Array  # i32[batch]
+    teacher: Array | None  # f32[batch, classes], its logits
 
 
 class Examples(NamedTuple):
@@ -43,16 +52,27 @@ class Examples(NamedTuple):
       rows: i32[batch], which of them.
       count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
         the others are does not matter.
+      first: i32[], the place of the first row in the mini-batch, where these are a part of one.
+      perturb: `perturb(images, first) -> images`, what training does to them; None for nothing.
     """
 
     images: Array
     labels: Array
     rows: Array
     count: Array | None = None
+    first: Array | int = 0
+    perturb: Callable | None = None
 
     def gathered(self) -> tuple[Array, Array]:
         """images f32[batch, ...], labels i32[batch]."""
-        return self.images[self.rows], self.labels[self.rows]
+        images = self.clean()
+        if self.perturb is not None:
+            images = self.perturb(images, self.first)
+        return images, self.labels[self.rows]
+
+    def clean(self) -> Array:
+        """images f32[batch, ...], as they are in the split."""
+        return self.images[self.rows]
 
     @property
     def valid(self) -> Array | None:
@@ -61,14 +81,16 @@ class Examples(NamedTuple):
 
     def part(self, k: Array, size: int) -> "Examples":
         """The k-th `size` examples."""
-        return self._replace(rows=jax.lax.dynamic_slice_in_dim(self.rows, k * size, size))
+        rows = jax.lax.dynamic_slice_in_dim(self.rows, k * size, size)
+        return self._replace(rows=rows, first=self.first + k * size)
 
 
 class Found(NamedTuple):
     """What one mini-batch showed, beside its gradients.
 
     Attributes:
-      loss, cross_entropy, penalty, grad_variance: f32[].
+      loss, cross_entropy, penalty, grad_variance: f32[]; with a teacher its part is in the
+        cross-entropy (and so in F of the batch rule, as it is in ||S||_1).
       wrong: i32[], misclassified examples.
       z: {group: [units] or [batch, units]}, the gates that were drawn.
       updates: collections that training updates (batch statistics).
@@ -124,8 +146,11 @@ def make_gradients(
         apply, probed = (jax.checkpoint(f, policy=_products) for f in (apply, probed))
     l2, spread = config.penalty.l2, devices.spreading(config.devices)
 
-    def cross_entropies(logits, labels):
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)  # [batch]
+    teach = distilling.make_teach(network) if config.distillation.weight else None
+
+    def losses_of(logits, truth, fixed):
+        temperature = config.distillation.temperature
+        return distilling.losses(logits, *truth, fixed.teaching, temperature)  # [batch]
 
     def price(params, gates, fixed):
         squares = squares_of(network, params, fixed.masks) if l2 else (None, 0.0)
@@ -140,14 +165,14 @@ def make_gradients(
             *squares,
         )
 
-    def objective(trained, probe, fixed, z_of, images, labels, valid):
+    def objective(trained, probe, fixed, z_of, images, truth, valid):
         z = z_of(trained["gates"])
         variables = {**fixed.variables, "params": trained["params"]}
         if kind == "norms":
             logits, updates = probed(variables, probe, images, z)
         else:
             logits, updates = apply(variables, z, images)
-        losses, wrong = cross_entropies(logits, labels), jnp.argmax(logits, -1) != labels
+        losses, wrong = losses_of(logits, truth, fixed), jnp.argmax(logits, -1) != truth.labels
         if valid is None:
             cross_entropy, wrong = jnp.mean(losses), jnp.sum(wrong)
         else:
@@ -161,15 +186,17 @@ def make_gradients(
 
     def whole_batch(trained, fixed, z_of, batch):
         images, labels = spread(batch.gathered())
+        teacher = teach(fixed.averages, fixed.masks, spread(batch.clean())) if teach else None
+        truth = Truth(labels, teacher)
         probe = spread(jnp.zeros(len(labels), jnp.float32))
         (grads, of_probe), found = differentiate(
-            trained, probe, fixed, z_of, images, labels, batch.valid
+            trained, probe, fixed, z_of, images, truth, batch.valid
         )
         if kind == "norms":
             mean = loss_gradient(grads, trained, fixed)
             found = found._replace(grad_variance=variance.of_probe(of_probe, mean, batch.count))
         elif kind == "vmap":
-            found = found._replace(grad_variance=by_vmap(trained, fixed, found.z, images, labels))
+            found = found._replace(grad_variance=by_vmap(trained, fixed, found.z, images, truth))
         return grads, found
 
     def loss_gradient(grads, trained, fixed):
@@ -179,16 +206,16 @@ def make_gradients(
         same = jax.grad(price)(trained["params"], trained["gates"], fixed)
         return jax.tree.map(jnp.subtract, grads["params"], same)
 
-    def by_vmap(trained, fixed, z, images, labels):
+    def by_vmap(trained, fixed, z, images, truth):
         """||S||_1 from every example's own gradient."""
 
-        def loss(params, image, label, own):
+        def loss(params, image, truth, own):
             gates = {name: gate[None] for name, gate in own.items()} if own else z
             logits, _ = apply({**fixed.variables, "params": params}, gates, image[None])
-            return cross_entropies(logits, label[None])[0]
+            return losses_of(logits, jax.tree.map(lambda leaf: leaf[None], truth), fixed)[0]
 
         own = z if config.gates.per_example else {}
-        return variance.per_example(loss, trained["params"], images, labels, own)[0]
+        return variance.per_example(loss, trained["params"], images, truth, own)[0]
 
     def in_parts(parts, of_part, start, trained, fixed, z_of, batch, unroll=1):
         """`of_part` of equal parts, one after the other; batch statistics go along.

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import feeding, outcome, plans, scoring
+from dynhp_jax import annealing, feeding, outcome, plans, scoring
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.network import Network
 from dynhp_jax.outcome import Diverged, Record
@@ -51,7 +51,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     outcome.check(epoch, tally.loss)
 
     # Observe and prune.
-    pruned = outcome.prune(trainer, network, batch, tally, jax.device_get(state.masks))
+    pruned = outcome.prune(trainer, network, epoch, batch, tally, jax.device_get(state.masks))
     state = state._replace(masks=jax.device_put(pruned.masks))
 
     # Evaluate the network that is left, with its gates at their deterministic values.
@@ -96,7 +96,8 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     split, on_host, network = run.splits["train"], trainer.steps_on_host, run.network
     program = trainer.budget.training_program(network, batch, on_host)
     order = trainer.order(np.int32(epoch))
-    state, given, order = trainer.place((run.state, run.given, order))
+    given = annealing.given_in(trainer.config, run.given, epoch, steps)
+    state, given, order = trainer.place((run.state, given, order))
     if on_host or trainer.budget.streams(network, "train"):
         size = trainer.budget.fed(network, batch)
         parts = feeding.parts(split, order, size, batch, steps, trainer.place)
@@ -129,7 +130,7 @@ def evaluate(
     """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
     examples, chunk = len(split.labels), trainer.budget.evaluated(chunk, name)
     program = trainer.budget.evaluation_program(network, chunk, name)
-    arguments = trainer.place((state.variables, state.gates, state.masks))
+    arguments = trainer.place(state.evaluated)
     parts = feeding.evaluate(program, arguments, split, chunk, trainer.place)
     confusion, loss = (sum(part) for part in zip(*parts, strict=True))
     return {

@@ -30,6 +30,7 @@ def labels_of(state: Any) -> Any:
         masks="gates",
         opt_state="optimizer",
         means="statistics",
+        averages="optimizer",
     )
 
 
@@ -43,7 +44,10 @@ def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: 
     """
     arguments = compiled.args_info[0]
     tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
-    given = arguments[-3]._replace(noise=DATA, lam=DATA, prices="gates", units="gates")
+    given = arguments[-3]._replace(
+        noise=DATA, lam=DATA, prices="gates", units="gates", input_noise=DATA, rate=DATA,
+        forgetting=DATA, teaching=DATA,
+    )  # fmt: skip
     labels = (labels_of(arguments[0]), *tally, DATA, DATA, given, DATA, DATA)
     return _parts(compiled_bytes(compiled, labels), examples, example_shape)
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import metering
+from dynhp_jax import annealing, metering
 from dynhp_jax.criteria import activation
 from dynhp_jax.errors import UserError
 from dynhp_jax.metering import Bytes
@@ -53,13 +53,19 @@ class Pruned:
 
 
 def prune(
-    trainer: Trainer, network: Network, batch: int, tally: Tally, masks: Mapping[str, np.ndarray]
+    trainer: Trainer,
+    network: Network,
+    epoch: int,
+    batch: int,
+    tally: Tally,
+    masks: Mapping[str, np.ndarray],
 ) -> Pruned:
     """The units that stay: exact and at once, by masks.
 
     Args:
       trainer: the run's fixed part.
       network: as its arrays are.
+      epoch: its number, from 1.
       batch: examples of a mini-batch in this epoch.
       tally: of the epoch, on the host.
       masks: of the units that were left before.
@@ -67,7 +73,7 @@ def prune(
     config, steps = trainer.config, trainer.examples // batch
     observations = steps * batch if config.gates.per_example else steps
     rates = activation.rates(tally.counts, observations)
-    if config.prunes:
+    if annealing.prunes(config, epoch):
         masks = activation.keep_active(rates, masks, config.pruning.gamma)
     # In the order of the network; pytrees come back in that of their keys.
     rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
@@ -132,7 +138,7 @@ def record(
       materialised: parameters that the arrays hold.
       spent: bytes of its compiled programs, by XLA's count; {} where nobody counted.
     """
-    steps, test = trainer.examples // batch, results["test"]
+    config, steps, test = trainer.config, trainer.examples // batch, results["test"]
     peak = max(map(metering.total, spent.values())) / 1024 if spent else None
     paper = trainer.meter.memory_kib(pruned.parameters, batch)
     device_peak = metering.device_peak()
@@ -141,6 +147,8 @@ def record(
         "train_loss": tally.loss / steps,
         "cross_entropy": tally.cross_entropy / steps,
         "penalty": tally.penalty / steps,
+        "learning_rate": config.optimizer.learning_rate * annealing.rate(config, epoch),
+        "lam": annealing.lam(config, epoch),
         "train_error": 100 * tally.wrong / (steps * batch),
         "test_error": test["error"],
         "test_cross_entropy": test["cross_entropy"],

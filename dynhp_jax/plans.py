@@ -234,6 +234,13 @@ def resize(
     whole = {**state.variables, "gates": state.gates, "masks": state.masks}
     smaller = cut(whole, groups, keeps)
     gates, masks = smaller.pop("gates"), smaller.pop("masks")
+    averages = state.averages
+    if averages:
+        mean = {**averages.variables, "gates": averages.gates, "masks": state.masks}
+        mean = {name: each for name, each in cut(mean, groups, keeps).items() if name != "masks"}
+        averages = averages._replace(gates=mean.pop("gates"), variables=mean)
     network = network.shrunk(smaller["params"], keeps)
-    state = state._replace(variables=smaller, gates=gates, masks=masks, opt_state=opt_state)
+    state = state._replace(
+        variables=smaller, gates=gates, masks=masks, opt_state=opt_state, averages=averages
+    )
     return network, state

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import compiling, config, outcome, plans, training
+from dynhp_jax import annealing, compiling, config, outcome, plans, training
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -184,7 +184,9 @@ class Team:
         masks, batches = jax.device_get(state.masks), [m.batch_in_use for m in replicas.members]
         everyone = range(len(self.trainers))
         pruned = [
-            outcome.prune(self.trainers[k], network, batches[k], tallies[k], member_of(masks, k))
+            outcome.prune(
+                self.trainers[k], network, epoch, batches[k], tallies[k], member_of(masks, k)
+            )
             for k in everyone
         ]
         state = state._replace(masks=stacked([each.masks for each in pruned]))
@@ -237,7 +239,15 @@ class Team:
         orders = jnp.stack([trainer.order(np.int32(epoch)) for trainer in self.trainers])
         if not even:  # a short mini-batch reads beyond itself, the last one beyond the end
             orders = jnp.pad(orders, ((0, 0), (0, batch)))
-        data = (split.images, split.labels, replicas.given, orders, sizes)
+        given = stacked(
+            [
+                annealing.given_in(
+                    trainer.config, member_of(replicas.given, k), epoch, self.examples // size
+                )
+                for k, (trainer, size) in enumerate(zip(self.trainers, sizes.tolist(), strict=True))
+            ]
+        )
+        data = (split.images, split.labels, given, orders, sizes)
         program = self.programs.get(
             "epoch of replicas",
             (network.spec, batch, even),
@@ -253,7 +263,7 @@ class Team:
     ) -> list[dict[str, Any]]:
         split, examples = splits[name], len(splits[name].labels)
         chunk = min(CHUNK, examples)
-        arguments = (state.variables, state.gates, state.masks, split.images, split.labels)
+        arguments = (*state.evaluated, split.images, split.labels)
         program = self.programs.get(
             f"evaluation of replicas on {name}",
             (network.spec, chunk),

@@ -277,9 +277,10 @@ class Trainer:
         for name, group in self.whole.groups.items():
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
             first += group.size
-        noise = training.stream(self.config.seed, "z")
         lam = self.config.penalty.lam if self.config.gated else 0.0
-        return Given(noise, jnp.float32(lam), prices, units)
+        lam, one = jnp.float32(lam), jnp.float32(1)
+        streams = [training.stream(self.config.seed, name) for name in ("z", "input noise")]
+        return Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
 
     def _network(self, host: Mapping[str, Any]) -> Network:
         keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}

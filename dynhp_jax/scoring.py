@@ -68,7 +68,7 @@ def evidence(trainer: Trainer, run: Run, earlier: tuple = ()) -> tuple[Network, 
       run: between two epochs.
       earlier: variables of earlier epochs, of the shapes of the run's arrays.
     """
-    network, variables, keeps = run.network, run.state.variables, survivors(run)
+    network, variables, keeps = run.network, run.state.evaluated[0], survivors(run)
     split = run.splits.get("validation", run.splits["train"])
     count = min(trainer.config.scores.examples, len(split.labels))
     images, labels = split.images[:count], jnp.asarray(split.labels[:count])

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynhp_jax import devices
+from dynhp_jax import averaging, devices
 from dynhp_jax import gates as hard_concrete
+from dynhp_jax.averaging import Averages
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
 from dynhp_jax.gating import gated
 from dynhp_jax.gradients import Examples, Fixed, make_gradients
+from dynhp_jax.input_noise import make_perturb
 from dynhp_jax.network import Network
 from dynhp_jax.savings import NOTHING, Savings
 
@@ -46,6 +48,7 @@ class TrainState(NamedTuple):
       masks: {group: f32[units]}, 0 for units that are pruned but still take room in the arrays.
       opt_state: of optax, over {'params': ..., 'gates': ...}.
       means: see `Means`.
+      averages: of variables and gates, where `optimizer.ema` asks for them; else ().
     """
 
     step: Array
@@ -54,25 +57,41 @@ class TrainState(NamedTuple):
     masks: dict[str, Array]
     opt_state: Any
     means: Means
+    averages: Averages | tuple[()] = ()
+
+    @property
+    def evaluated(self) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array]]:
+        """Variables, gates and masks of what is evaluated: of the mean, if there is one."""
+        source = self.averages or self
+        return source.variables, source.gates, self.masks
 
 
 class Given(NamedTuple):
     """What steps read and an epoch does not change.
 
     Numbers of a run that are no shapes come in here, so that runs that differ in them alone (seeds,
-    lambda) share their compiled programs.
+    lambda) share their compiled programs, and so that what changes from epoch to epoch
+    (`annealing`) compiles nothing.
 
     Attributes:
       noise: key<fry>[], of the gates' draws.
       lam: f32[], strength of the penalty.
       prices: {group: f32[units]}, the fan-out of every gate.
       units: {group: i32[units]}, their numbers among all units of the whole network's groups.
+      input_noise: key<fry>[], of the noise on the inputs.
+      rate: f32[], factor of all step sizes.
+      forgetting: f32[], share of a step in `TrainState.averages`.
+      teaching: f32[], the teacher's share of the loss.
     """
 
     noise: Array
     lam: Array
     prices: dict[str, Array]
     units: dict[str, Array]
+    input_noise: Array
+    rate: Array
+    forgetting: Array
+    teaching: Array
 
 
 class Tally(NamedTuple):
@@ -95,7 +114,10 @@ def stream(seed: int, name: str) -> Array:
 
 
 def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.GradientTransformation:
-    """The optax transformation that the config names, over {'params': ..., 'gates': ...}."""
+    """The optax transformation that the config names, over {'params': ..., 'gates': ...}.
+
+    With the step size that schedules multiply: its updates are proportional to it.
+    """
     rate = config.optimizer.learning_rate
     moment = jnp.bfloat16 if savings.bf16_moments else None
     if config.optimizer.name == "adam":
@@ -103,15 +125,21 @@ def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.Gradient
     else:
         momentum = 0.9 if config.optimizer.name == "momentum" else None
         tx = optax.sgd(rate, momentum, accumulator_dtype=moment)
-    if not config.gates.learning_rate:
-        return tx
-    # Updates are proportional to the step size, so that the gates' may be another.
-    factor = config.gates.learning_rate / rate
+    parts = [tx]
+    if config.gates.learning_rate:
+        # Updates are proportional to the step size, so that the gates' may be another.
+        factor = config.gates.learning_rate / rate
 
-    def faster(updates, params):
-        return {**updates, "gates": jax.tree.map(lambda u: factor * u, updates["gates"])}
+        def faster(updates, params):
+            return {**updates, "gates": jax.tree.map(lambda u: factor * u, updates["gates"])}
 
-    return optax.chain(tx, optax.stateless(faster))
+        parts.append(optax.stateless(faster))
+    if config.optimizer.weight_decay:
+        # Loshchilov and Hutter 2019 (1711.05101): beside the gradient, not through its moments.
+        kernels = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
+        decay = rate * config.optimizer.weight_decay
+        parts.append(optax.add_decayed_weights(-decay, kernels))
+    return optax.chain(*parts) if len(parts) > 1 else tx
 
 
 def initial_state(
@@ -141,6 +169,7 @@ def initial_state(
         masks={name: jnp.ones_like(value) for name, value in gates.items()},
         opt_state=tx.init({"params": variables["params"], "gates": gates}),
         means=Means(zero, zero, zero, zero),
+        averages=averaging.start(variables, gates) if config.optimizer.ema else (),
     )
 
 
@@ -154,12 +183,17 @@ def state_shapes(network: Network, config: Config, tx: optax.GradientTransformat
 
 def given_shapes(state: TrainState) -> Given:
     """Shapes and types of what goes with a state."""
-    masks = state.masks.items()
+    masks, number = state.masks.items(), jax.ShapeDtypeStruct((), jnp.float32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
     return Given(
-        jax.eval_shape(lambda: jax.random.key(0)),
-        jax.ShapeDtypeStruct((), jnp.float32),
-        {name: jax.ShapeDtypeStruct(mask.shape, jnp.float32) for name, mask in masks},
-        {name: jax.ShapeDtypeStruct(mask.shape, jnp.int32) for name, mask in masks},
+        noise=key,
+        lam=number,
+        prices={name: jax.ShapeDtypeStruct(mask.shape, jnp.float32) for name, mask in masks},
+        units={name: jax.ShapeDtypeStruct(mask.shape, jnp.int32) for name, mask in masks},
+        input_noise=key,
+        rate=number,
+        forgetting=number,
+        teaching=number,
     )
 
 
@@ -185,6 +219,8 @@ def make_step(
     """
     gradients = make_gradients(network, config, examples, savings)
     draw = make_draw(network, config)
+    perturb = make_perturb(network, config.data.noise)
+    annealed = config.optimizer.schedule != "constant" or config.optimizer.warmup > 0
 
     def step(state: TrainState, tally: Tally, examples: Examples, given: Given):
         kept = {name: value for name, value in state.variables.items() if name != "params"}
@@ -193,18 +229,32 @@ def make_step(
         def z_of(gates):
             return draw(gates, state.masks, given, state.step, len(examples.rows))
 
-        fixed = Fixed(kept, state.masks, given.prices, given.lam)
+        if config.data.noise:
+            key = jax.random.fold_in(given.input_noise, state.step)
+            examples = examples._replace(
+                perturb=lambda images, first: perturb(images, key, given.units, first)
+            )
+        fixed = Fixed(kept, state.masks, given.prices, given.lam, state.averages, given.teaching)
         grads, found = gradients(trained, fixed, z_of, examples)
         # All gradients are done before the optimizer starts: activations are gone by then, and XLA
         # writes the new moments over the old ones, of which it otherwise keeps a copy.
         grads = jax.lax.optimization_barrier(grads)
         change, opt_state = tx.update(grads, state.opt_state, trained)
+        if annealed:
+            change = jax.tree.map(lambda update: given.rate * update, change)
         trained = optax.apply_updates(trained, change)
-        gates = jax.tree.map(hard_concrete.clamp, trained["gates"])
+        variables = {**kept, **found.updates, "params": trained["params"]}
+        gates = state.gates
+        if config.gated:
+            most_open = config.gates.most_open
+            gates = {k: hard_concrete.clamp(v, most_open) for k, v in trained["gates"].items()}
+        averages = state.averages
+        if averages:
+            averages = averaging.moved(averages, variables, gates, given.forgetting)
         state = TrainState(
             step=state.step + 1,
-            variables={**kept, **found.updates, "params": trained["params"]},
-            gates=gates if config.gated else state.gates,
+            variables=variables,
+            gates=gates,
             masks=state.masks,
             opt_state=opt_state,
             means=smooth(
@@ -212,6 +262,7 @@ def make_step(
                 Means(1.0, found.grad_variance, found.loss, found.cross_entropy),
                 config,
             ),
+            averages=averages,
         )
         z = found.z
         if examples.count is not None and config.gates.per_example:
