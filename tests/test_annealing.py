@@ -43,15 +43,6 @@ EVERYTHING = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _shared_compilations(tmp_path_factory):
-    before = {name: getattr(jax.config, name) for name in compiling.CACHE_OPTIONS}
-    compiling.use_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 def optimizer(**changes):
     return make(epochs=12, optimizer=config.Optimizer(**changes))
 

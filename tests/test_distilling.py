@@ -9,18 +9,9 @@ import pytest
 from test_annealing import NAMES
 from test_training import FEW, copy, make, start
 
-from dynhp_jax import compiling, config, distilling, gates, loop, training
+from dynhp_jax import config, distilling, gates, loop, training
 from dynhp_jax.config import ConfigError
 from dynhp_jax.input_noise import make_perturb
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _shared_compilations(tmp_path_factory):
-    before = {name: getattr(jax.config, name) for name in compiling.CACHE_OPTIONS}
-    compiling.use_cache(str(tmp_path_factory.mktemp("xla")))
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def taught(**changes):
