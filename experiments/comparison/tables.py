@@ -37,7 +37,7 @@ def build(base: Config, comparison: Comparison, found: Sequence[Result]) -> list
                 _count(each[0]),
             )
         )
-    title = f"{base.name}: accuracy in % after {comparison.epochs} epochs of fine-tuning"
+    title = f"{base.name}: accuracy in % after {fine_tuning(comparison)}"
     grids.append(Grid(title, tuple(cells), notes))
     tuned = [r for r in found if "delta" in r]
     if tuned:
@@ -55,6 +55,11 @@ def accuracy(result: Result) -> float:
 def pruned_accuracy(result: Result) -> float:
     """In percent of the test examples, right after pruning."""
     return 100 - result["pruned_test_error"]
+
+
+def fine_tuning(comparison: Comparison) -> str:
+    """How long it is, in words."""
+    return f"{comparison.epochs} epoch{'s' if comparison.epochs != 1 else ''} of fine-tuning"
 
 
 def of(found: Sequence[Result], row: str, fraction: float | None) -> list[Result]:
