@@ -107,7 +107,7 @@ def test_every_cell_has_a_result_and_the_table_its_rows(done):
     for name in ("flexrel-f0.5-seed0", "flexrel-f0.8-seed1"):
         tried = found[name]["validation_error_by_delta"]
         assert tried[f"{found[name]['delta']:g}"] == min(tried.values()) and len(tried) == 5
-    for row in (*names[:3], "mine:LargestWeight", "dense, 0 % gone", "hp"):
+    for row in (*names[:3], "mine:LargestWeight", "dense, 0 % gone", "hp", "flexrel over l1"):
         assert f"\n{row} " in ran.stdout
     table = (folder / "results" / "table.md").read_text()
     assert "| l1 |" in table and "split learning" in table
@@ -128,7 +128,7 @@ def test_the_same_command_skips_what_is_there(done):
     assert table in again.stdout
 
 
-def test_results_of_another_config_are_refused(done):
+def test_results_of_another_config_are_refused(done, capfd):
     folder, flags, _ = done
     for flag, said in (
         ("--config.optimizer.learning_rate=0.01", "config.optimizer.learning_rate (there 0.001"),
@@ -137,9 +137,11 @@ def test_results_of_another_config_are_refused(done):
         ("--config.epochs=2", "epochs of warm-up (there 3, here 2)"),
         ("--config.scores.scope=group", "config.scores.scope (there 'global', here 'group')"),
     ):
-        refused = program(folder, *flags, flag, "--print")
-        assert refused.returncode == 2 and refused.stderr.count("\n") == 1
-        assert said in refused.stderr and "move it away" in refused.stderr
+        name = flag.partition("=")[0]
+        kept = [each for each in flags if each.partition("=")[0] != name]
+        assert commandline.run(compare.main, ["compare", *kept, flag, "--print"]) == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1 and said in error and "move it away" in error
 
 
 def test_the_pruned_network_and_the_scores_are_those_of_the_warm_up(done):
@@ -240,6 +242,15 @@ def test_names_of_files_keep_cells_apart():
     assert len(set(paths)) == len(paths)
     assert all(path.name.replace(".json", "").replace("=", "").replace(".", "").replace("-", "")
                .replace("_", "").isalnum() for path in paths)  # fmt: skip
+
+
+def test_two_rows_are_compared_seed_by_seed():
+    found = [
+        {"row": row, "fraction": 0.5, "seed": seed, "test_error": error}
+        for row, seed, error in (("a", 0, 10.0), ("a", 1, 30.0), ("b", 1, 34.0), ("b", 2, 1.0))
+    ]
+    assert tables.differences(found, ("a", "b"), 0.5, tables.accuracy) == [4.0]
+    assert tables.differences(found, ("a", "b"), 0.7, tables.accuracy) == []
 
 
 def test_a_damaged_file_is_no_result(tmp_path):

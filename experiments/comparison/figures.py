@@ -30,8 +30,8 @@ def draw(base: Config, comparison: Comparison, found: Sequence[Result], path: Pa
                 _line(panel, comparison, found, criterion, value, color, style, label)
             panel.set_ylabel("test accuracy (%)")
         if one_shot:
-            panels[0].set_title("after pruning")
-        panels[-1].set_title(f"and {comparison.epochs} epochs of fine-tuning")
+            panels[0].set_title("after pruning, before fine-tuning")
+        panels[-1].set_title(f"after {tables.fine_tuning(comparison)}")
         _whole_and_gates(panels[-1], base, comparison, found)
         panels[-1].legend(
             loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small"

@@ -8,6 +8,13 @@ from experiments.reproduction.results import Result, mean_and_deviation
 from experiments.reproduction.tables import Grid
 
 _NONE = "-"
+# FlexRel >= magnitude > relevance, with our L1 and relevance and with FlexRel's own two ends.
+ORDERING = (
+    ("flexrel", "l1"),
+    ("l1", "relevance"),
+    ("flexrel", "flexrel(delta=0.0)"),
+    ("flexrel(delta=0.0)", "flexrel(delta=1.0)"),
+)
 
 
 def build(base: Config, comparison: Comparison, found: Sequence[Result]) -> list[Grid]:
@@ -37,11 +44,14 @@ def build(base: Config, comparison: Comparison, found: Sequence[Result]) -> list
                 _count(each[0]),
             )
         )
-    title = f"{base.name}: accuracy in % after {comparison.epochs} epochs of fine-tuning"
+    title = f"{base.name}: accuracy in % after {fine_tuning(comparison)}"
     grids.append(Grid(title, tuple(cells), notes))
     tuned = [r for r in found if "delta" in r]
     if tuned:
         grids.append(_deltas(base, comparison, tuned))
+    pairs = [pair for pair in ORDERING if set(pair) <= set(comparison.criteria)]
+    if pairs:
+        grids.append(_ordering(base, comparison, found, pairs))
     if comparison.methods:
         grids.append(_gates(base, comparison, found))
     return grids
@@ -57,6 +67,11 @@ def pruned_accuracy(result: Result) -> float:
     return 100 - result["pruned_test_error"]
 
 
+def fine_tuning(comparison: Comparison) -> str:
+    """How long it is, in words."""
+    return f"{comparison.epochs} epoch{'s' if comparison.epochs != 1 else ''} of fine-tuning"
+
+
 def of(found: Sequence[Result], row: str, fraction: float | None) -> list[Result]:
     """The results of a row at a fraction, one per seed."""
     return [each for each in found if each["row"] == row and each["fraction"] == fraction]
@@ -68,6 +83,34 @@ def spread(results: Sequence[Result], value: Callable, deviation: bool = True) -
         return _NONE
     mean, by = mean_and_deviation([value(each) for each in results])
     return f"{mean:.1f}" + (f" ± {by:.1f}" if deviation and by is not None else "")
+
+
+def differences(
+    found: Sequence[Result], rows: tuple[str, str], fraction: float, value: Callable
+) -> list[float]:
+    """Of the first row over the second at a fraction, one for each seed that both have."""
+    first, second = ({r["seed"]: value(r) for r in of(found, row, fraction)} for row in rows)
+    return [first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())]
+
+
+def _ordering(base: Config, comparison: Comparison, found: Sequence[Result], pairs) -> Grid:
+    """How much better the first of two criteria is, seed by seed."""
+    values = {f"after {fine_tuning(comparison)}": accuracy}
+    if base.scores.schedule == "one_shot":
+        values = {"after pruning": pruned_accuracy} | values
+    fractions = comparison.fractions
+    cells = [("points of accuracy", "", *(f"{100 * f:g} % gone" for f in fractions))]
+    for when, value in values.items():
+        for pair in pairs:
+            line = []
+            for fraction in fractions:
+                each = differences(found, pair, fraction, value)
+                mean, by = mean_and_deviation(each) if each else (0.0, None)
+                text = f"{mean:+.1f}" + ("" if by is None else f" ± {by:.1f}")
+                line.append(text if each else _NONE)
+            cells.append((f"{pair[0]} over {pair[1]}", when, *line))
+    notes = ("mean ± standard deviation of the differences, seed by seed",)
+    return Grid(f"{base.name}: FlexRel, magnitude, relevance", tuple(cells), notes)
 
 
 def _count(results: Sequence[Result]) -> str:
