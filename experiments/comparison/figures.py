@@ -1,4 +1,7 @@
-"""The figure of a comparison: accuracy against what is gone, mean and range over the seeds."""
+"""The figure of a comparison: accuracy against what is gone, mean and range over the seeds.
+
+The ranges are upright lines, beside each other: bands of a dozen criteria would hide each other.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +30,8 @@ def draw(base: Config, comparison: Comparison, found: Sequence[Result], path: Pa
                 color = COLORS[place % len(COLORS)]
                 style = _STYLES[place // len(COLORS) % len(_STYLES)]
                 label = criterion if panel is panels[-1] else None
-                _line(panel, comparison, found, criterion, value, color, style, label)
+                shift = 1.6 * ((place + 0.5) / len(comparison.criteria) - 0.5)  # percent gone
+                _line(panel, comparison, found, criterion, value, color, style, label, shift)
             panel.set_ylabel("test accuracy (%)")
         if one_shot:
             panels[0].set_title("after pruning, before fine-tuning")
@@ -48,16 +52,17 @@ def _line(
     color: str,
     style: str,
     label: str | None,
+    shift: float,
 ) -> None:
     each = [(f, [value(r) for r in tables.of(found, criterion, f)]) for f in comparison.fractions]
     each = sorted((100 * f, values) for f, values in each if values)
     if not each:
         return
-    at = [fraction for fraction, _ in each]
+    at = [fraction + shift for fraction, _ in each]
     panel.plot(at, [np.mean(v) for _, v in each], style, color=color, linewidth=1.3, label=label,
                marker=".")  # fmt: skip
     low, high = ([pick(v) for _, v in each] for pick in (min, max))
-    panel.fill_between(at, low, high, color=color, alpha=0.10, linewidth=0)
+    panel.vlines(at, low, high, color=color, alpha=0.5, linewidth=0.8)
 
 
 def _whole_and_gates(panel, base: Config, comparison: Comparison, found: Sequence[Result]) -> None:
