@@ -25,7 +25,7 @@ def get_config():
     config.model.hidden = (300, 100)
     config.gates.per_example = True
     config.gates.learning_rate = 0.02
-    config.penalty.lam = 0.75
+    config.penalty.lam = 0.5
     config.penalty.warmup = 4
     config.penalty.stop = 20
     config.pruning.stop = 20
