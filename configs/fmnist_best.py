@@ -19,7 +19,7 @@ def get_config():
     config = configuration.default_config_dict()
     config.name = "fmnist_best"
     config.method = "hp"
-    config.epochs = 150
+    config.epochs = 120
     config.data.name = "fashion_mnist"
     config.data.noise = 0.1
     config.model.hidden = (300, 100)

@@ -19,13 +19,13 @@ def get_config():
     config = configuration.default_config_dict()
     config.name = "mnist_best"
     config.method = "hp"
-    config.epochs = 150
+    config.epochs = 120
     config.data.name = "mnist"
     config.data.noise = 0.3
     config.model.hidden = (300, 100)
     config.gates.per_example = True
     config.gates.learning_rate = 0.02
-    config.penalty.lam = 0.5
+    config.penalty.lam = 0.53
     config.penalty.warmup = 4
     config.penalty.stop = 20
     config.pruning.stop = 20
