@@ -1,0 +1,37 @@
+"""A small and accurate 784-300-100-10 network on Fashion-MNIST: shrink first, then learn on.
+
+    python -m experiments.train --config=configs/fmnist_best.py --workdir=runs/fmnist_best
+
+Hard pruning within the memory of the soft-pruning run (the whole network and 128 examples). In the
+first 20 epochs a strong price on gates, which are drawn for each example, takes three quarters of
+the parameters away; then there is no price any more, and what is left learns with noise on its
+inputs while the learning rate falls along a cosine. What is evaluated is the mean of the weights
+over the last two epochs or so.
+
+How each setting was chosen, on a tenth of the training set held out, is in
+results/reproduction/search.md.
+"""
+
+from dynhp_jax import config as configuration
+
+
+def get_config():
+    config = configuration.default_config_dict()
+    config.name = "fmnist_best"
+    config.method = "hp"
+    config.epochs = 120
+    config.data.name = "fashion_mnist"
+    config.data.noise = 0.1
+    config.model.hidden = (300, 100)
+    config.gates.per_example = True
+    config.gates.learning_rate = 0.02
+    config.penalty.lam = 0.3
+    config.penalty.warmup = 4
+    config.penalty.stop = 20
+    config.pruning.stop = 20
+    config.batch.size = 128
+    config.batch.variance = "none"
+    config.optimizer.schedule = "cosine"
+    config.optimizer.ema = 2.0
+    config.memory.sp_batch = 128
+    return config
