@@ -75,6 +75,9 @@ class Reads(_Gates):
         super().__init__(traced, groups, {name: np.ones(groups[name].size) for name in names})
         self.read = read
 
+    def _on_rows(self, name: str, data: Any, kernel: Any) -> bool:
+        return False  # what is read is the data, also where gates had better be on the kernel
+
     def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         at = self._batch_axis(value)
         examples = None if at is None else self._examples_on(value.axes[at])
