@@ -8,6 +8,9 @@ the parameters away; then there is no price any more, and what is left learns wi
 inputs while the learning rate falls along a cosine. What is evaluated is the mean of the weights
 over the last two epochs or so.
 
+Expected: a test error of 1.33 % with 169.6 KiB after 120 epochs, five minutes on two cores (one
+seed).
+
 How each setting was chosen, on a tenth of the training set held out, is in
 results/reproduction/search.md.
 """
