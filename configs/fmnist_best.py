@@ -12,26 +12,16 @@ How each setting was chosen, on a tenth of the training set held out, is in
 results/reproduction/search.md.
 """
 
-from dynhp_jax import config as configuration
+from configs import mnist_best
 
 
 def get_config():
-    config = configuration.default_config_dict()
+    config = mnist_best.get_config()  # the same recipe
     config.name = "fmnist_best"
-    config.method = "hp"
-    config.epochs = 120
     config.data.name = "fashion_mnist"
     config.data.noise = 0.1
-    config.model.hidden = (300, 100)
-    config.gates.per_example = True
-    config.gates.learning_rate = 0.02
     config.penalty.lam = 0.3
-    config.penalty.warmup = 4
-    config.penalty.stop = 20
-    config.pruning.stop = 20
     config.batch.size = 128
-    config.batch.variance = "none"
-    config.optimizer.schedule = "cosine"
-    config.optimizer.ema = 2.0
+    config.optimizer.learning_rate = 0.001
     config.memory.sp_batch = 128
     return config

@@ -10,7 +10,6 @@ import math
 import numpy as np
 
 from dynhp_jax.config import Config
-from dynhp_jax.training import Given
 
 
 def rate(config: Config, epoch: int) -> float:
@@ -78,11 +77,11 @@ def teaching(config: Config, epoch: int) -> float:
     return config.distillation.weight if epoch > config.distillation.start else 0.0
 
 
-def given_in(config: Config, given: Given, epoch: int, steps: int) -> Given:
-    """What the steps of an epoch read, with the epoch's own numbers."""
-    return given._replace(
-        lam=np.float32(lam(config, epoch)),
-        rate=np.float32(rate(config, epoch)),
-        forgetting=np.float32(forgetting(config, steps)),
-        teaching=np.float32(teaching(config, epoch)),
-    )
+def numbers(config: Config, epoch: int, steps: int) -> dict[str, np.float32]:
+    """The fields of `training.Given` that are an epoch's own."""
+    return {
+        "lam": np.float32(lam(config, epoch)),
+        "rate": np.float32(rate(config, epoch)),
+        "forgetting": np.float32(forgetting(config, steps)),
+        "teaching": np.float32(teaching(config, epoch)),
+    }

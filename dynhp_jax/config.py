@@ -33,12 +33,11 @@ from dynhp_jax.fields import (
 from dynhp_jax.scores import Scores
 
 
-def _after(section: Section, name: str, start: str = "start") -> None:
-    """Raises ConfigError where an end, unless 0, is not after the start."""
-    end, begin = getattr(section, name), getattr(section, start)
-    if 0 < end <= begin:
-        allowed = f"0, or after the first {begin} epochs ({section.prefix}{start})"
-        raise ConfigError(section.prefix + name, end, allowed)
+def _check_span(section: Section) -> None:
+    """Raises ConfigError where `stop`, unless 0, is not after `start`."""
+    if 0 < section.stop <= section.start:
+        allowed = f"0, or after the first {section.start} epochs ({section.prefix}start)"
+        raise ConfigError(f"{section.prefix}stop", section.stop, allowed)
 
 
 METHODS = ("dynhp", "hp", "sp", "dense", "scores")
@@ -133,7 +132,7 @@ class Penalty(Section):
 
     def __post_init__(self):
         super().__post_init__()
-        _after(self, "stop")
+        _check_span(self)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,7 +149,7 @@ class Pruning(Section):
 
     def __post_init__(self):
         super().__post_init__()
-        _after(self, "stop")
+        _check_span(self)
 
 
 @dataclasses.dataclass(frozen=True)

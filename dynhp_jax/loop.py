@@ -96,7 +96,7 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     split, on_host, network = run.splits["train"], trainer.steps_on_host, run.network
     program = trainer.budget.training_program(network, batch, on_host)
     order = trainer.order(np.int32(epoch))
-    given = annealing.given_in(trainer.config, run.given, epoch, steps)
+    given = run.given._replace(**annealing.numbers(trainer.config, epoch, steps))
     state, given, order = trainer.place((run.state, given, order))
     if on_host or trainer.budget.streams(network, "train"):
         size = trainer.budget.fed(network, batch)
@@ -133,8 +133,4 @@ def evaluate(
     arguments = trainer.place(state.evaluated)
     parts = feeding.evaluate(program, arguments, split, chunk, trainer.place)
     confusion, loss = (sum(part) for part in zip(*parts, strict=True))
-    return {
-        "error": 100 * (examples - int(np.trace(confusion))) / examples,
-        "cross_entropy": float(loss) / examples,
-        "confusion": confusion,
-    }
+    return outcome.errors(confusion, loss, examples)

@@ -80,6 +80,21 @@ def prune(
     return Pruned(rates, masks, *measure(network, masks))
 
 
+def errors(confusion: np.ndarray, loss: float, examples: int) -> dict[str, Any]:
+    """What an evaluation comes to: error in percent, mean cross-entropy, confusion matrix.
+
+    Args:
+      confusion: i[classes, classes], labels by row and predictions by column.
+      loss: the sum of the cross-entropies.
+      examples: of the split.
+    """
+    return {
+        "error": 100 * (examples - int(np.trace(confusion))) / examples,
+        "cross_entropy": float(loss) / examples,
+        "confusion": confusion,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class Choice:
     """The next mini-batch, and what it was chosen from.

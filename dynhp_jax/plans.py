@@ -231,16 +231,15 @@ def resize(
         lambda path, _: functools.partial(cut_leaf, cuts=cuts.get(path_name(path), ())), trained
     )
     opt_state = map_like_params(tx, state.opt_state, trained, trimmers)
-    whole = {**state.variables, "gates": state.gates, "masks": state.masks}
-    smaller = cut(whole, groups, keeps)
-    gates, masks = smaller.pop("gates"), smaller.pop("masks")
-    averages = state.averages
-    if averages:
-        mean = {**averages.variables, "gates": averages.gates, "masks": state.masks}
-        mean = {name: each for name, each in cut(mean, groups, keeps).items() if name != "masks"}
-        averages = averages._replace(gates=mean.pop("gates"), variables=mean)
-    network = network.shrunk(smaller["params"], keeps)
-    state = state._replace(
-        variables=smaller, gates=gates, masks=masks, opt_state=opt_state, averages=averages
-    )
-    return network, state
+
+    def smaller(whole: Any) -> Any:
+        """Of the run itself or of its mean."""
+        tree = {**whole.variables, "gates": whole.gates, "masks": state.masks}
+        variables = cut(tree, groups, keeps)
+        gates, masks = variables.pop("gates"), variables.pop("masks")
+        return whole._replace(variables=variables, gates=gates), masks
+
+    averages = state.averages and smaller(state.averages)[0]
+    state, masks = smaller(state)
+    network = network.shrunk(state.variables["params"], keeps)
+    return network, state._replace(masks=masks, opt_state=opt_state, averages=averages)

@@ -239,14 +239,11 @@ class Team:
         orders = jnp.stack([trainer.order(np.int32(epoch)) for trainer in self.trainers])
         if not even:  # a short mini-batch reads beyond itself, the last one beyond the end
             orders = jnp.pad(orders, ((0, 0), (0, batch)))
-        given = stacked(
-            [
-                annealing.given_in(
-                    trainer.config, member_of(replicas.given, k), epoch, self.examples // size
-                )
-                for k, (trainer, size) in enumerate(zip(self.trainers, sizes.tolist(), strict=True))
-            ]
-        )
+        numbers = [
+            annealing.numbers(trainer.config, epoch, self.examples // size)
+            for trainer, size in zip(self.trainers, sizes.tolist(), strict=True)
+        ]
+        given = replicas.given._replace(**stacked(numbers))
         data = (split.images, split.labels, given, orders, sizes)
         program = self.programs.get(
             "epoch of replicas",
@@ -276,14 +273,7 @@ class Team:
         )
         parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
         confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
-        return [
-            {
-                "error": 100 * (examples - int(np.trace(confusion[k]))) / examples,
-                "cross_entropy": float(loss[k]) / examples,
-                "confusion": confusion[k],
-            }
-            for k in range(len(self.trainers))
-        ]
+        return [outcome.errors(*each, examples) for each in zip(confusion, loss, strict=True)]
 
     def _cut(self, replicas: Replicas, masks: Sequence[Mapping[str, np.ndarray]]) -> Replicas:
         """With smaller arrays for all, if enough units are dead in everybody's."""

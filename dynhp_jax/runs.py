@@ -277,8 +277,7 @@ class Trainer:
         for name, group in self.whole.groups.items():
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
             first += group.size
-        lam = self.config.penalty.lam if self.config.gated else 0.0
-        lam, one = jnp.float32(lam), jnp.float32(1)
+        lam, one = jnp.float32(self.config.penalty.lam), jnp.float32(1)
         streams = [training.stream(self.config.seed, name) for name in ("z", "input noise")]
         return Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
 
