@@ -29,6 +29,7 @@ def dense():
     config = Config(
         name="dense", epochs=3, method="dense", data=configuration.Data(examples=300),
         model=configuration.Model(hidden=(20, 8)), batch=configuration.Batch(size=50),
+        optimizer=configuration.Optimizer(ema=1.0),
         memory=configuration.Memory(budget="none"),
     )  # fmt: skip
     dataset = runs.dataset_of(config)
@@ -77,6 +78,8 @@ def test_a_cut_run_computes_what_the_whole_one_does_without_those_units(dense):
     np.testing.assert_allclose(np.asarray(found), logits, atol=1e-4)
     moments = jax.tree.leaves(cut.state.opt_state)
     assert any(np.shape(m) == (40, 11) and np.abs(m).max() > 0 for m in moments)
+    means = cut.state.averages.variables["params"]
+    assert [means[name]["kernel"].shape for name in means] == [(40, 11), (11, 5), (5, 10)]
     later, record = loop.advance(trainer, cut)
     assert later.epoch == 2 and record["parameters"] == 40 * 11 + 11 + 11 * 5 + 5 + 5 * 10 + 10
     assert len(later.memory_kib) == 2

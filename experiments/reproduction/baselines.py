@@ -89,9 +89,13 @@ def cut_run(trainer: Trainer, dense: Run, keeps: Keeps) -> Run:
     """
     groups, state = groups_of(dense.network), dense.state
     trained = {"params": state.variables["params"], "gates": state.gates}
+    averages = state.averages
+    if averages:
+        averages = averages._replace(variables=cut(dict(averages.variables), groups, keeps))
     state = state._replace(
         variables=cut(dict(state.variables), groups, keeps),
         opt_state=cut_optimizer(trainer.tx, state.opt_state, trained, groups, keeps),
+        averages=averages,
     )
     return dataclasses.replace(
         trainer.start(),

@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1},
     "l2": {"penalty.l2": 30.0},  # a weight decay of 5e-4, as 30 is divided by 60,000 examples
     "no-pixels": {"gates.inputs": False},
+    "no-mean": {"optimizer.ema": 0.0},
 }
 CHECKPOINT_EVERY = 20  # epochs; saving takes about as long as a short epoch
 
@@ -199,7 +200,9 @@ def config_of(
             pruning=configuration.Pruning(gamma=settings.gamma),
             batch=configuration.Batch(size=batch, alpha=0.975 if row.alpha is None else row.alpha),
             memory=configuration.Memory(budget="none" if dense else "sp", sp_batch=table.sp_batch),
-            optimizer=configuration.Optimizer(learning_rate=settings.learning_rate),
+            optimizer=configuration.Optimizer(
+                learning_rate=settings.learning_rate, ema=settings.ema
+            ),
             checkpoint=configuration.Checkpoint(every=CHECKPOINT_EVERY, keep=2),
         )
     )

@@ -14,6 +14,8 @@ class Settings:
       convention: what lam multiplies (`penalty.convention`).
       learning_rate: of Adam, for weights and gates.
       gamma: the paper's threshold.
+      ema: epochs that the mean of the weights goes back, which is what is evaluated; the code of
+        Louizos et al. evaluates one of about a thousand steps.
     """
 
     lam: float
@@ -22,6 +24,7 @@ class Settings:
     convention: str = "amlab"
     learning_rate: float = 1e-3
     gamma: float = 0.5
+    ema: float = 1.5
 
 
 SETTINGS = {

@@ -135,6 +135,7 @@ def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, 
         "pruning.gamma": settings.gamma,
         "optimizer.name": "adam",
         "optimizer.learning_rate": settings.learning_rate,
+        "optimizer.ema": settings.ema,
         **fields,
     }
     notes = [
