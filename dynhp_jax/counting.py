@@ -1,8 +1,8 @@
-"""How many numbers survive: in all parameters, and among the weights that read a unit."""
+"""How many numbers survive: in all parameters, and among those that a unit has a part in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -90,14 +90,40 @@ def fan_out(groups: Groups, alive: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
       name -> f[units].
     """
-    counts, out = _Counts(groups, alive), {}
+    return _of_units(groups, alive, lambda member: member.role == "in")
+
+
+def parameters_held(
+    groups: Groups, alive: Mapping[str, Any], prefix: str = "params"
+) -> dict[str, Any]:
+    """How many surviving parameters go with each unit: those that read, make, shift or scale it.
+
+    A parameter that goes with either of two units counts for both; in a kernel with the same units
+    on both sides, a unit's own entry counts twice.
+
+    Args:
+      groups, alive: as in `fan_out`.
+      prefix: of the leaves that count, as in `parameter_count`.
+
+    Returns:
+      name -> f[units].
+    """
+    start = prefix + "/" if prefix else ""
+    return _of_units(
+        groups, alive, lambda m: m.path.startswith(start) and not m.path.startswith("inputs/")
+    )
+
+
+def _of_units(
+    groups: Groups, alive: Mapping[str, Any], counted: Callable[[Member], bool]
+) -> dict[str, Any]:
+    counts, found = _Counts(groups, alive), {}
     for name, group in groups.items():
         total = counts.xp.zeros(group.size)
-        for m in group.members:
-            if m.role == "in":
-                total = total + counts.in_leaf(m.path, m.axis) * counts.of_units(group, m)
-        out[name] = total
-    return out
+        for m in filter(counted, group.members):
+            total = total + counts.in_leaf(m.path, m.axis) * counts.of_units(group, m)
+        found[name] = total
+    return found
 
 
 def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "params") -> Any:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from dynhp_jax.errors import ConfigError
 
-CONVENTIONS = ("amlab", "literal", "per_gate")
+CONVENTIONS = ("amlab", "parameters", "literal", "per_gate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +222,7 @@ def clamp(log_alpha: jax.Array, most_open: float = 1.0) -> jax.Array:
 
 def penalty(
     log_alpha: Mapping[str, jax.Array],
-    fan_out: Mapping[str, jax.Array],
+    counts: Mapping[str, jax.Array],
     masks: Mapping[str, jax.Array],
     lam: float | jax.Array,
     num_examples: int,
@@ -238,19 +238,22 @@ def penalty(
 
     - 'amlab': the price of one weight, spread over the training set: lambda / N x sum_j P_j n_j.
       Louizos et al. use 0.1 for the 784-300-100-10 MLP on MNIST.
+    - 'parameters': the same with n_j the number of surviving parameters that go with the unit: also
+      those that make it, and its bias. What a unit costs is then what its removal saves.
     - 'literal': the price of one weight, undivided: lambda x sum_j P_j n_j, as Eq. 5 of Valerio et
       al. is printed. It is N times stronger: 0.01 x 266,200 weights outweighs any cross-entropy.
     - 'per_gate': the price of one gate, whatever its fan-out: lambda x sum_j P_j.
 
-    In all three the L2 term is AMLab's: l2 / (2 N) x (sum_j P_j sum_k W_jk^2 + sum of bias^2).
+    In all of them the L2 term is AMLab's: l2 / (2 N) x (sum_j P_j sum_k W_jk^2 + sum of bias^2).
 
     Args:
       log_alpha: {group: [units]}.
-      fan_out: {group: [units]}, surviving weights that read each unit.
+      counts: {group: [units]}, n_j: `groups.fan_out`, or with the convention 'parameters'
+        `groups.parameters_held`.
       masks: {group: [units]}, 1 for surviving units and 0 for dead ones, which cost nothing.
       lam: price as above, not negative; may be traced.
       num_examples: N, the size of the training set.
-      convention: one of 'amlab', 'literal', 'per_gate'.
+      convention: one of 'amlab', 'parameters', 'literal', 'per_gate'.
       l2: precision rho of the Gaussian prior on the weights; the only way by which the penalty has
         a gradient with respect to weights.
       weight_squares: {group: [units]}, sum of squares of the weights that read each unit; needed
@@ -277,8 +280,8 @@ def penalty(
     probability = {name: prob_open(value) * masks[name] for name, value in log_alpha.items()}
     prices = {name: jnp.ones_like(p) for name, p in probability.items()}
     if convention != "per_gate":
-        prices = fan_out
-    scale = lam / num_examples if convention == "amlab" else lam
+        prices = counts
+    scale = lam / num_examples if convention in ("amlab", "parameters") else lam
     total = scale * sum(jnp.vdot(p, prices[name]) for name, p in probability.items())
     if l2:
         squares = sum(jnp.vdot(p, weight_squares[name]) for name, p in probability.items())

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.collecting import collect
-from dynhp_jax.counting import alive_positions, fan_out, parameter_count
+from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
 from dynhp_jax.jaxprs.trace import Path, trace
 from dynhp_jax.members import Group, Member, Pinned
 
@@ -36,6 +36,7 @@ __all__ = [
     "fan_out",
     "find_groups",
     "parameter_count",
+    "parameters_held",
 ]
 
 Keeps = Mapping[str, np.ndarray]

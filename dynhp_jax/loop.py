@@ -111,7 +111,7 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
 def size_of(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Units by group, parameters and KiB of the network that a run has come to."""
     masks = jax.device_get(run.state.masks)
-    parameters, _ = measure(run.network, masks)
+    parameters = measure(run.network, masks)
     return {
         "units": {name: int(masks[name].sum()) for name in run.network.groups},
         "parameters": parameters,

@@ -17,7 +17,7 @@ from dynhp_jax.criteria import activation
 from dynhp_jax.errors import UserError
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Trainer, measure
+from dynhp_jax.runs import Trainer, measure, prices_of
 from dynhp_jax.training import Means, Tally
 
 Record = dict[str, Any]
@@ -43,7 +43,7 @@ class Pruned:
       rates: {group: f64[units]}, the share of observations in which each gate was open.
       masks: {group: f32[units]}, of the surviving units.
       parameters: of the surviving units, in number.
-      prices: {group: f32[units]}, the fan-out of every gate among the survivors.
+      prices: {group: f32[units]}, of every gate among the survivors (`runs.prices_of`).
     """
 
     rates: Mapping[str, np.ndarray]
@@ -77,7 +77,8 @@ def prune(
         masks = activation.keep_active(rates, masks, config.pruning.gamma)
     # In the order of the network; pytrees come back in that of their keys.
     rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
-    return Pruned(rates, masks, *measure(network, masks))
+    prices = prices_of(network, masks, config.penalty.convention)
+    return Pruned(rates, masks, measure(network, masks), prices)
 
 
 def errors(confusion: np.ndarray, loss: float, examples: int) -> dict[str, Any]:

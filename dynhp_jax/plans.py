@@ -160,7 +160,7 @@ def worth_cutting(
       starved: whether the budget keeps the mini-batch below what the rule asks for.
     """
     keeps = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-    left = measure(network, masks)[0]
+    left = measure(network, masks)
     if all(kept.size == len(masks[name]) for name, kept in keeps.items()):
         return False
     if left <= (1 - trainer.config.compiling.shrink) * materialised:

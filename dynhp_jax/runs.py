@@ -21,7 +21,7 @@ from dynhp_jax.config import Config
 from dynhp_jax.criteria import naming
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.groups import fan_out, parameter_count
+from dynhp_jax.groups import fan_out, parameter_count, parameters_held
 from dynhp_jax.network import Network, whole_network
 from dynhp_jax.training import Given, TrainState
 
@@ -272,7 +272,8 @@ class Trainer:
 
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
         """What steps read beside the state, for a network of these units."""
-        _, prices = measure(network, jax.device_get(state.masks))
+        masks = jax.device_get(state.masks)
+        prices = prices_of(network, masks, self.config.penalty.convention)
         units, first = {}, 0
         for name, group in self.whole.groups.items():
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
@@ -352,14 +353,22 @@ def build_spec(config: Config, dataset: Dataset) -> models.Spec:
     return models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
 
 
-def measure(network: Network, masks: Mapping[str, np.ndarray]) -> tuple[int, dict[str, jax.Array]]:
-    """What is left: parameters in number, and the fan-out of every gate, {group: f32[units]}."""
-    alive = {name: np.asarray(mask, np.float64) for name, mask in masks.items()}
-    prices = {
-        name: jnp.asarray(price, jnp.float32)
-        for name, price in fan_out(network.groups, alive).items()
-    }
-    return round(float(parameter_count(network.groups, alive))), prices
+def measure(network: Network, masks: Mapping[str, np.ndarray]) -> int:
+    """How many parameters are left."""
+    return round(float(parameter_count(network.groups, _alive(masks))))
+
+
+def prices_of(
+    network: Network, masks: Mapping[str, np.ndarray], convention: str
+) -> dict[str, jax.Array]:
+    """How many parameters the penalty holds against every gate, {group: f32[units]}."""
+    count = parameters_held if convention == "parameters" else fan_out
+    prices = count(network.groups, _alive(masks))
+    return {name: jnp.asarray(price, jnp.float32) for name, price in prices.items()}
+
+
+def _alive(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(mask, np.float64) for name, mask in masks.items()}
 
 
 def numbers_in(tree: Any) -> int:

@@ -76,7 +76,7 @@ class Given(NamedTuple):
     Attributes:
       noise: key<fry>[], of the gates' draws.
       lam: f32[], strength of the penalty.
-      prices: {group: f32[units]}, the fan-out of every gate.
+      prices: {group: f32[units]}, the parameters that the penalty holds against every gate.
       units: {group: i32[units]}, their numbers among all units of the whole network's groups.
       input_noise: key<fry>[], of the noise on the inputs.
       rate: f32[], factor of all step sizes.

@@ -58,10 +58,17 @@ def penalty(log_alpha, weights, masks, lam, num_examples, convention, l2=0.0, bi
                 reader = masks[layer + 1][k] if layer + 1 < len(weights) else 1
                 alive = masks[layer][j] * reader
                 squares += alive * probabilities[j] * kernel[j, k] ** 2
-                if convention != "per_gate":
+                if convention in ("amlab", "literal"):
                     total += alive * probabilities[j]
+                if convention == "parameters":
+                    total += alive * probabilities[j]
+                    if layer + 1 < len(weights):
+                        total += alive * prob_open(log_alpha[layer + 1])[k]
+    if convention == "parameters":  # the bias of a hidden unit goes with it
+        for open_, mask in zip(log_alpha[1:], masks[1:], strict=True):
+            total += float(np.sum(prob_open(open_) * mask))
     squares += sum(float(np.sum(np.asarray(b, np.float64) ** 2)) for b in biases)
-    scale = lam / num_examples if convention == "amlab" else lam
+    scale = lam / num_examples if convention in ("amlab", "parameters") else lam
     return scale * total + l2 * squares / (2 * num_examples)
 
 

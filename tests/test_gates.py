@@ -214,9 +214,16 @@ def readers(masks, outputs):
 def test_penalty_equals_the_oracles_sum_over_single_weights(convention, l2):
     weights, biases, log_alpha, masks = network()
     alive = readers(masks, outputs=3)
+    counts = [a.sum(1) for a in alive]
+    if convention == "parameters":  # and what makes the unit, with its bias
+        made = [
+            np.zeros_like(masks[0]),
+            *(a.sum(0) + m for a, m in zip(alive[:-1], masks[1:], strict=True)),
+        ]
+        counts = [reading + making for reading, making in zip(counts, made, strict=True)]
     ours = gates.penalty(
         as_groups(log_alpha),
-        as_groups([a.sum(1) for a in alive]),
+        as_groups(counts),
         as_groups(masks),
         lam=0.07,
         num_examples=50,

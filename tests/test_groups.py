@@ -12,7 +12,13 @@ from jax.experimental import io_callback
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from dynhp_jax.groups import alive_positions, fan_out, find_groups, parameter_count
+from dynhp_jax.groups import (
+    alive_positions,
+    fan_out,
+    find_groups,
+    parameter_count,
+    parameters_held,
+)
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.surgery import cut
 
@@ -195,6 +201,24 @@ def test_counts_of_what_survives(found, name):
     for path, shape in left.shapes.items():
         for axis, size in enumerate(shape):
             assert float(alive_positions(groups, path, axis, alive).sum()) == size
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_what_a_unit_holds_is_what_its_removal_saves(found, name):
+    _, groups = found[name]
+    rng = np.random.default_rng(4)
+    alive = {g: np.append(1.0, rng.integers(0, 2, groups[g].size - 1)) for g in groups}
+    before, held = parameter_count(groups, alive, ""), parameters_held(groups, alive, "")
+    for group in groups:
+        unit = rng.choice(np.flatnonzero(alive[group]))
+        less = {**alive, group: np.where(np.arange(groups[group].size) == unit, 0.0, alive[group])}
+        saved = before - parameter_count(groups, less, "")
+        leaves_twice = [m.path for m in groups[group].members]
+        if len(set(leaves_twice)) == len(leaves_twice):
+            assert held[group][unit] == saved
+        else:
+            assert held[group][unit] >= saved
+        assert (held[group][alive[group] == 0] == 0).all()
 
 
 def test_fan_out_of_the_paper_s_network():
