@@ -31,13 +31,13 @@ SETTINGS = {
     2: Settings(
         lam=0.1,
         alphas=(0.95,),
-        chosen="lambda is the value of Louizos et al. for this network on MNIST; lambda and alpha"
-        " were set before any run of this table, and not by errors",
+        chosen="lambda 0.1 is the value of Louizos et al. for this network on MNIST; it and the"
+        " mean of the weights were kept by errors on a tenth of the training set held out",
     ),
     3: Settings(
-        lam=0.1,
+        lam=0.2,
         alphas=(0.95,),
-        chosen="lambda is the value of Louizos et al. for this network on MNIST; lambda and alpha"
-        " were set before any run of this table, and not by errors",
+        chosen="lambda 0.2 was chosen of 0.1, 0.2 and 0.4 by size and error on a tenth of the"
+        " training set held out",
     ),
 }
