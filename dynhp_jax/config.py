@@ -159,6 +159,11 @@ class Batch(Section):
     rule: str = choice(
         "method", ("method", *batch_size.RULES), "how it grows; 'method': by the method"
     )
+    every: str = choice(
+        "epoch",
+        ("epoch", "step"),
+        "how often the rule counts; 'step': at an epoch's end as often as it had steps",
+    )
     alpha: float = number(
         0.975, 0.0, 1.0, "a number from 0 to 1", "DynHP: smaller lets the batch grow faster"
     )

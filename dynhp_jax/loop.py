@@ -64,7 +64,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
 
     # Choose the batch, and with it the shapes to come.
     means = jax.device_get(state.means)
-    choice = outcome.choose(trainer, network, run.batch, pruned.parameters, means)
+    choice = outcome.choose(trainer, network, run.batch, batch, pruned.parameters, means)
     materialised = numbers_in(state.variables["params"])
     record = outcome.record(
         trainer, epoch, batch, tally, pruned, results, choice, materialised, spent

@@ -113,20 +113,28 @@ class Choice:
     batch: int
 
 
-def choose(trainer: Trainer, network: Network, batch: int, parameters: int, means: Means) -> Choice:
+def choose(
+    trainer: Trainer, network: Network, batch: int, in_use: int, parameters: int, means: Means
+) -> Choice:
     """The batch, from what the epoch's gradients were like and what the budget leaves.
 
     Args:
       trainer: the run's fixed part.
       network: as its arrays are.
       batch: the exact one so far.
+      in_use: the one that the epoch was trained with.
       parameters: that survive.
       means: on the host.
     """
     grad_variance = max(0.0, float(means.grad_variance / means.weight))
     loss = means.loss if trainer.config.batch.loss == "total" else means.cross_entropy
     loss = max(0.0, float(loss / means.weight))
-    wanted = trainer.controller.update(batch, grad_variance, loss, trainer.room(parameters))
+    room, wanted = trainer.room(parameters), batch
+    times = trainer.examples // in_use if trainer.config.batch.every == "step" else 1
+    for _ in range(times):
+        before, wanted = wanted, trainer.controller.update(wanted, grad_variance, loss, room)
+        if wanted == before:  # nothing that the rule looks at changes any more
+            break
     fitting = trainer.budget.capped(network, wanted) if trainer.by_xla else wanted
     return Choice(grad_variance, loss, wanted, fitting)
 

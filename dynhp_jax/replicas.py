@@ -204,8 +204,9 @@ class Team:
         for k, trainer in enumerate(self.trainers):
             member = replicas.members[k]
             choice = outcome.choose(
-                trainer, network, member.batch, pruned[k].parameters, member_of(means, k)
-            )
+                trainer, network, member.batch, batches[k], pruned[k].parameters,
+                member_of(means, k),
+            )  # fmt: skip
             record = outcome.record(
                 trainer, epoch, batches[k], tallies[k], pruned[k], results[k], choice,
                 materialised, {},

@@ -264,6 +264,20 @@ def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
     )
 
 
+def test_a_rule_by_step_counts_as_often_as_the_epoch_had_steps():
+    settings = make(batch=config.Batch(alpha=0.2, every="step"), memory=config.Memory(sp_batch=512))
+    trainer, run = start(settings)
+    _, records = go_on(trainer, run, 4)
+    exact, several = 16, 0
+    for record in records:
+        growth = math.floor(0.8 * record["grad_variance"] / record["smoothed_loss"])
+        room = (trainer.budget_bytes - 4 * record["parameters"]) // 256
+        exact = min(exact + record["steps"] * growth, room)
+        several += growth > 0
+        assert record["next_batch"] == exact
+    assert several, "the batch never grew; test more"
+
+
 def test_methods_differ_only_in_what_they_switch_on():
     units, sizes = {}, {}
     for method in config.METHODS:

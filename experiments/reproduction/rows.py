@@ -31,6 +31,7 @@ BASELINES = ("dense-final", "magnitude", "random")
 VARIANTS: dict[str, dict[str, Any]] = {
     "per-example": {"gates.per_example": True},
     "ce": {"batch.loss": "cross_entropy"},
+    "per-step": {"batch.every": "step"},
     "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1},
     "l2": {"penalty.l2": 30.0},  # a weight decay of 5e-4, as 30 is divided by 60,000 examples
     "no-pixels": {"gates.inputs": False},
