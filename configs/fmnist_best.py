@@ -18,10 +18,11 @@ from configs import mnist_best
 def get_config():
     config = mnist_best.get_config()  # the same recipe
     config.name = "fmnist_best"
+    config.epochs = 80
     config.data.name = "fashion_mnist"
-    config.data.noise = 0.1
-    config.penalty.lam = 0.3
+    config.data.noise = 0.15
+    config.penalty.convention = "parameters"
+    config.penalty.lam = 0.07
     config.batch.size = 128
-    config.optimizer.learning_rate = 0.001
     config.memory.sp_batch = 128
     return config
