@@ -33,12 +33,6 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    """Compiled programs, shared by the processes of this file."""
-    return f"--config.compiling.cache_dir={tmp_path_factory.mktemp('xla')}"
-
-
 def command(*arguments, module="train"):
     return [sys.executable, "-m", f"experiments.{module}", *arguments]
 
@@ -80,10 +74,10 @@ def final_state(workdir):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, cache):
+def finished(tmp_path_factory):
     """A run that was never disturbed."""
     workdir = tmp_path_factory.mktemp("runs") / "finished"
-    done = process(*QUICK, cache, f"--workdir={workdir}")
+    done = process(*QUICK, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return workdir, done.stdout
@@ -177,9 +171,9 @@ def test_the_dense_numbers_are_those_of_the_whole_network(finished):
 # -- stopping and going on -------------------------------------------------------------------------
 
 
-def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(finished, cache, tmp_path):
+def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(finished, tmp_path):
     workdir = tmp_path / "killed"
-    arguments = [*QUICK, cache, f"--workdir={workdir}"]
+    arguments = [*QUICK, f"--workdir={workdir}"]
     metrics = workdir / "metrics.jsonl"
     # After a line was written, a while later: in training, pruning, compiling, saving.
     for lines, delay in ((1, 0.0), (2, 0.02), (3, 0.05), (4, 0.1), (5, 0.2)):
@@ -212,9 +206,9 @@ def _leaves(tree):
     return jax.tree.leaves(tree)
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(finished, cache, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path):
     workdir = tmp_path / "interrupted"
-    arguments = [*QUICK, cache, "--config.checkpoint.every=5", f"--workdir={workdir}"]
+    arguments = [*QUICK, "--config.checkpoint.every=5", f"--workdir={workdir}"]
     running = subprocess.Popen(
         command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -235,13 +229,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished, cache, tmp_path):
     assert timeless(workdir) == timeless(finished[0])
 
 
-def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(
-    finished, cache, tmp_path, capfd
-):
+def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(finished, tmp_path, capfd):
     workdir = _copy(finished[0], tmp_path)
     for epoch in (6, 5):
         _damage(workdir / "checkpoints" / f"{epoch:06d}")
-    done = process(*QUICK, cache, f"--workdir={workdir}")
+    done = process(*QUICK, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     warnings = done.stderr.splitlines()
     assert len(warnings) == 2 and all("damaged" in line for line in warnings)
@@ -250,22 +242,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(
 
     for epoch in (4, 5, 6):
         _damage(workdir / "checkpoints" / f"{epoch:06d}")
-    done = process(*QUICK, cache, f"--workdir={workdir}")
+    done = process(*QUICK, f"--workdir={workdir}")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert re.match(r"error: none of the 3 checkpoints in .* is whole", last)
 
 
-def test_a_finished_run_is_not_trained_again_but_can_be_lengthened(finished, cache, tmp_path):
+def test_a_finished_run_is_not_trained_again_but_can_be_lengthened(finished, tmp_path):
     workdir = _copy(finished[0], tmp_path)
     before = (workdir / "checkpoints" / "000006" / "manifest.json").read_text()
-    done = process(*QUICK, cache, f"--workdir={workdir}")
+    done = process(*QUICK, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert timeless(workdir) == timeless(finished[0])
     assert (workdir / "checkpoints" / "000006" / "manifest.json").read_text() == before
 
-    done = process(*QUICK, "--config.epochs=7", cache, f"--workdir={workdir}")
+    done = process(*QUICK, "--config.epochs=7", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert timeless(workdir)[:6] == timeless(finished[0]) and len(timeless(workdir)) == 7
     assert json.loads((workdir / "config.json").read_text())["epochs"] == 7
@@ -338,10 +330,10 @@ def test_the_smallest_budget_that_is_named_does_work(tmp_path, capfd):
         ("10KiB", ["'10KiB'", "at least", "KiB", "mini-batch of 1"]),
     ],
 )
-def test_a_bad_budget_by_xlas_meter_is_one_line(budget, words, cache, tmp_path, capfd):
+def test_a_bad_budget_by_xlas_meter_is_one_line(budget, words, tmp_path, capfd):
     workdir = tmp_path / "run"
     said = fails(
-        capfd, train.main, *QUICK, cache, "--config.memory.meter=xla",
+        capfd, train.main, *QUICK, "--config.memory.meter=xla",
         f"--config.memory.budget={budget}", f"--workdir={workdir}",
     )  # fmt: skip
     for word in ["config.memory.budget", *words]:
@@ -349,8 +341,8 @@ def test_a_bad_budget_by_xlas_meter_is_one_line(budget, words, cache, tmp_path, 
     assert not workdir.exists()
 
 
-def test_a_run_inside_xlas_bytes_resumes_as_if_never_stopped(cache, tmp_path):
-    asked = [*QUICK, cache, "--config.memory.meter=xla", "--config.memory.budget=250KiB"]
+def test_a_run_inside_xlas_bytes_resumes_as_if_never_stopped(tmp_path):
+    asked = [*QUICK, "--config.memory.meter=xla", "--config.memory.budget=250KiB"]
     once, twice = tmp_path / "once", tmp_path / "twice"
     for workdir, epochs in ((once, 4), (twice, 2), (twice, 4)):
         done = process(*asked, f"--config.epochs={epochs}", f"--workdir={workdir}")
@@ -417,13 +409,13 @@ def test_a_read_only_disk_is_one_line(capfd):
 
 
 @pytest.mark.parametrize("kib", [1, 3])
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, finished, cache, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, finished, tmp_path):
     """Files cannot grow beyond a size, so that writes fail half-way as on a full disk.
 
     The cache is full of what `finished` compiled, so that nothing has to be written there.
     """
     workdir = tmp_path / "run"
-    arguments = command(*QUICK, "--config.epochs=2", cache, f"--workdir={workdir}")
+    arguments = command(*QUICK, "--config.epochs=2", f"--workdir={workdir}")
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(kib), *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
@@ -440,7 +432,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, finished, 
     ):
         json.loads(line)
     # With room again, the same command goes through.
-    done = process(*QUICK, "--config.epochs=2", cache, f"--workdir={workdir}")
+    done = process(*QUICK, "--config.epochs=2", f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
 
 

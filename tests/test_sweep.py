@@ -22,11 +22,6 @@ QUICK = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return f"--config.compiling.cache_dir={tmp_path_factory.mktemp('xla')}"
-
-
 def run(*arguments):
     return subprocess.run(
         [sys.executable, "-m", "experiments.sweep", *QUICK, *arguments],
@@ -34,10 +29,10 @@ def run(*arguments):
     )  # fmt: skip
 
 
-def test_every_member_leaves_a_run_and_more_epochs_go_on(tmp_path, cache):
-    done = run(cache, "--config.epochs=2", f"--workdir={tmp_path / 'one'}")
+def test_every_member_leaves_a_run_and_more_epochs_go_on(tmp_path):
+    done = run("--config.epochs=2", f"--workdir={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
-    done = run(cache, "--config.epochs=3", f"--workdir={tmp_path / 'one'}")
+    done = run("--config.epochs=3", f"--workdir={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
     assert "going on after epoch 2 of 3" in done.stdout
     names = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
@@ -58,7 +53,7 @@ def test_every_member_leaves_a_run_and_more_epochs_go_on(tmp_path, cache):
         ["alpha", "0.2", "2"],
         ["alpha", "0.9", "2"],
     ]
-    other = run(cache, "--config.epochs=3", "--lams=1,2", f"--workdir={tmp_path / 'one'}")
+    other = run("--config.epochs=3", "--lams=1,2", f"--workdir={tmp_path / 'one'}")
     assert other.returncode == 2
     assert "holds a sweep over alpha0.2-seed0" in other.stderr
 

@@ -156,6 +156,6 @@ def _notes(base: Config, comparison: Comparison) -> tuple[str, ...]:
         f"mean ± standard deviation over the seeds; accuracy on {tested} test examples",
         f"every cell of a seed starts from the same network, trained for {base.epochs} epochs",
         f"fractions are of the {asked.of}; the choice of units: {asked.scope}, {asked.schedule}",
-        f"scores are of {asked.examples} examples held out of training; the time is without"
-        " compiling, the mean over cells, on a machine that others were using",
+        f"scores are of {asked.examples} examples held out of training; the time is the"
+        " mean over cells, without compiling",
     )
