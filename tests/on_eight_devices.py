@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from kept import Kept
 
 from dynhp_jax import checkpoint, compiling, config, data, loop, runs
 from dynhp_jax.config import Config
@@ -36,13 +37,14 @@ def make(devices: int, per_example: bool = False, **changes) -> Config:
     return dataclasses.replace(base, **changes)
 
 
-def trainer_of(settings: Config) -> runs.Trainer:
-    return runs.Trainer(settings, DIGITS, compiling.Programs())
+def trainer_of(settings: Config, programs: compiling.Programs | None = None) -> runs.Trainer:
+    programs = compiling.Programs() if programs is None else programs
+    return runs.Trainer(settings, DIGITS, programs)
 
 
-def whole_run(settings: Config, folder: Path) -> list[dict]:
+def whole_run(settings: Config, programs: Kept, folder: Path) -> list[dict]:
     """Trains from the start; leaves checkpoints of epoch STOP and of the end."""
-    trainer = trainer_of(settings)
+    trainer = trainer_of(settings, programs)
     run, records = trainer.start(), []
     while run.epoch < EPOCHS:
         run, record = loop.advance(trainer, run)
@@ -52,9 +54,9 @@ def whole_run(settings: Config, folder: Path) -> list[dict]:
     return records
 
 
-def resumed_run(settings: Config, start: Path, folder: Path) -> list[dict]:
+def resumed_run(settings: Config, programs: Kept, start: Path, folder: Path) -> list[dict]:
     """Goes on from a checkpoint to the end, and leaves one of that."""
-    trainer = trainer_of(settings)
+    trainer = trainer_of(settings, programs)
     run, records = trainer.resume(checkpoint.restore(start, trainer.state_shapes)), []
     while run.epoch < EPOCHS:
         run, record = loop.advance(trainer, run)
@@ -79,12 +81,12 @@ def main(folder: Path) -> None:
     compiling.use_cache()
     found = {"devices": len(jax.devices()), "records": {}, "resumed": {}, "programs": {}}
     for per_example in (False, True):
-        name, settings = str(per_example), make(0, per_example)
-        found["records"][name] = whole_run(settings, folder / "eight" / name)
+        name, settings, programs = str(per_example), make(0, per_example), Kept()
+        found["records"][name] = whole_run(settings, programs, folder / "eight" / name)
         found["resumed"][name] = resumed_run(
-            settings, folder / "one" / name / f"{STOP}", folder / "resumed" / name
+            settings, programs, folder / "one" / name / f"{STOP}", folder / "resumed" / name
         )
-        trainer = trainer_of(settings)
+        trainer = trainer_of(settings, programs)
         found["programs"][name] = trainer.budget.training_program(trainer.whole, 16).as_text()
     evaluation = trainer.budget.evaluation_program(
         trainer.whole, trainer.budget.evaluated(357, "test"), "test"

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kept import Kept
 from test_training import DIGITS, FEW, Oracle, copy, go_on, make, start, timeless
 
 from dynhp_jax import (
@@ -317,8 +318,9 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
         run, record = loop.advance(trainer, run)
         records.append(record)
     assert records[4]["materialised"] < trainer.whole_parameters
-    for epoch in (1, 5):
-        another = runs.Trainer(settings, DIGITS, compiling.Programs())
+    programs = Kept()  # apart from the uninterrupted run's
+    for epoch in (5, 1):
+        another = runs.Trainer(settings, DIGITS, programs)
         resumed = another.resume(checkpoint.restore(tmp_path / str(epoch), another.state_shapes))
         resumed, rest = go_on(another, resumed, 7 - epoch)
         assert timeless(rest) == timeless(records[epoch:])
@@ -377,8 +379,9 @@ def test_members_of_a_sweep_are_their_single_runs():
         everyone, now = team.advance(everyone)
         for each, record in zip(records, now, strict=True):
             each.append(record)
+    programs = Kept()
     for k, settings in enumerate(members):
-        trainer, run = start(settings)
+        trainer, run = start(settings, programs=programs)
         run, expected = go_on(trainer, run, 5)
         for mine, theirs in zip(records[k], expected, strict=True):
             for name in ("units", "batch_size", "steps", "lam", "learning_rate"):

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from kept import Kept
 
 from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs
 from dynhp_jax.config import Config, ConfigError
@@ -21,29 +22,32 @@ def make(**changes) -> Config:
         penalty=config.Penalty(lam=2.0),
         optimizer=config.Optimizer(learning_rate=5e-3),
         memory=config.Memory(sp_batch=64),
-        batch=config.Batch(alpha=0.0, grid=1.5),
+        batch=config.Batch(alpha=0.0, grid=2.0),
         # Single runs change their batch at once, as replicas do.
-        compiling=config.Compiling(shrink=0.05, ahead=False),
+        compiling=config.Compiling(shrink=0.1, ahead=False),
     )
     return dataclasses.replace(base, **changes)
 
 
-def alone(settings, epochs=EPOCHS):
-    trainer = runs.Trainer(settings, DIGITS, compiling.Programs())
+def alone(settings, programs):
+    trainer = runs.Trainer(settings, DIGITS, programs)
     run, records = trainer.start(), []
-    for _ in range(epochs):
+    for _ in range(EPOCHS):
         run, record = loop.advance(trainer, run)
         records.append(record)
     return run, records
 
 
-def together(settings, epochs=EPOCHS):
+def together(settings, folder):
+    """Trains; leaves a checkpoint of every epoch."""
     team = replicas.Team(settings, DIGITS, compiling.Programs())
     everyone, records = team.start(), [[] for _ in settings]
-    for _ in range(epochs):
+    for _ in range(EPOCHS):
         everyone, now = team.advance(everyone)
         for each, record in zip(records, now, strict=True):
             each.append(record)
+        host, place = replicas.host_part(everyone), folder / str(everyone.epoch)
+        checkpoint.save(place, everyone.epoch, everyone.state, host)
     return team, everyone, records
 
 
@@ -63,18 +67,28 @@ def members(per_example=False):
         make(seed=0, gates=gates),
         make(seed=5, gates=gates),
         make(seed=0, gates=gates, penalty=config.Penalty(lam=4.0)),
-        make(seed=0, gates=gates, batch=config.Batch(alpha=0.6, grid=1.5)),
+        make(seed=0, gates=gates, batch=config.Batch(alpha=0.6, grid=2.0)),
     ]
 
 
-@pytest.mark.parametrize("per_example", [False, True])
-def test_each_member_is_its_single_run(per_example):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder of checkpoints, their team, where it has come to, the members' records)."""
+    folder = tmp_path_factory.mktemp("replicas")
+    return folder, *together(members(), folder)
+
+
+@pytest.mark.parametrize("per_example", [True, False])
+def test_each_member_is_its_single_run(per_example, request, tmp_path):
     settings = members(per_example)
-    team, everyone, records = together(settings)
+    if per_example:
+        team, everyone, records = together(settings, tmp_path)
+    else:
+        _, team, everyone, records = request.getfixturevalue("trained")
     sizes = {name: group.size for name, group in team.whole.groups.items()}
-    batches, shapes = set(), set()
+    batches, shapes, programs = set(), set(), Kept()
     for k, each in enumerate(settings):
-        run, expected = alone(each)
+        run, expected = alone(each, programs)
         for mine, theirs in zip(records[k], expected, strict=True):
             for name in ("units", "parameters", "batch_size", "next_batch", "memory_kib", "steps"):
                 assert mine[name] == theirs[name], (k, name)
@@ -92,19 +106,21 @@ def test_each_member_is_its_single_run(per_example):
     assert len(shapes) > 1, "nothing was cut; test more"
 
 
-def test_resumed_replicas_are_the_uninterrupted_ones(tmp_path):
-    team, everyone, _ = together(members(), 5)
-    host = replicas.host_part(everyone)
-    checkpoint.save(tmp_path, everyone.epoch, everyone.state, host)
-    everyone, after = team.advance(everyone)
+def test_resumed_replicas_are_the_uninterrupted_ones(trained):
+    folder, team, _, records = trained
     another = replicas.Team(members(), DIGITS, compiling.Programs())
-    found = checkpoint.restore(tmp_path, another.state_shapes)
-    resumed, same = another.advance(another.resume(found.epoch, found.state, found.host))
+    found = checkpoint.restore(folder / "5", another.state_shapes)
+    begun = another.resume(found.epoch, found.state, found.host)
+    assert begun.network.spec != team.whole.spec, "nothing was cut before; test more"
+    resumed, same = another.advance(begun)
     clocks = {"seconds", "compile_seconds", "compilations"}
-    for one, other in zip(after, same, strict=True):
+    for every, other in zip(records, same, strict=True):
+        one = every[5]
         for name in one.keys() - clocks:
             assert one[name] == other[name], name
-    for a, b in zip(jax.tree.leaves(everyone.state), jax.tree.leaves(resumed.state), strict=True):
+    after = checkpoint.restore(folder / "6", another.state_shapes)
+    assert replicas.host_part(resumed) == after.host
+    for a, b in zip(jax.tree.leaves(after.state), jax.tree.leaves(resumed.state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
@@ -129,22 +145,25 @@ def test_common_keeps_hold_every_survivor_in_equal_numbers():
 
 def test_padded_examples_weigh_nothing():
     """Whatever lies behind a short mini-batch, the update is the same."""
-    team, everyone, _ = together(members()[:2], 1)
-    step = replicas.training.make_step(
-        everyone.network, team.lead.config, team.lead.tx, team.examples
+    team = replicas.Team(members()[:2], DIGITS, compiling.Programs())
+    everyone = team.start()
+    step = jax.jit(
+        replicas.training.make_step(everyone.network, team.lead.config, team.lead.tx, team.examples)
     )
-    one = replicas.member_of(everyone.state, 0)
     given = replicas.member_of(everyone.given, 0)
     split, rows = everyone.splits["train"], jnp.arange(24)
-    tally = replicas.training.empty_tally(one)
 
-    def update(rows, count):
+    def update(one, tally, rows, count):
         batch = replicas.training.Examples(split.images, split.labels, rows, count)
-        return jax.jit(step)(one, tally, batch, given)
+        return step(one, tally, batch, given)
 
-    exact = update(rows[:10], None)
+    one = replicas.member_of(everyone.state, 0)
+    tally = replicas.training.empty_tally(one)
+    for first in range(100, 1000, 10):  # moments and means that are no longer zero
+        one, _ = update(one, tally, first + rows[:10], None)
+    exact = update(one, tally, rows[:10], None)
     for behind in (rows[10:], jnp.full(14, 700)):
-        padded = update(jnp.concatenate([rows[:10], behind]), jnp.int32(10))
+        padded = update(one, tally, jnp.concatenate([rows[:10], behind]), jnp.int32(10))
         for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(padded), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

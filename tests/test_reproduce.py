@@ -110,11 +110,16 @@ def test_the_largest_units_are_those_with_the_largest_norms(dense):
 TINY = "data.examples=600+model.hidden=(12,8)+penalty.lam=0.5+gates.learning_rate=0.12"
 
 
-def program(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.reproduce", "--table=2", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+@pytest.fixture
+def program(capsys):
+    """Calls the program in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        capsys.readouterr()
+        code = commandline.run(reproduce.main, ["reproduce", "--table=2", *arguments])
+        return code, *capsys.readouterr()
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +131,10 @@ def tiny(tfds_dir, tmp_path_factory):
         f"--variants={TINY}",
     ]  # fmt: skip
     names = "--rows=magnitude@hp,sp,hp,dynhp-0.5,dense-final@hp,random@hp"
-    done = program(*flags, names, "--epochs=4")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.reproduce", "--table=2", *flags, names, "--epochs=4"],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return folder, flags, names, done.stdout
 
@@ -157,23 +165,23 @@ def test_a_run_of_every_row_fills_the_table(tiny):
         assert f"{each['test_error']:.2f}" in said
 
 
-def test_what_is_finished_is_skipped(tiny):
-    folder, flags, names, said = tiny
-    before = {path: path.stat().st_mtime_ns for path in files_of(folder)}
-    done = program(*flags, names, "--epochs=4")
-    assert done.returncode == 0 and "-- " not in done.stdout
-    assert {path: path.stat().st_mtime_ns for path in files_of(folder)} == before
-    assert done.stdout.strip() in said
+def test_what_is_finished_is_skipped(tiny, program):
+    folder, flags, names, before = tiny
+    times = {path: path.stat().st_mtime_ns for path in files_of(folder)}
+    code, said, _ = program(*flags, names, "--epochs=4")
+    assert code == 0 and "-- " not in said
+    assert {path: path.stat().st_mtime_ns for path in files_of(folder)} == times
+    assert said.strip() in before
 
 
-def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny):
+def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny, program):
     folder, flags, _, _ = tiny
-    done = program(*flags, "--rows=hp", "--epochs=6")
-    assert done.returncode == 0 and "going on after epoch 4 of 6" in done.stdout
+    code, said, _ = program(*flags, "--rows=hp", "--epochs=6")
+    assert code == 0 and "going on after epoch 4 of 6" in said
     (workdir,) = (folder / "runs" / "table2").glob("hp*")
     assert len(Workdir(workdir).records()) == 6
-    done = program(*flags, "--rows=hp", "--epochs=3")
-    assert done.returncode == 0 and "epochs" in done.stdout and "-- " not in done.stdout
+    code, said, _ = program(*flags, "--rows=hp", "--epochs=3")
+    assert code == 0 and "epochs" in said and "-- " not in said
     three, four, six = (
         next(r for r in results.read_all(folder / "results", 2)
              if r["row"].startswith("hp") and r["epochs"] == epochs)
@@ -182,17 +190,18 @@ def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny):
     assert three["curves"]["test_error"] == four["curves"]["test_error"][:3]
     assert six["curves"]["test_error"][:4] == four["curves"]["test_error"]
     assert three["kept_inputs"] is None
-    again = program(*flags, "--rows=dense-final@hp", "--epochs=3")
-    assert again.returncode == 2 and "pixels of hp" in again.stderr
+    code, _, complaint = program(*flags, "--rows=dense-final@hp", "--epochs=3")
+    assert code == 2 and "pixels of hp" in complaint
 
 
-def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, tmp_path):
+def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_path):
     folder, flags, _, _ = tiny
     (path,) = (path for path in files_of(folder) if path.name.startswith("dynhp")
                and path.name.endswith("epochs4.json"))  # fmt: skip
     elsewhere = [f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}", *flags[2:]]
-    assert program(*elsewhere, "--rows=dynhp-0.5", "--epochs=2").returncode == 0
-    assert program(*elsewhere, "--rows=dynhp-0.5", "--epochs=4").returncode == 0
+    for epochs in (2, 4):
+        code, said, _ = program(*elsewhere, "--rows=dynhp-0.5", f"--epochs={epochs}")
+        assert code == 0 and ("going on after epoch 2 of 4" in said) == (epochs == 4)
     one = json.loads(path.read_text())
     other = json.loads((tmp_path / "results" / "table2" / path.name).read_text())
     clocks = ("seconds", "compile_seconds")

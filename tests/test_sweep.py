@@ -22,19 +22,17 @@ QUICK = [
 ]
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", *QUICK, *arguments],
+def test_every_member_leaves_a_run_and_more_epochs_go_on(capsys, monkeypatch, tmp_path):
+    arguments = [*QUICK, f"--workdir={tmp_path / 'one'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", *arguments, "--config.epochs=2"],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-
-
-def test_every_member_leaves_a_run_and_more_epochs_go_on(tmp_path):
-    done = run("--config.epochs=2", f"--workdir={tmp_path / 'one'}")
     assert done.returncode == 0, done.stderr
-    done = run("--config.epochs=3", f"--workdir={tmp_path / 'one'}")
-    assert done.returncode == 0, done.stderr
-    assert "going on after epoch 2 of 3" in done.stdout
+    monkeypatch.chdir(ROOT)
+    assert commandline.run(sweep.main, ["sweep", *arguments, "--config.epochs=3"]) == 0
+    said = capsys.readouterr().out
+    assert "going on after epoch 2 of 3" in said
     names = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
     finished = []
     for name in names:
@@ -47,15 +45,15 @@ def test_every_member_leaves_a_run_and_more_epochs_go_on(tmp_path):
         assert (workdir.figures / "units.png").exists()
         finished.append([{k: v for k, v in r.items() if k not in CLOCKS} for r in records])
     assert len({json.dumps(each) for each in finished}) == 4
-    lines = done.stdout.splitlines()
+    lines = said.splitlines()
     (head,) = [k for k, line in enumerate(lines) if line.startswith("setting")]
     assert [line.split()[:3] for line in lines[head + 2 : head + 4]] == [
         ["alpha", "0.2", "2"],
         ["alpha", "0.9", "2"],
     ]
-    other = run("--config.epochs=3", "--lams=1,2", f"--workdir={tmp_path / 'one'}")
-    assert other.returncode == 2
-    assert "holds a sweep over alpha0.2-seed0" in other.stderr
+    others = ["--config.epochs=3", "--lams=1,2"]
+    assert commandline.run(sweep.main, ["sweep", *arguments, *others]) == 2
+    assert "holds a sweep over alpha0.2-seed0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -206,15 +206,16 @@ def test_per_example_gates(x64):
         logits = variance.probed(apply)({"params": params}, probe, x)
         return cross_entropy(logits, jnp.arange(EXAMPLES))
 
-    grad, probe_grad = jax.grad(probe_loss, (0, 1))(variables["params"], jnp.zeros(EXAMPLES))
+    found = jax.jit(jax.grad(probe_loss, (0, 1)))(variables["params"], jnp.zeros(EXAMPLES))
+    grad, probe_grad = found
 
     def one(params, x, y, *z):
         row = {n: zi[None] for n, zi in zip(gates, z, strict=True)}
         return cross_entropy(gated(module.apply, groups)({"params": params}, row, x[None]), y[None])
 
-    want, _ = variance.per_example(
-        one, variables["params"], x, jnp.arange(EXAMPLES), *gates.values()
-    )
+    want, _ = jax.jit(
+        lambda params: variance.per_example(one, params, x, jnp.arange(EXAMPLES), *gates.values())
+    )(variables["params"])
     np.testing.assert_allclose(variance.of_probe(probe_grad, grad), want, rtol=1e-9)
 
 
