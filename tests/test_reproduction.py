@@ -224,6 +224,12 @@ def test_errors_on_held_out_examples_replace_those_on_the_test_set(small):
     assert "1.5" not in " ".join(row_of(grid, "sp").values())
     assert "best %" not in grid.cells[0]
 
+    # Beside results that have none, they are in a table of their own.
+    _, varied, held_out = tables.build(small, TABLES[2], SETTINGS[2])
+    assert row_of(varied, "hp+ce")["error %"] == "2.80 (+100%)"
+    assert [row[0] for row in held_out.cells[1:]] == [name]
+    assert row_of(held_out, name)["validation error %"] == "2.25"
+
 
 def test_a_file_that_is_no_result_is_named(small):
     (small / "table2" / "hp-seed7-epochs2.json").write_text('{"row": "hp"')

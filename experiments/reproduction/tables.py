@@ -113,14 +113,23 @@ def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) ->
     if order:
         notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
         grids.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
-    if varied:
-        bases = [dataclasses.replace(row, variants=common) for row in varied]
-        shown = sorted(
-            {row for row in (*bases, *varied) if row in by_row}, key=lambda row: row.name
-        )
-        notes = ("in parentheses: the difference to SP without the variant",)
-        grids.append(_grid(f"{name}: variants", shown, by_row, sp, epochs, table, common, notes))
+    for title, held_out in (("variants", False), ("variants, on examples held out", True)):
+        part = [row for row in varied if _held_out(row) == held_out]
+        bases = [dataclasses.replace(row, variants=common) for row in part]
+        bases = [row for row in bases if row in by_row and _held_out(row) == held_out]
+        if part:
+            shown = sorted({*bases, *part}, key=lambda row: row.name)
+            base = sp if sp and _held_out(Row("sp", variants=common)) == held_out else None
+            notes = ("in parentheses: the difference to SP without the variant",) if base else ()
+            grids.append(
+                _grid(f"{name}: {title}", shown, by_row, base, epochs, table, common, notes)
+            )
     return grids
+
+
+def _held_out(row: Row) -> bool:
+    """Whether the errors of the row are those on a part of the training set."""
+    return "data.validation" in row.fields
 
 
 def _by_kind(found: Sequence[Row]) -> list[Row]:
@@ -153,7 +162,7 @@ def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, 
 
 
 def _grid(title, order, by_row, sp, epochs: int, table: Table, common, notes) -> Grid:
-    on_validation = any("data.validation" in row.fields for row in order)
+    on_validation = any(_held_out(row) for row in order)
     error = "validation_error" if on_validation else "test_error"
     scale = EPOCHS / epochs
     header = (
