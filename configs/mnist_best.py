@@ -8,8 +8,8 @@ the parameters away; then there is no price any more, and what is left learns wi
 inputs while the learning rate falls along a cosine. What is evaluated is the mean of the weights
 over the last two epochs or so.
 
-Expected: a test error of 1.33 % with 169.6 KiB after 120 epochs, five minutes on two cores (one
-seed).
+Expected after 120 epochs, over seeds 0 to 2: a test error of 1.30 % (1.33, 1.23, 1.33) with 174 KiB
+(170, 168, 184); two minutes on a core that does nothing else.
 
 How each setting was chosen, on a tenth of the training set held out, is in
 results/reproduction/search.md.
