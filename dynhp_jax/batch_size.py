@@ -1,7 +1,8 @@
 """Controllers of the mini-batch size, and the grid that bounds how many sizes get compiled.
 
 A controller is a frozen dataclass with one host-side function,
-`update(batch, grad_variance, loss, room) -> batch`, called once per epoch, after pruning.
+`update(batch, grad_variance, loss, room) -> batch`, called after an epoch's pruning: once, or with
+`batch.every='step'` as often as the epoch had steps.
 `grad_variance` is ||S||_1, the sum over all parameters of the per-example gradients' variance;
 `loss` is F; `room` is the largest batch that the memory budget allows (`memory.PaperMeter.room`).
 
@@ -21,7 +22,7 @@ class Controller(Protocol):
     """What the training loop needs of a batch-size rule."""
 
     def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
-        """The batch of the next epoch, at least 1 and at most `room`."""
+        """The batch to go on with, at least 1 and at most `room`."""
 
 
 @dataclasses.dataclass(frozen=True)

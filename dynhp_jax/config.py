@@ -162,7 +162,7 @@ class Batch(Section):
     every: str = choice(
         "epoch",
         ("epoch", "step"),
-        "how often the rule counts; 'step': at an epoch's end as often as it had steps",
+        "how often DynHP's rule counts; 'step': at an epoch's end as often as it had steps",
     )
     alpha: float = number(
         0.975, 0.0, 1.0, "a number from 0 to 1", "DynHP: smaller lets the batch grow faster"

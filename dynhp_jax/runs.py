@@ -79,8 +79,8 @@ class Run:
       network: sizes of the arrays, and the groups in them.
       keeps: which units of the whole network the arrays hold, {group: sorted indices}.
       state: the arrays; `advance` consumes them.
-      given: what steps read beside it; as long as the network stays the same, only the fan-out of
-        the gates changes.
+      given: what steps read beside it; as long as the network stays the same, only the prices
+        of the gates change.
       splits: 'train', 'test' and, if some of it is held out, 'validation'.
       memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.

@@ -31,7 +31,7 @@ _OPTIONS = (
     ("lam", "", "lambda instead of the table's own setting"),
     ("alphas", "", "of our own DynHP rows, with commas, instead of the table's own setting"),
     ("validation", "", "share of the training set held out, such as 0.1: errors are those on it"),
-    ("variants", "", "of every row, with '+': per-example, ce, per-step, sgd, l2, ..."),
+    ("variants", "", "of every row, with '+', such as per-example, ce or FIELD=VALUE"),
     ("commit", "", "to write into results where the code does not lie in a git checkout"),
     ("results", "results/reproduction", "directory of the result files"),
 )

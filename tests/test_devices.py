@@ -14,14 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from kept import Kept
 from on_eight_devices import EPOCHS, STOP, make, resumed_run, trainer_of, whole_run
 
 from dynhp_jax import checkpoint, compiling, config, data, runs
 from dynhp_jax.errors import ConfigError, UserError
 
 HERE = Path(__file__).resolve().parent
-ON_ONE = {each: Kept() for each in (False, True)}  # of one device, gates per example or not
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +27,8 @@ def both(tmp_path_factory):
     """(the folder of checkpoints, one device's records, what the other process found)."""
     folder = tmp_path_factory.mktemp("devices")
     mine = {
-        str(each): whole_run(make(1, each), programs, folder / "one" / str(each))
-        for each, programs in ON_ONE.items()
+        str(each): whole_run(make(1, each), compiling.Programs(), folder / "one" / str(each))
+        for each in (False, True)
     }
     done = subprocess.run(
         [sys.executable, "-m", "on_eight_devices", str(folder)],
@@ -82,7 +80,7 @@ def test_a_run_goes_on_with_more_or_fewer_devices(both, tmp_path, per_example):
     folder, mine, found = both
     name, settings = str(per_example), make(1, per_example)
     start = folder / "eight" / name / f"{STOP}"
-    records = resumed_run(settings, ON_ONE[per_example], start, tmp_path)
+    records = resumed_run(settings, compiling.Programs(), start, tmp_path)
     uninterrupted = state_in(folder / "one" / name / f"{EPOCHS}", settings)
     assert_same(state_in(tmp_path, settings), uninterrupted)
     assert_same(state_in(folder / "resumed" / name, settings), uninterrupted)
@@ -112,7 +110,7 @@ def test_each_device_has_its_share_of_the_examples_and_sums_are_added_up(both, p
 
 @pytest.mark.parametrize("per_example", [False, True])
 def test_one_device_gets_a_program_without_any_of_it(both, per_example):
-    trainer = trainer_of(make(1, per_example), ON_ONE[per_example])
+    trainer = trainer_of(make(1, per_example))
     program = trainer.budget.training_program(trainer.whole, 16).as_text()
     for word in (" sharding=", "num_partitions", "all-reduce"):
         assert word not in program

@@ -267,17 +267,45 @@ def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
 
 
 def test_a_rule_by_step_counts_as_often_as_the_epoch_had_steps():
-    settings = make(batch=config.Batch(alpha=0.2, every="step"), memory=config.Memory(sp_batch=512))
+    settings = make(
+        batch=config.Batch(alpha=0.2, grid=2.0, every="step"),
+        memory=config.Memory(sp_batch=128),
+        compiling=AT_ONCE,
+        epochs=5,
+    )
     trainer, run = start(settings)
-    _, records = go_on(trainer, run, 4)
-    exact, several = 16, 0
+    _, records = go_on(trainer, run, 5)
+    exact, steps, bound = 16, set(), 0
     for record in records:
         growth = math.floor(0.8 * record["grad_variance"] / record["smoothed_loss"])
         room = (trainer.budget_bytes - 4 * record["parameters"]) // 256
+        bound += exact + record["steps"] * growth > room
         exact = min(exact + record["steps"] * growth, room)
-        several += growth > 0
         assert record["next_batch"] == exact
-    assert several, "the batch never grew; test more"
+        if growth:
+            steps.add(record["steps"])
+    assert len(steps) > 1 and bound, "the batch hardly grew, or the budget never bound; test more"
+
+
+def test_gates_cost_what_the_convention_counts():
+    """'parameters': with n, h, k units left, a pixel h, a unit n + 1 + k and h + 1 + 10."""
+    settings = make(
+        penalty=config.Penalty(lam=0.6, convention="parameters"),
+        optimizer=config.Optimizer(learning_rate=3e-2),
+        compiling=AT_ONCE,
+        epochs=6,
+    )
+    trainer, run = start(settings)
+    seen = set()
+    for _ in range(6):
+        masks = jax.device_get(run.state.masks)
+        n, h, k = (int(masks[name].sum()) for name in ("input", "hidden_1", "hidden_2"))
+        for name, price in {"input": h, "hidden_1": n + 1 + k, "hidden_2": h + 1 + 10}.items():
+            alive = masks[name] > 0
+            np.testing.assert_array_equal(np.asarray(run.given.prices[name])[alive], price)
+        seen.add((n, h, k, masks["input"].size))
+        run, _ = loop.advance(trainer, run)
+    assert len(seen) > 3 and len({cut for *_, cut in seen}) > 1, "too little was cut; test more"
 
 
 def test_methods_differ_only_in_what_they_switch_on():

@@ -30,8 +30,13 @@ def proposals(directory: Path, table: Table, wanted: Sequence[Row], epochs: int 
       epochs: of those results; None: the longest.
 
     Raises:
-      UserError: there are no such results.
+      UserError: there are no such results, or the rule of a row is applied by step.
     """
+    for row in wanted:
+        if row.fields.get("batch.every") == "step":
+            raise UserError(
+                f"row {row.name}: only the rule by epoch can be calibrated; leave out per-step"
+            )
     names = {row.name for row in wanted if row.kind == "dynhp"}
     found = [
         each
