@@ -187,8 +187,8 @@ def report(place: Place, found: Sequence[Result]) -> list[Grid]:
         f"{UP:g} Mbit/s up, {DOWN:g} down; {NUMBER} bytes a number; {examples:,} examples an epoch",
         f"an epoch: one after pruning; in all: {epochs[0]} of the whole network and {epochs[1]}"
         " of what is left",
-        f"computing: {epoch_seconds:.2f} s an epoch of the whole network, as measured while others"
-        " used the machine, times the share of FLOPs that is left",
+        f"computing: {epoch_seconds:.2f} s an epoch of the whole network, as measured,"
+        " times the share of FLOPs that is left",
     )
     grids = [Grid(title, tuple(table), notes)]
     if dense:
