@@ -25,7 +25,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 TOLERANCE = 1e-10
-CASES = 200
+CASES = 100
 NOTES = Path(__file__).resolve().parents[1] / "results" / "properties" / "masked_equals_cut.json"
 
 
