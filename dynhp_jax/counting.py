@@ -108,10 +108,8 @@ def parameters_held(
     Returns:
       name -> f[units].
     """
-    start = prefix + "/" if prefix else ""
-    return _of_units(
-        groups, alive, lambda m: m.path.startswith(start) and not m.path.startswith("inputs/")
-    )
+    counted = _below(prefix)
+    return _of_units(groups, alive, lambda member: counted(member.path))
 
 
 def _of_units(
@@ -132,12 +130,10 @@ def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "par
     With NumPy arrays NumPy computes, in float64; else in float32, exact up to 2**24 of them.
     """
     counts = _Counts(groups, alive)
+    return sum((counts.in_leaf(path) for path in filter(_below(prefix), groups.shapes)), start=0.0)
+
+
+def _below(prefix: str) -> Callable[[str], bool]:
+    """Tells the paths of leaves below a prefix; of all leaves but the inputs if it is empty."""
     start = prefix + "/" if prefix else ""
-    return sum(
-        (
-            counts.in_leaf(path)
-            for path in groups.shapes
-            if path.startswith(start) and not path.startswith("inputs/")
-        ),
-        start=0.0,
-    )
+    return lambda path: path.startswith(start) and not path.startswith("inputs/")

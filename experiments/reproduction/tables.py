@@ -114,12 +114,13 @@ def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) ->
         notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
         grids.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
     for title, held_out in (("variants", False), ("variants, on examples held out", True)):
-        part = [row for row in varied if _held_out(row) == held_out]
-        bases = [dataclasses.replace(row, variants=common) for row in part]
-        bases = [row for row in bases if row in by_row and _held_out(row) == held_out]
+        part = {row for row in varied if _held_out(row) == held_out}
         if part:
-            shown = sorted({*bases, *part}, key=lambda row: row.name)
-            base = sp if sp and _held_out(Row("sp", variants=common)) == held_out else None
+            # Errors on held-out examples are not set beside errors on the test set.
+            alike = _held_out(Row("sp", variants=common)) == held_out
+            base = sp if alike else None
+            bases = {dataclasses.replace(row, variants=common) for row in part} if alike else set()
+            shown = sorted(part | bases & by_row.keys(), key=lambda row: row.name)
             notes = ("in parentheses: the difference to SP without the variant",) if base else ()
             grids.append(
                 _grid(f"{name}: {title}", shown, by_row, base, epochs, table, common, notes)
