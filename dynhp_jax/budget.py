@@ -25,12 +25,13 @@ from dynhp_jax import (
     savings,
     training,
 )
-from dynhp_jax.config import SAVINGS, Config
+from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
 from dynhp_jax.savings import NOTHING, Savings
+from dynhp_jax.sections import SAVINGS
 
 CHUNK = 1000  # examples that are evaluated at once, whatever the batch in training
 

@@ -9,7 +9,8 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dynhp_jax.config import SAVINGS, Config
+from dynhp_jax.config import Config
+from dynhp_jax.sections import SAVINGS
 
 MOMENTS = ("adam", "momentum")  # the optimizers that have a moment to keep in bfloat16
 

@@ -22,6 +22,7 @@ from dynhp_jax import (
     plans,
     replicas,
     runs,
+    sections,
     training,
 )
 from dynhp_jax.config import ConfigError
@@ -180,7 +181,7 @@ def test_two_epochs_are_what_numpy_computes():
     assert 0.5 < weight < 0.99, "the start of the mean would not matter"
 
 
-@pytest.mark.parametrize("name", config.OPTIMIZERS)
+@pytest.mark.parametrize("name", sections.OPTIMIZERS)
 def test_weight_decay_is_decoupled_and_of_kernels_alone(name):
     trained = {
         "params": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)},

@@ -27,6 +27,7 @@ from dynhp_jax import (
 )
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
+from dynhp_jax.sections import SAVINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = data.load("digits")
@@ -297,12 +298,12 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
     tight = (free.total(free.whole, 32) + free.total(free.whole, 16)) // 2
     batch = config.Batch(size=32)
     relaxed = runs.Trainer(
-        make(f"{free.total(free.whole, 32)}", config.SAVINGS, batch=batch),
+        make(f"{free.total(free.whole, 32)}", SAVINGS, batch=batch),
         FEW,
         compiling.Programs(),
     )
     assert relaxed.budget.used == savings.NOTHING
-    trainer, run = start(make(f"{tight}", config.SAVINGS, batch=batch))
+    trainer, run = start(make(f"{tight}", SAVINGS, batch=batch))
     assert trainer.budget.used.names == ("accumulate",)
     assert run.batch_in_use >= 32 and run.batch_in_use % trainer.budget.used.parts == 0
     run, record = loop.advance(trainer, run)

@@ -10,7 +10,18 @@ import optax
 import pytest
 from kept import Kept
 
-from dynhp_jax import checkpoint, compiling, config, data, gates, loop, plans, runs, training
+from dynhp_jax import (
+    checkpoint,
+    compiling,
+    config,
+    data,
+    gates,
+    loop,
+    plans,
+    runs,
+    sections,
+    training,
+)
 from dynhp_jax.config import Config
 
 DIGITS = data.load("digits")
@@ -477,7 +488,7 @@ def test_a_batch_beyond_the_training_set_and_a_strange_group_are_refused():
         start(make(pruning=config.Pruning(groups=("hidden_9",))))
 
 
-@pytest.mark.parametrize("name", config.OPTIMIZERS)
+@pytest.mark.parametrize("name", sections.OPTIMIZERS)
 def test_gates_may_have_a_step_size_of_their_own(name):
     one = make(optimizer=config.Optimizer(name, 0.01))
     other = dataclasses.replace(one, gates=config.Gates(learning_rate=0.03))
