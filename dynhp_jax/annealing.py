@@ -1,7 +1,7 @@
 """What changes from epoch to epoch by a schedule: learning rate, lambda, whether units are removed.
 
 Pure functions of the config and the number of the epoch, from 1, evaluated on the host. Their
-values go into compiled programs as arguments (`training.Given`), so that no schedule compiles
+values go into compiled programs as arguments (`train_state.Given`), so that no schedule compiles
 anything; neither a mini-batch that grows nor a run that is resumed disturbs one.
 """
 
@@ -78,7 +78,7 @@ def teaching(config: Config, epoch: int) -> float:
 
 
 def numbers(config: Config, epoch: int, steps: int) -> dict[str, np.float32]:
-    """The fields of `training.Given` that are an epoch's own."""
+    """The fields of `train_state.Given` that are an epoch's own."""
     return {
         "lam": np.float32(lam(config, epoch)),
         "rate": np.float32(rate(config, epoch)),

@@ -23,6 +23,7 @@ from dynhp_jax import (
     memory,
     metering,
     savings,
+    train_state,
     training,
 )
 from dynhp_jax.config import Config
@@ -54,7 +55,7 @@ class Found:
 
     sizes: dict[int, int] = dataclasses.field(default_factory=dict)
     room: int | None = None
-    state: training.TrainState | None = None
+    state: train_state.TrainState | None = None
 
 
 class Budget:
@@ -100,7 +101,7 @@ class Budget:
     def _use(self, used: Savings) -> None:
         config = used.applied(self._asked)
         self.used, self.config = used, config
-        self.tx = training.make_optimizer(config, used)
+        self.tx = train_state.make_optimizer(config, used)
         self._found.clear()
         self.unit = used.parts
         if used.parts == 1 and estimator(self.whole, config) == "micro":
@@ -193,12 +194,12 @@ class Budget:
         state, number = self.state_shapes(network), Shape((), np.int32)
         fed = self.fed(network, batch)
         images, labels = self._data_shapes(network, fed)
-        data = (images, labels, training.given_shapes(state), Shape((fed,), np.int32))
+        data = (images, labels, train_state.given_shapes(state), Shape((fed,), np.int32))
         if not on_host and not self.streams(network, "train"):
             make = functools.partial(training.make_epoch, *what)
             return self.programs.get("epoch", key, make, state, *data, number)
         name, make = ("step", training.make_one_step) if on_host else ("part", training.make_part)
-        tally = jax.eval_shape(training.empty_tally, state)
+        tally = jax.eval_shape(train_state.empty_tally, state)
         return self.programs.get(
             name,
             key,
@@ -281,11 +282,11 @@ class Budget:
         found = self.found(network)
         found.sizes, found.room = dict(map(tuple, looks["sizes"])), looks["room"]
 
-    def state_shapes(self, network: Network) -> training.TrainState:
+    def state_shapes(self, network: Network) -> train_state.TrainState:
         """Shapes of the state of a network."""
         found = self.found(network)
         if found.state is None:
-            found.state = training.state_shapes(network, self.config, self.tx)
+            found.state = train_state.state_shapes(network, self.config, self.tx)
         return found.state
 
     def _data_shapes(self, network: Network, count: int) -> tuple[Shape, Shape]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from dynhp_jax import memory
 from dynhp_jax.config import Config
-from dynhp_jax.training import Given, TrainState, empty_tally
+from dynhp_jax.train_state import Given, TrainState, empty_tally
 
 CHUNK_BYTES = 64 * 2**20  # of a chunk's images, about: long enough a transfer to be a fast one
 AHEAD = 2  # chunks on the device at once

@@ -26,8 +26,8 @@ def make_perturb(network: Network, deviation: float) -> Callable:
 
     Returns:
       `perturb(images, key, units, first) -> images`: f32[batch, ...]; `units` are the numbers of
-      each group's units, as in `training.Given`; `first`, i32[], is the place of the first of the
-      examples in the mini-batch.
+      each group's units, as in `train_state.Given`; `first`, i32[], is the place of the first of
+      the examples in the mini-batch.
     """
 
     def perturb(images: Array, key: Array, units: Mapping[str, Array], first: Array | int) -> Array:

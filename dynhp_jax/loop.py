@@ -17,7 +17,7 @@ from dynhp_jax.budget import CHUNK
 from dynhp_jax.network import Network
 from dynhp_jax.outcome import Diverged, Record
 from dynhp_jax.runs import Run, Split, Trainer, measure, numbers_in
-from dynhp_jax.training import TrainState
+from dynhp_jax.train_state import TrainState
 
 __all__ = ["Diverged", "advance", "evaluate", "size_of", "train_epoch"]
 

@@ -18,7 +18,7 @@ from dynhp_jax.errors import UserError
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
 from dynhp_jax.runs import Trainer, measure, prices_of
-from dynhp_jax.training import Means, Tally
+from dynhp_jax.train_state import Means, Tally
 
 Record = dict[str, Any]
 

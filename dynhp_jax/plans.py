@@ -23,7 +23,7 @@ from dynhp_jax.optimizer_surgery import map_like_params
 from dynhp_jax.runs import Keeps, Plan, Run, Trainer, measure, numbers_in
 from dynhp_jax.surgery import cut, cut_leaf
 from dynhp_jax.surgery import plan as plan_cuts
-from dynhp_jax.training import TrainState
+from dynhp_jax.train_state import TrainState
 
 LEAST = 0.15  # a smaller share of the parameters is not worth a compilation in any run
 LONGEST = 0.02  # of the epochs of a run, is how long a plan may take

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import annealing, compiling, config, outcome, plans, training
+from dynhp_jax import annealing, compiling, config, outcome, plans, train_state, training
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -25,7 +25,7 @@ from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.network import Network
 from dynhp_jax.runs import Keeps, Split, Trainer, numbers_in
-from dynhp_jax.training import Given, TrainState
+from dynhp_jax.train_state import Given, TrainState
 
 # What members may differ in: numbers that shape no array of a step.
 FREE = ("name", "seed", "penalty.lam", "batch.alpha", "batch.eta", "pruning.gamma")
@@ -146,7 +146,7 @@ class Team:
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
         """The stacked state's shapes and types that belong to a `host_part`."""
         network = self._network(host)
-        one = training.state_shapes(network, self.lead.config, self.lead.tx)
+        one = train_state.state_shapes(network, self.lead.config, self.lead.tx)
         count = len(self.trainers)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
 
@@ -232,7 +232,7 @@ class Team:
         }
         return replicas, [record | clocks for record in records]
 
-    def _train(self, replicas: Replicas, epoch: int) -> tuple[TrainState, list[training.Tally]]:
+    def _train(self, replicas: Replicas, epoch: int) -> tuple[TrainState, list[train_state.Tally]]:
         sizes = np.array([member.batch_in_use for member in replicas.members], np.int32)
         batch, even = int(sizes.max()), bool((sizes == sizes[0]).all())
         network, count = replicas.network, len(sizes)
@@ -375,7 +375,7 @@ def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):
 
             return jax.tree.map(choose, moved, carry)
 
-        tally = jax.vmap(training.empty_tally)(state)
+        tally = jax.vmap(train_state.empty_tally)(state)
         return jax.lax.fori_loop(0, jnp.max(steps), body, (state, tally))
 
     return jax.jit(epoch, donate_argnums=0)

@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import batch_size, compiling, data, devices, feeding, memory, models, training
+from dynhp_jax import (
+    batch_size,
+    compiling,
+    data,
+    devices,
+    feeding,
+    memory,
+    models,
+    train_state,
+    training,
+)
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
@@ -23,7 +33,7 @@ from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.groups import fan_out, parameter_count, parameters_held
 from dynhp_jax.network import Network, whole_network
-from dynhp_jax.training import Given, TrainState
+from dynhp_jax.train_state import Given, TrainState
 
 Keeps = Mapping[str, np.ndarray]
 
@@ -214,7 +224,7 @@ class Trainer:
     @functools.cached_property
     def order(self) -> Callable:
         """`order(number) -> i32[examples]`: how the epoch of that number takes the examples."""
-        source = training.stream(self.config.seed, "order")
+        source = train_state.stream(self.config.seed, "order")
         make = functools.partial(training.make_order, self.examples)
         program = self.programs.get("order", self.examples, make, source, np.int32(1))
         return functools.partial(program, source)
@@ -225,8 +235,8 @@ class Trainer:
         network = self.whole
         batch, in_use = self.fit(network, min(size, room))
         chunk = self.budget.chunk(network)
-        make = functools.partial(training.initial_state, network, self.config, self.tx)
-        keys = [training.stream(self.config.seed, name) for name in ("params", "log_alpha")]
+        make = functools.partial(train_state.initial_state, network, self.config, self.tx)
+        keys = [train_state.stream(self.config.seed, name) for name in ("params", "log_alpha")]
         state = self.programs.get("initial state", network.spec, lambda: jax.jit(make), *keys)(
             *keys
         )
@@ -268,7 +278,7 @@ class Trainer:
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
         """The state's shapes and types that belong to a `host_part`."""
         network = self._network(host)
-        return training.state_shapes(network, self.config, self.tx)
+        return train_state.state_shapes(network, self.config, self.tx)
 
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
         """What steps read beside the state, for a network of these units."""
@@ -279,7 +289,7 @@ class Trainer:
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
             first += group.size
         lam, one = jnp.float32(self.config.penalty.lam), jnp.float32(1)
-        streams = [training.stream(self.config.seed, name) for name in ("z", "input noise")]
+        streams = [train_state.stream(self.config.seed, name) for name in ("z", "input noise")]
         return Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
 
     def _network(self, host: Mapping[str, Any]) -> Network:

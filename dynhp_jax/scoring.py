@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import criteria, training
+from dynhp_jax import criteria, train_state
 from dynhp_jax.criteria.activation import ActivationRate
 from dynhp_jax.criteria.batch_norm import BatchNormScale
 from dynhp_jax.criteria.evidence import Criterion, Evidence
@@ -77,7 +77,7 @@ def evidence(trainer: Trainer, run: Run, earlier: tuple = ()) -> tuple[Network, 
         images = network.cut_inputs(np.asarray(images), keeps)
         variables, *earlier = (cut(tree, groups, keeps) for tree in (variables, *earlier))
         network = network.shrunk(variables["params"], keeps)
-    key = jax.random.fold_in(training.stream(trainer.config.seed, "scores"), run.epoch)
+    key = jax.random.fold_in(train_state.stream(trainer.config.seed, "scores"), run.epoch)
     return network, Evidence(
         network.evaluate,
         network.groups,

@@ -23,6 +23,7 @@ from dynhp_jax import (
     replicas,
     runs,
     sections,
+    train_state,
     training,
 )
 from dynhp_jax.config import ConfigError
@@ -156,7 +157,7 @@ def test_two_epochs_are_what_numpy_computes():
             log_alpha = dict(zip(NAMES, (jnp.float32(a) for a in oracle.a), strict=True))
             z = draw(log_alpha, masks, run.given, step, 16)
             z = [np.asarray(z[name], np.float64) for name in NAMES]
-            key = jax.random.fold_in(training.stream(settings.seed, "input noise"), step)
+            key = jax.random.fold_in(train_state.stream(settings.seed, "input noise"), step)
             images = FEW.x_train[rows].reshape(16, 64)
             x = np.asarray(perturb(images, key, run.given.units, 0), np.float64)
             before = [w.copy() for w in oracle.w]
@@ -190,7 +191,7 @@ def test_weight_decay_is_decoupled_and_of_kernels_alone(name):
     found = []
     for decay in (0.0, 0.3):
         settings = config.Optimizer(name, 0.01, weight_decay=decay)
-        tx = training.make_optimizer(make(optimizer=settings))
+        tx = train_state.make_optimizer(make(optimizer=settings))
         state = tx.init(trained)
         for slope in (0.5, -2.0):
             gradients = jax.tree.map(lambda leaf, slope=slope: slope * leaf, trained)

@@ -9,7 +9,7 @@ import pytest
 from test_annealing import NAMES
 from test_training import FEW, copy, make, start
 
-from dynhp_jax import config, distilling, gates, loop, training
+from dynhp_jax import config, distilling, gates, loop, train_state, training
 from dynhp_jax.config import ConfigError
 from dynhp_jax.input_noise import make_perturb
 
@@ -72,7 +72,7 @@ def test_the_teacher_is_the_mean_without_noise_from_the_epoch_named():
     rows = np.asarray(trainer.order(np.int32(2)))[:16]
     masks = {name: jnp.ones_like(gate) for name, gate in state.gates.items()}
     z = training.make_draw(run.network, settings)(state.gates, masks, run.given, state.step, 16)
-    key = jax.random.fold_in(training.stream(settings.seed, "input noise"), state.step)
+    key = jax.random.fold_in(train_state.stream(settings.seed, "input noise"), state.step)
     clean = FEW.x_train[rows].reshape(16, 64)
     noisy = make_perturb(run.network, 0.3)(jnp.asarray(clean), key, run.given.units, 0)
     student = forward(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynhp_jax import compiling, config, data, feeding, loop, metering, runs, training
+from dynhp_jax import compiling, config, data, feeding, loop, metering, runs, train_state
 from dynhp_jax.config import Config
 
 DIGITS = data.load("digits", validation=0.1)
@@ -131,7 +131,7 @@ def test_no_more_than_two_chunks_are_sent_before_they_are_used():
             sent.append(number - len(finished))
             yield feeding.Part(None, None, None, 1)
 
-    state = training.TrainState(None, None, None, {}, None, None)
+    state = train_state.TrainState(None, None, None, {}, None, None)
     jax.block_until_ready(feeding.train(program, state, None, parts(), False)[1])
     assert len(finished) == len(sent) == 6
     assert max(sent) <= 1, "in use while a part is sent: the one before it, at most"

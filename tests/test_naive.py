@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import naive_dynhp
-from dynhp_jax import compiling, config, data, gates, loop, runs, training
+from dynhp_jax import compiling, config, data, gates, loop, runs, train_state, training
 from dynhp_jax.errors import UserError
 
 DIGITS = data.load("digits")
@@ -38,7 +38,7 @@ def library():
     return first, records, states
 
 
-def layers_of(state: training.TrainState) -> list[dict]:
+def layers_of(state: train_state.TrainState) -> list[dict]:
     """As the naive peer holds them: with each layer the gates of its inputs."""
     params, groups = state.variables["params"], ("input", *LAYERS)
     return [
@@ -50,14 +50,14 @@ def layers_of(state: training.TrainState) -> list[dict]:
 class Matched(naive_dynhp.Run):
     """With the library's first state, noise and order of the examples."""
 
-    def __init__(self, kind: str, first: training.TrainState):
+    def __init__(self, kind: str, first: train_state.TrainState):
         sizes = [len(first.gates[name]) for name in ("input", *LAYERS[:-1])]
         ends = np.cumsum(sizes)
         self.units = np.split(np.arange(ends[-1]), ends[:-1])  # numbers of those that are left
 
         def same_noise(_, step, sizes):
             """The library's uniforms of a step, of the units that are left."""
-            key = jax.random.fold_in(training.stream(SETTINGS.seed, "z"), step)
+            key = jax.random.fold_in(train_state.stream(SETTINGS.seed, "z"), step)
             u = gates.uniform(key, (ends[-1],))
             assert [len(units) for units in self.units] == sizes
             return [u[units] for units in self.units]
@@ -70,7 +70,7 @@ class Matched(naive_dynhp.Run):
         self.units = [units[kept] for units, kept in zip(self.units, keeps, strict=True)]
 
     def order(self, epoch: int):
-        source = training.stream(SETTINGS.seed, "order")
+        source = train_state.stream(SETTINGS.seed, "order")
         return training.make_order(self.examples)(source, np.int32(epoch))
 
 

@@ -158,7 +158,7 @@ def test_padded_examples_weigh_nothing():
         return step(one, tally, batch, given)
 
     one = replicas.member_of(everyone.state, 0)
-    tally = replicas.training.empty_tally(one)
+    tally = replicas.train_state.empty_tally(one)
     for first in range(100, 1000, 10):  # moments and means that are no longer zero
         one, _ = update(one, tally, first + rows[:10], None)
     exact = update(one, tally, rows[:10], None)

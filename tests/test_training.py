@@ -20,6 +20,7 @@ from dynhp_jax import (
     plans,
     runs,
     sections,
+    train_state,
     training,
 )
 from dynhp_jax.config import Config
@@ -169,7 +170,7 @@ def test_an_epoch_is_what_numpy_computes(per_example, l2):
     names = ("input", "hidden_1", "hidden_2")
 
     order = jax.random.permutation(
-        jax.random.fold_in(training.stream(settings.seed, "order"), 1), 60
+        jax.random.fold_in(train_state.stream(settings.seed, "order"), 1), 60
     )
     masks = {name: np.ones(group.size, np.float32) for name, group in run.network.groups.items()}
     losses, penalties, counts = [], [], [0, 0, 0]
@@ -495,7 +496,7 @@ def test_gates_may_have_a_step_size_of_their_own(name):
     trained = {"params": {"w": jnp.ones(3)}, "gates": {"units": jnp.ones(3)}}
     found = []
     for settings in (one, other):
-        tx = training.make_optimizer(settings)
+        tx = train_state.make_optimizer(settings)
         state = tx.init(trained)
         for slope in (0.5, -2.0):
             gradients = jax.tree.map(lambda leaf, slope=slope: slope * leaf, trained)
