@@ -25,13 +25,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex
 
+from dynhp_jax.example_norms import broadcast_with_norms, in_chunks, outer_product_norms
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis
 from dynhp_jax.jaxprs.trace import Traced, trace
 from dynhp_jax.jaxprs.walk import Analysis, Value
-
-_CHUNK_BYTES = 1 << 22  # workspace for per-example products that have no closed form
 
 
 def probed(apply: Callable, prefix: str = "params") -> Callable:
@@ -231,7 +230,7 @@ class _Probe(Hook):
                 result_free,
                 result_made,
             )
-            return _outer_product_norms(a, d)
+            return outer_product_norms(a, d)
 
         return [self._with_norms(run, args, data, norms, factor)]
 
@@ -264,12 +263,12 @@ class _Probe(Hook):
                 )[0]  # [in * kernel, *space], features grouped by channel
                 a = patches.reshape(groups, -1, math.prod(patches.shape[1:]))
                 d = d.reshape(groups, -1, math.prod(d.shape[1:]))
-                return _outer_product_norms(
+                return outer_product_norms(
                     jnp.swapaxes(a, 1, 2)[None], jnp.swapaxes(d, 1, 2)[None]
                 )[0]
 
             entries = math.prod(cotangent.shape[2:]) * image.shape[1] * math.prod(kernel)
-            return _in_chunks(one, (image, cotangent), entries * image.dtype.itemsize)
+            return in_chunks(one, (image, cotangent), entries * image.dtype.itemsize)
 
         return [self._with_norms(run, args, 0, norms)]
 
@@ -346,7 +345,7 @@ class _Probe(Hook):
             if path is None or varies:
                 return None
             self._meet(path)
-            changed[k] = _broadcast_with_norms(args[k], self.probe, tuple(shape), at, b)
+            changed[k] = broadcast_with_norms(args[k], self.probe, tuple(shape), at, b)
         return run(*changed)
 
     def _with_norms(
@@ -403,74 +402,3 @@ def _find(analysis: Analysis, var: Any) -> Value | None:
             if found is not None:
                 return found
     return None
-
-
-def _broadcast_with_norms(
-    leaf: Any, probe: Any, shape: tuple[int, ...], dims: tuple[int, ...], b: int
-) -> Any:
-    """The leaf broadcast to `shape`, with a backward pass that adds the examples' norms to probe.
-
-    Args:
-      leaf: the parameter.
-      probe: f[examples].
-      shape: of the result.
-      dims: the axis of the result for each axis of the leaf.
-      b: the axis of the result that holds the examples, perhaps with faster factors after them.
-    """
-    examples = probe.shape[0]
-    varies = {dims[d] for d, n in enumerate(leaf.shape) if n == shape[dims[d]] and n != 1}
-
-    def spread(x: Any) -> Any:
-        return lax.broadcast_in_dim(x, shape, dims)
-
-    @jax.custom_vjp
-    def expand(leaf: Any, probe: Any) -> Any:
-        return spread(leaf)
-
-    def forward(leaf: Any, probe: Any) -> tuple:
-        return spread(leaf), None
-
-    def backward(_: None, cotangent: Any) -> tuple:
-        (change,) = jax.linear_transpose(spread, leaf)(cotangent)
-        # Each example's share of that sum: [examples, the leaf's axes], as large as a layer's
-        # activations.
-        lost = tuple(d + 1 for d in range(len(shape)) if d not in varies)
-        if lost == (b + 1,) and b == 0 and shape[0] == examples:  # one place per example
-            share = cotangent.reshape(examples, -1)
-        else:
-            rows = cotangent.reshape(*shape[:b], examples, -1, *shape[b + 1 :])
-            share = jnp.moveaxis(rows, b, 0).sum(lost).reshape(examples, -1)
-        return change, jnp.sum(jnp.square(share), 1).astype(probe.dtype)
-
-    expand.defvjp(forward, backward)
-    return expand(leaf, probe)
-
-
-def _outer_product_norms(a: Any, d: Any) -> Any:
-    """f[batch]: ||sum_t a_t outer d_t||^2, summed over groups.
-
-    Args:
-      a: [batch, groups, places, features read].
-      d: [batch, groups, places, features made].
-    """
-    groups, places, read, made = *a.shape[1:], d.shape[3]
-    if places == 1:
-        # In two axes: XLA on a CPU is three times slower at sums over axes of size one, too.
-        a, d = (x.reshape(-1, x.shape[3]) for x in (a, d))
-        return jnp.sum((jnp.sum(a * a, 1) * jnp.sum(d * d, 1)).reshape(-1, groups), 1)
-    if places * (read + made) <= read * made:
-        gram = jnp.einsum("bgtk,bgsk->bgts", a, a) * jnp.einsum("bgtm,bgsm->bgts", d, d)
-        return jnp.sum(gram, (1, 2, 3))
-
-    def one(pair: tuple) -> Any:
-        product = jnp.einsum("gtk,gtm->gkm", *pair)
-        return jnp.sum(product * product)
-
-    return _in_chunks(one, (a, d), a.shape[1] * read * made * a.dtype.itemsize)
-
-
-def _in_chunks(one: Callable, arrays: tuple, bytes_each: int) -> Any:
-    """`vmap(one)` over the leading axis, with a bounded workspace."""
-    examples = arrays[0].shape[0]
-    chunk = max(1, min(examples, _CHUNK_BYTES // max(bytes_each, 1)))
-    return lax.map(one, arrays, batch_size=chunk)
