@@ -32,8 +32,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "per-example": {"gates.per_example": True},
     "ce": {"batch.loss": "cross_entropy"},
     "per-step": {"batch.every": "step"},
-    "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1},
+    "adam": {
+        "optimizer.name": "adam",
+        "optimizer.learning_rate": 1e-3,
+        "gates.learning_rate": 0.0,
+    },
+    "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "gates.learning_rate": 2.0},
     "l2": {"penalty.l2": 30.0},  # a weight decay of 5e-4, as 30 is divided by 60,000 examples
+    "no-l2": {"penalty.l2": 0.0},
     "no-pixels": {"gates.inputs": False},
     "no-mean": {"optimizer.ema": 0.0},
 }
@@ -197,12 +203,15 @@ def config_of(
             method="dense" if dense else row.kind,
             data=configuration.Data(name=table.dataset),
             model=configuration.Model(name="mlp", hidden=hidden),
-            penalty=configuration.Penalty(lam=settings.lam, convention=settings.convention),
+            penalty=configuration.Penalty(
+                lam=settings.lam, convention=settings.convention, l2=settings.l2
+            ),
             pruning=configuration.Pruning(gamma=settings.gamma),
             batch=configuration.Batch(size=batch, alpha=0.975 if row.alpha is None else row.alpha),
             memory=configuration.Memory(budget="none" if dense else "sp", sp_batch=table.sp_batch),
+            gates=configuration.Gates(learning_rate=settings.gates_learning_rate),
             optimizer=configuration.Optimizer(
-                learning_rate=settings.learning_rate, ema=settings.ema
+                name=settings.optimizer, learning_rate=settings.learning_rate, ema=settings.ema
             ),
             checkpoint=configuration.Checkpoint(every=CHECKPOINT_EVERY, keep=2),
         )

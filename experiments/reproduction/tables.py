@@ -139,12 +139,17 @@ def _by_kind(found: Sequence[Row]) -> list[Row]:
 
 
 def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, ...]:
+    not_none = {
+        "gates.learning_rate": settings.gates_learning_rate,
+        "penalty.l2": settings.l2,
+    }
     protocol = {
         "penalty.lam": settings.lam,
         "penalty.convention": settings.convention,
         "pruning.gamma": settings.gamma,
-        "optimizer.name": "adam",
+        "optimizer.name": settings.optimizer,
         "optimizer.learning_rate": settings.learning_rate,
+        **{name: value for name, value in not_none.items() if value},
         "optimizer.ema": settings.ema,
         **fields,
     }
