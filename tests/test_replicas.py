@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from kept import Kept
 
-from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs
+from dynhp_jax import (
+    checkpoint,
+    compiling,
+    config,
+    data,
+    loop,
+    replicas,
+    runs,
+    stacking,
+    train_state,
+    training,
+)
 from dynhp_jax.config import Config, ConfigError
 
 DIGITS = data.load("digits")
@@ -97,7 +108,7 @@ def test_each_member_is_its_single_run(per_example, request, tmp_path):
             np.testing.assert_allclose(mine["test_error"], theirs["test_error"], atol=0.6)
             batches.add((mine["epoch"], mine["batch_size"]))
             shapes.add(mine["materialised"])
-        state = replicas.member_of(everyone.state, k)
+        state = stacking.member_of(everyone.state, k)
         mine = by_unit(state, everyone.members[k].keeps, sizes)
         theirs = by_unit(run.state, run.keeps, sizes)
         for name in sizes:
@@ -131,7 +142,7 @@ def test_common_keeps_hold_every_survivor_in_equal_numbers():
         {name: (rng.random(g.size) < p).astype(np.float32) for name, g in team.whole.groups.items()}
         for p in (0.3, 0.7)
     ]
-    one, other = replicas.common_keeps(team.whole, masks)
+    one, other = stacking.common_keeps(team.whole, masks)
     for name in team.whole.groups:
         assert one[name].size == other[name].size
         for keeps, mask in ((one, masks[0]), (other, masks[1])):
@@ -148,17 +159,17 @@ def test_padded_examples_weigh_nothing():
     team = replicas.Team(members()[:2], DIGITS, compiling.Programs())
     everyone = team.start()
     step = jax.jit(
-        replicas.training.make_step(everyone.network, team.lead.config, team.lead.tx, team.examples)
+        training.make_step(everyone.network, team.lead.config, team.lead.tx, team.examples)
     )
-    given = replicas.member_of(everyone.given, 0)
+    given = stacking.member_of(everyone.given, 0)
     split, rows = everyone.splits["train"], jnp.arange(24)
 
     def update(one, tally, rows, count):
-        batch = replicas.training.Examples(split.images, split.labels, rows, count)
+        batch = training.Examples(split.images, split.labels, rows, count)
         return step(one, tally, batch, given)
 
-    one = replicas.member_of(everyone.state, 0)
-    tally = replicas.train_state.empty_tally(one)
+    one = stacking.member_of(everyone.state, 0)
+    tally = train_state.empty_tally(one)
     for first in range(100, 1000, 10):  # moments and means that are no longer zero
         one, _ = update(one, tally, first + rows[:10], None)
     exact = update(one, tally, rows[:10], None)
