@@ -17,7 +17,7 @@ meets the data:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core as jex
 
+from dynhp_jax import mixing
 from dynhp_jax.example_norms import broadcast_with_norms, in_chunks, outer_product_norms
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
@@ -54,6 +55,7 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
     def with_probe(variables: Any, probe: Any, *inputs: Any) -> Any:
         traced = trace(apply, variables, inputs)
         hook = _Probe(traced, probe)
+        mixing.check(traced.analysis, hook.batched)
         out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
         start = prefix + "/" if prefix else ""
         operands = {id(atom) for eqn in traced.analysis.jaxpr.eqns for atom in eqn.invars}
@@ -96,8 +98,7 @@ class _Probe(Hook):
             for path, _ in scaled:
                 self.seen[path] = name
         leaves = [v.sources for v in values if v.sources] or [{path} for path, _ in scaled]
-        with_data = any(self._batched(v) for v in values)
-        self._check_mixing(name, eqn, values)
+        with_data = any(self._with_examples(v) for v in values)
         if not leaves:
             return run(*args)
         if not with_data:
@@ -144,28 +145,15 @@ class _Probe(Hook):
             found.append(bool(atoms.size) and int(atoms[0]) in self.batch)
         return found
 
+    def batched(self, axis: Axis) -> bool:
+        """Whether positions of an axis are examples, or parts of one."""
+        return any(self._batch_digits(axis))
+
     def _batch_axis(self, value: Value) -> int | None:
-        for d, axis in enumerate(value.axes):
-            if any(self._batch_digits(axis)):
-                return d
-        return None
+        return next((d for d, axis in enumerate(value.axes) if self.batched(axis)), None)
 
-    def _batched(self, value: Value) -> bool:
+    def _with_examples(self, value: Value) -> bool:
         return not value.sources and self._batch_axis(value) is not None
-
-    def _check_mixing(self, name: str, eqn: Any, values: list[Value]) -> None:
-        gone: Sequence[int] = ()
-        if name.startswith("reduce_") and "axes" in eqn.params:
-            gone = eqn.params["axes"]
-        elif name == "dot_general":
-            gone = eqn.params["dimension_numbers"][0][0]
-        for d in gone:
-            if any(self._batch_digits(values[0].axes[d])) and not values[0].sources:
-                raise ValueError(
-                    f"'{name}' mixes the examples of a batch (batch normalisation in training?), "
-                    "so per-example gradients do not exist; use variance='micro' "
-                    "(of_micro_batches)"
-                )
 
     def _result(self, eqn: Any) -> Value | None:
         return _find(self.traced.analysis, eqn.outvars[0])
@@ -313,7 +301,7 @@ class _Probe(Hook):
 
     def _elementwise(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         shape = eqn.outvars[0].aval.shape
-        data = next(v for v in values if self._batched(v))
+        data = next(v for v in values if self._with_examples(v))
         return self._expanded(values, args, shape, self._batch_axis(data), run)
 
     def _broadcast(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:

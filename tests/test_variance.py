@@ -247,6 +247,62 @@ def test_what_has_no_closed_form_is_refused(apply, why):
         variance.probed(apply, "")(params, jnp.zeros(EXAMPLES), x)
 
 
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda h: h + jnp.roll(h, 1, 0),
+        lambda h: h + h[::-1],
+        lambda h: h[jnp.array([2, 0, 1, *range(3, EXAMPLES)])],
+        lambda h: h + h[:1],
+        lambda h: h + jax.lax.dynamic_slice(h, (1, 0), (1, 3)),
+        lambda h: h[jnp.argmax(h[:, 0])] + h,
+        lambda h: jnp.sort(h, 0),
+        lambda h: jnp.cumsum(h, 0),
+        lambda h: jax.lax.cummax(h, 0),
+        lambda h: jnp.concatenate([h[1:], h[:1]]),
+        lambda h: h * jnp.prod(h, 0),
+        lambda h: (h @ h.T) @ h,
+        lambda h: jnp.abs(h[:, None] - h[None]).sum(1),
+        lambda h: jax.lax.top_k(h.T, EXAMPLES)[0].T,
+        lambda h: jax.lax.reduce_window(h, 0.0, jax.lax.add, (2, 1), (1, 1), "SAME"),
+        lambda h: jax.lax.scan(lambda c, row: (c + row, c + row), jnp.zeros(3), h)[1],
+        lambda h: jax.jit(lambda h: jax.lax.pad(h, 0.0, ((1, -1, 0), (0, 0, 0))))(h),
+        lambda h: h.at[0].set(0.0),
+        lambda h: jnp.fft.fft(h, axis=0).real,
+    ],
+)
+@pytest.mark.parametrize("after", [True, False])
+def test_what_mixes_examples_is_refused(mix, after):
+    """Whether or not a parameter meets the data behind it."""
+
+    def apply(p, x):
+        return mix(x @ p["w"]) @ p["out"] if after else mix(x @ p["w"])
+
+    params = {"w": jnp.ones((3, 3)), "out": jnp.ones((3, 2))}
+    with pytest.raises(ValueError, match="examples of a batch .*variance='micro'"):
+        variance.probed(apply, "")(params, jnp.zeros(EXAMPLES), jnp.ones((EXAMPLES, 3)))
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda h: jnp.roll(h, 1, 1) + h[:, ::-1],
+        lambda h: jnp.sort(h, 1) + jnp.cumsum(h, -1),
+        lambda h: h[:, jnp.array([1, 0, 2])] * jnp.argmax(h, 1, keepdims=True),
+        lambda h: jnp.take_along_axis(h, jnp.argsort(h, 1), 1),
+        lambda h: jax.vmap(lambda row: row[jnp.argsort(row)])(h),
+        lambda h: jax.lax.top_k(h, 3)[0] + jax.nn.softmax(h),
+        lambda h: jax.lax.reduce_window(h, -jnp.inf, jax.lax.max, (1, 2), (1, 1), "SAME"),
+        lambda h: jnp.concatenate(jnp.split(jnp.pad(h, ((0, 0), (1, 1))), [2], 1)[::-1], 1)[:, 1:4],
+        lambda h: jax.lax.scan(lambda c, w: (jnp.tanh(c * w), c), h, jnp.arange(3.0))[0],
+    ],
+)
+def test_what_keeps_examples_apart_is_counted(keep, x64):
+    params = {"w": random(3, 3), "out": random(3, 2)}
+    got, want = both(lambda p, x: keep(x @ p["w"]) @ p["out"], params, random(EXAMPLES, 3))
+    np.testing.assert_allclose(got, want, rtol=1e-9)
+
+
 def test_batch_normalisation_in_training_is_refused():
     spec = ResNetSpec.cifar(depth=8, width=0.25)
     module, variables = spec.module(), spec.init(jax.random.key(0))

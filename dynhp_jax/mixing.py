@@ -1,0 +1,138 @@
+"""Whether a model keeps the examples of a batch apart, read from its jaxpr.
+
+Per-example gradients exist only where it does. Of every primitive that is known to keep positions
+of an axis apart, the table below says along which axes it does not; a primitive that is not in it
+is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
+from dynhp_jax.jaxprs.labels import Axis
+from dynhp_jax.jaxprs.walk import Analysis
+
+# (equation, number of the operand) -> the axes of that operand along which positions meet, are
+# left out, doubled or change their places.
+Along = Callable[[Any, int], Sequence[int]]
+
+_REDUCTIONS = "and max min or prod sum xor"
+_CUMULATIVE = "logsumexp max min prod sum"
+_WINDOWS = ("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
+_APART = (
+    "broadcast_in_dim", "device_put", "optimization_barrier", "pcast", "pvary", "reshape",
+    "squeeze", "stack", "transpose",
+)  # fmt: skip
+
+
+def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:
+    """Refuses a model that mixes examples.
+
+    Args:
+      analysis: of the model; the jaxprs inside it are looked at, too.
+      batched: whether the positions of an axis are examples.
+
+    Raises:
+      ValueError: an equation mixes them, or may do so; it says which primitive, and what to use.
+    """
+    for index, eqn in enumerate(analysis.jaxpr.eqns):
+        name = eqn.primitive.name
+        for k, atom in enumerate(eqn.invars):
+            value = analysis.value(atom)
+            examples = {d for d, axis in enumerate(value.axes) if batched(axis)}
+            if value.sources or not examples:
+                continue
+            if name == "scan":
+                if 0 in examples and k >= eqn.params["num_consts"] + eqn.params["num_carry"]:
+                    raise _unclear("'scan' goes from example to example")
+            elif index in analysis.inner:
+                continue
+            elif name not in _ALONG:
+                raise _unclear(f"'{name}' has no rule for this")
+            elif examples.intersection(_ALONG[name](eqn, k)):
+                raise ValueError(
+                    f"'{name}' mixes the examples of a batch (batch normalisation in training?),"
+                    " so per-example gradients do not exist; use variance='micro'"
+                    " (of_micro_batches)"
+                )
+        for body in analysis.inner.get(index, ()):
+            check(body, batched)
+
+
+def _unclear(why: str) -> ValueError:
+    return ValueError(
+        f"it cannot be told whether the examples of a batch are mixed: {why}; use variance='vmap'"
+        " (per_example) if they are not, else variance='micro' (of_micro_batches)"
+    )
+
+
+def _resized(eqn: Any, k: int) -> list[int]:
+    """Of slices: where the result is smaller. One as large as the operand is all of it."""
+    before, after = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+    return [d for d, size in enumerate(before) if size != after[d]] if k == 0 else []
+
+
+def _updated(eqn: Any, k: int) -> list[int]:
+    whole, part = (eqn.invars[i].aval.shape for i in (0, 1))
+    return [d for d, size in enumerate(whole) if size != part[d]] if k < 2 else []
+
+
+def _padded(eqn: Any, k: int) -> list[int]:
+    config = eqn.params["padding_config"]
+    return [d for d, amounts in enumerate(config) if any(amounts)] if k == 0 else []
+
+
+def _gathered(eqn: Any, k: int) -> list[int]:
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape = eqn.invars[k].aval.shape
+    if k == 1:
+        return [len(shape) - 1]  # the coordinates
+    alike = numbers.operand_batching_dims
+    return [d for d, size in enumerate(shape) if sizes[d] != size and d not in alike]
+
+
+def _windows(eqn: Any, k: int) -> list[int]:
+    p = eqn.params
+    moved = zip(p["window_dimensions"], p["window_strides"], p["padding"], strict=True)
+    return [d for d, (size, stride, pad) in enumerate(moved) if size * stride != 1 or any(pad)]
+
+
+def _convolved(eqn: Any, k: int) -> Sequence[int]:
+    numbers = eqn.params["dimension_numbers"]
+    if k == 0 and eqn.params["batch_group_count"] == 1:
+        return numbers.lhs_spec[1:]
+    return range(len(eqn.invars[k].aval.shape))
+
+
+def _given(name: str) -> Along:
+    """The axis or axes that a parameter of the equation holds."""
+
+    def along(eqn: Any, k: int) -> Sequence[int]:
+        rank = len(eqn.invars[k].aval.shape)
+        return [int(d) % rank for d in np.ravel(eqn.params[name])]
+
+    return along
+
+
+_ALONG: dict[str, Along] = {
+    **dict.fromkeys((*ELEMENTWISE, *_APART), lambda eqn, k: ()),
+    **dict.fromkeys((f"reduce_{name}" for name in _REDUCTIONS.split()), _given("axes")),
+    **dict.fromkeys(("argmax", "argmin"), _given("axes")),
+    **dict.fromkeys((f"cum{name}" for name in _CUMULATIVE.split()), _given("axis")),
+    **dict.fromkeys(_WINDOWS, _windows),
+    **dict.fromkeys(("slice", "dynamic_slice"), _resized),
+    "concatenate": _given("dimension"),
+    "conv_general_dilated": _convolved,
+    "dot_general": lambda eqn, k: eqn.params["dimension_numbers"][0][k],
+    "dynamic_update_slice": _updated,
+    "gather": _gathered,
+    "pad": _padded,
+    "rev": _given("dimensions"),
+    "sort": _given("dimension"),
+    "split": _given("axis"),
+    "tile": lambda eqn, k: [d for d, times in enumerate(eqn.params["reps"]) if times != 1],
+    "top_k": _given("axis"),
+    "unstack": _given("axis"),
+}
