@@ -10,8 +10,6 @@ import numpy as np
 from dynhp_jax.jaxprs.trace import Path, Traced, bytes_of
 from dynhp_jax.members import Group, Member, Pinned
 
-_LATE = 1 << 60
-
 
 def collect(traced: Traced) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
     """The groups of an analysis, in the order in which their units are produced; what is in none.

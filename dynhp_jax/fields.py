@@ -25,7 +25,10 @@ def _option(default, convert, allowed: str, help: str):
 def _real(value) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError from None
 
 
 def as_whole(value) -> int:
@@ -57,16 +60,17 @@ def positive(default: float, help: str):
     return number(default, 5e-324, math.inf, "a number above 0", help)
 
 
-def whole(default: int, low: int, help: str):
-    """An integer, `low` or more."""
+def whole(default: int, low: int, help: str, high: int = 2**63 - 1):
+    """An integer in [low, high]."""
+    to = "or more" if high == 2**63 - 1 else f"to {high}"
 
     def convert(value):
         value = as_whole(value)
-        if value < low:
+        if not low <= value <= high:
             raise ValueError
         return value
 
-    return _option(default, convert, f"a whole number, {low} or more", help)
+    return _option(default, convert, f"a whole number, {low} {to}", help)
 
 
 def switch(default: bool, help: str):

@@ -26,7 +26,8 @@ from dynhp_jax.surgery import plan as plan_cuts
 from dynhp_jax.train_state import TrainState
 
 LEAST = 0.15  # a smaller share of the parameters is not worth a compilation in any run
-LONGEST = 0.02  # of the epochs of a run, is how long a plan may take
+LONGEST = 0.02  # of the epochs of a run, is how long a plan may take,
+AT_MOST = 8  # but no more epochs than these: from 400 on, a run is the beginning of a longer one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +98,7 @@ def next_plan(
         keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
     elif not trainer.may_change(run.network, wanted, run.batch_in_use):
         return None
-    wait, longest = 0, int(LONGEST * trainer.config.epochs)
+    wait, longest = 0, min(int(LONGEST * trainer.config.epochs), AT_MOST)
     if trainer.config.compiling.ahead:
         seconds = costs().epoch(run.network, _materialised(run), trainer.examples, run.batch_in_use)
         wait = max(1, min(math.ceil(costs().compilation / seconds), longest))

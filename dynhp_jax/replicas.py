@@ -24,7 +24,7 @@ from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Keeps, Split, Trainer, numbers_in
+from dynhp_jax.runs import Keeps, Split, Trainer, keeps_of, numbers_in
 from dynhp_jax.stacking import common_keeps, make_epoch, member_of, stacked
 from dynhp_jax.train_state import Given, TrainState
 
@@ -133,7 +133,7 @@ class Team:
                 epoch,
                 each["batch"],
                 each["batch_in_use"],
-                _keeps(each["keeps"]),
+                keeps_of(each["keeps"]),
                 tuple(each["memory_kib"]),
                 tuple(each["best"]),
             )
@@ -152,7 +152,7 @@ class Team:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
 
     def _network(self, host: Mapping[str, Any]) -> Network:
-        return plans.part_of(self.whole, _keeps(host["members"][0]["keeps"]))
+        return plans.part_of(self.whole, keeps_of(host["members"][0]["keeps"]))
 
     def _given(self, network: Network, members: Sequence[Member], state: TrainState) -> Given:
         return stacked(
@@ -323,7 +323,3 @@ def host_part(replicas: Replicas) -> dict[str, Any]:
         for member in replicas.members
     ]
     return {"members": members}
-
-
-def _keeps(lists: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}

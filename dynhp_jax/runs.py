@@ -7,7 +7,8 @@ A `Run` goes into a checkpoint as its arrays, `run.state`, and `host_part(run, t
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,8 +74,7 @@ class Plan:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
         """The inverse of `to_dict`."""
-        keeps = {name: np.asarray(kept, np.int64) for name, kept in values["keeps"].items()}
-        return cls(values["due"], keeps, values["wanted"])
+        return cls(values["due"], keeps_of(values["keeps"]), values["wanted"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -125,8 +125,8 @@ class Trainer:
     Raises:
       UserError: the criterion that the config names cannot be found.
       ConfigError: the budget is smaller than the network plus one example, the batch larger than
-        the training set or no multiple of the devices, there are fewer of these, or a group is
-        unknown.
+        the training set or than the paper's meter has room for, or no multiple of the devices,
+        there are fewer of these, or a group is unknown.
     """
 
     def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
@@ -153,6 +153,10 @@ class Trainer:
         if room < self.budget.unit and self.budget.devices > 1:
             allowed = f"at most {room} where the budget has room for so many examples"
             raise ConfigError("devices", config.devices, allowed)
+        asked = config.batch.size
+        if asked > room:
+            allowed = f"at most {room}, for which memory.budget has room beside the whole network"
+            raise ConfigError("batch.size", asked, f"{allowed}; or memory.budget='none'")
         self.controller = {
             "fixed": lambda: batch_size.Fixed(),
             "dynhp": lambda: batch_size.DynHP(batching.alpha),
@@ -234,6 +238,10 @@ class Trainer:
         size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
         batch, in_use = self.fit(network, min(size, room))
+        if self.config.batching.rule == "fixed" and in_use < size:
+            warnings.warn(
+                f"the memory budget has room for {in_use} examples, not for {size}", stacklevel=1
+            )
         chunk = self.budget.chunk(network)
         make = functools.partial(train_state.initial_state, network, self.config, self.tx)
         keys = [train_state.stream(self.config.seed, name) for name in ("params", "log_alpha")]
@@ -257,7 +265,7 @@ class Trainer:
                 f"the run was on {before} devices, here it is {count}, which changes what fits"
                 f" (memory.meter is 'xla'); go on with --config.devices={before}"
             )
-        keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
+        keeps = keeps_of(host["keeps"])
         network, state = self._network(host), checkpoint.state
         self.budget.remember(network, host["looks"])
         return Run(
@@ -293,8 +301,8 @@ class Trainer:
         return Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
 
     def _network(self, host: Mapping[str, Any]) -> Network:
-        keeps = {name: np.asarray(kept, np.int64) for name, kept in host["keeps"].items()}
-        spec, groups = models.from_dict(host["spec"]), self.whole.groups.shrunk(keeps)
+        spec = models.from_dict(host["spec"])
+        groups = self.whole.groups.shrunk(keeps_of(host["keeps"]))
         return dataclasses.replace(self.whole, spec=spec, groups=groups)
 
     def splits(self, keeps: Keeps) -> dict[str, Split]:
@@ -379,6 +387,11 @@ def prices_of(
 
 def _alive(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.asarray(mask, np.float64) for name, mask in masks.items()}
+
+
+def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:
+    """Keeps from what JSON holds of them."""
+    return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}
 
 
 def numbers_in(tree: Any) -> int:

@@ -110,8 +110,11 @@ def parse(
             f"--config: the file {_config_file(argv)!r} cannot be read;"
             f" the experiments here: {', '.join(_experiments()) or 'none in ./configs'}"
         ) from None
-    except (AttributeError, KeyError, TypeError, SyntaxError, ImportError) as error:
-        raise UserError(f"--config: {_config_file(argv)!r} is no config: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever code a config file runs
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"--config: {_config_file(argv)!r} is no config: {why}") from None
     if values["help"].value:
         print(values.get_help())
         raise SystemExit(0)
@@ -134,9 +137,16 @@ def _check_names(argv: Sequence[str], sections: Mapping[str, type]) -> None:
 
 def _illegal(error: flags.IllegalFlagValueError, sections: Mapping[str, type]) -> UserError:
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
-    if match is None or match[1] not in configuration.field_names(sections):
-        return UserError(f"{error}")
-    return ConfigError(match[1], match[2], configuration.allowed(match[1], sections))
+    names = configuration.field_names(sections)
+    if match is None:
+        said, raised, _ = str(error).partition("Traceback")
+        cause = str(error).strip().splitlines()[-1] if raised else ""  # of a config file
+        return UserError(f"{said}{cause}")
+    name, value = match.groups()
+    if name in names:
+        return ConfigError(name, value, configuration.allowed(name, sections))
+    inside = ", ".join(each for each in names if each.startswith(f"{name}."))
+    return ConfigError(name, value, f"no value of its own, it is a section; its fields: {inside}")
 
 
 def _config_file(argv: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network, whole_network
 from experiments import commandline, reports
+from experiments.values import numbers
 
 _OPTIONS = (
     ("budgets", "", "such as 1MiB,4MiB; empty: the config's own"),
@@ -31,8 +32,8 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line and prints the two tables."""
     values, _, budgets, widths, batches = commandline.parse(argv, True, _OPTIONS)
     config = configuration.from_config_dict(values)
-    shares = [_number(text, "widths", float, 1e-9, 1) for text in widths.split(",")]
-    sizes = [_number(text, "batches", int, 1, 10**9) for text in batches.split(",")]
+    shares = numbers("widths", widths, float, 1e-6, 1)
+    sizes = numbers("batches", batches, int, 1)
     limits = {text: memory.parse_bytes(text) for text in filter(None, budgets.split(","))}
     compiling.use_cache(config.compiling.cache_dir)
     print("\n".join(plan(config, shares, sizes, limits)))
@@ -82,20 +83,6 @@ def plan(
 
 def _units(network: Network) -> str:
     return "-".join(str(group.size) for group in network.groups.values()) or "all"
-
-
-def _number(text: str, flag: str, kind: type, low: float, high: float):
-    try:
-        value = kind(text)
-        if not low <= value <= high:
-            raise ValueError
-    except ValueError:
-        raise UserError(
-            f"--{flag}: {text!r} is no {'share' if kind is float else 'number'};"
-            f" allowed: {'numbers above 0, up to 1' if kind is float else 'whole numbers from 1'},"
-            " with commas between them"
-        ) from None
-    return value
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from experiments import commandline
 from experiments.reproduction import calibration, figures, results, rows, running, tables
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
+from experiments.values import numbers, shortest
 from experiments.workdir import write_text
 
 _OPTIONS = (
@@ -36,19 +37,26 @@ _OPTIONS = (
     ("results", "results/reproduction", "directory of the result files"),
 )
 _SWITCHES = (
-    ("print", "only print the table of the results that are there"),
+    ("print", "print the tables of the results that are there; with no other flag write tableN.md"),
     ("figures", "draw Figures 1 to 7 of the results that are there"),
     ("calibrate", "propose alphas from the results of --rows (one DynHP row)"),
 )
+_VARIED = ("lam", "validation", "variants")
+_READ = {  # by the switches, which take no option that they would pass over
+    "print": ("table", "epochs", "alphas", "results", *_VARIED),
+    "figures": ("epochs", "variants", "results"),
+    "calibrate": ("table", "rows", "epochs", "alphas", "results", *_VARIED),
+}
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws."""
     _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES)
     given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
+    switch = _switch(given)
     place = Path(given["results"])
-    count = _number("epochs", given["epochs"], int, 1) if given["epochs"] else None
-    if given["figures"]:
+    count = _one("epochs", given["epochs"], int, 1) if given["epochs"] else None
+    if switch == "figures":
         for path in figures.draw(place, count, rows.parse_variants(given["variants"])):
             print(path)
         return
@@ -57,41 +65,61 @@ def main(argv: Sequence[str]) -> None:
     common = _common(given, settings)
     names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
     wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
-    if given["calibrate"]:
-        print(calibration.proposals(place, table, wanted, count))
+    for row in wanted:  # what cannot be is said before anything is run
+        rows.config_of(row, table, settings, 0, count or EPOCHS)
+    if switch == "calibrate":
+        print(calibration.proposals(place, table, settings, wanted, count))
         return
-    if not given["print"]:
-        seeds = [_number("seeds", each, int, 0) for each in given["seeds"].split(",")]
+    if not switch:
+        seeds = numbers("seeds", given["seeds"], int, 0, 2**32 - 1)
         provenance = results.provenance()
         provenance["commit"] = provenance["commit"] or given["commit"] or None
         workdirs = Path(workdirs or "runs/reproduction")
         shared = running.Place(table, settings, workdirs, place, provenance)
         _run(shared, wanted, seeds, count or EPOCHS)
-    found = tables.build(place, table, settings, common, count)
-    print("\n\n".join(grid.text() for grid in found) or f"no results in {place} yet")
-    if place.is_dir() and not common and not count:
-        whole = "\n".join(grid.markdown() for grid in found)
-        write_text(place / f"table{table.number}.md", whole)
+    found, stale = tables.build(place, table, settings, common, count)
+    note = [f"left out, of other settings than now: {', '.join(stale)}"] if stale else []
+    shown = [grid.text() for grid in found] or [f"no such results in {place} yet"]
+    print("\n\n".join([*shown, *note]))
+    if found and not (common or count or given["alphas"]):
+        text = "\n".join([*(grid.markdown() for grid in found), *note])
+        write_text(place / f"table{table.number}.md", text)
+
+
+def _switch(given: Mapping[str, str | bool]) -> str:
+    """The switch that was given; '' without one."""
+    chosen = [name for name, _ in _SWITCHES if given[name]]
+    if len(chosen) > 1:
+        raise UserError(f"--{chosen[0]} and --{chosen[1]} are two things to do; give one")
+    if not chosen:
+        return ""
+    (switch,) = chosen
+    unread = [name for name, default, _ in _OPTIONS
+              if given[name] != default and name not in _READ[switch]]  # fmt: skip
+    if unread:
+        read = ", ".join(f"--{name}" for name in _READ[switch])
+        raise UserError(f"--{switch} does not read --{unread[0]}; beside it there may be {read}")
+    return switch
 
 
 def _settings(table: Table, alphas: str) -> Settings:
     settings = SETTINGS[table.number]
     if not alphas:
         return settings
-    chosen = tuple(_number("alphas", each, float, 0.0) for each in alphas.split(","))
-    return dataclasses.replace(settings, alphas=chosen)
+    return dataclasses.replace(settings, alphas=tuple(numbers("alphas", alphas, float, 0, 1)))
 
 
 def _common(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
     """The variants that all rows have, by --variants, --lam and --validation."""
     variants = rows.parse_variants(given["variants"])
     if given["lam"]:
-        lam = _number("lam", given["lam"], float, 0.0)
+        lam = _one("lam", given["lam"], float, 0)
         if lam != settings.lam:
-            variants = (*variants, f"penalty.lam={lam:g}")
+            variants = (*variants, f"penalty.lam={shortest(lam)}")
     if given["validation"]:
-        share = _number("validation", given["validation"], float, 0.0)
-        variants = (*variants, f"data.validation={share:g}")
+        share = _one("validation", given["validation"], float, 0)
+        if share:
+            variants = (*variants, f"data.validation={shortest(share)}")
     return variants
 
 
@@ -99,8 +127,6 @@ def _run(
     shared: running.Place, wanted: Sequence[rows.Row], seeds: Sequence[int], epochs: int
 ) -> None:
     """Every row with every seed; seed by seed, so that whole tables come early."""
-    for row in wanted:  # what cannot be is said before anything is run
-        rows.config_of(row, shared.table, shared.settings, 0, epochs)
     for row in wanted:
         for seed in seeds:
             if row.reference and row.reference not in wanted:
@@ -123,19 +149,11 @@ def _table(text: str) -> Table:
     return TABLES[int(text)]
 
 
-def _with(variants: str, more: str) -> str:
-    return f"{variants}+{more}" if variants else more
-
-
-def _number(flag: str, text: str, kind: Callable, least: float):
-    try:
-        value = kind(text)
-        if not least <= value < float("inf"):
-            raise ValueError
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UserError(f"--{flag}: {text!r} is not allowed; {what}, {least} or more") from None
-    return value
+def _one(flag: str, text: str, kind: Callable, least: float):
+    found = numbers(flag, text, kind, least)
+    if len(found) > 1:
+        raise UserError(f"--{flag}: {text!r} is not allowed; one number")
+    return found[0]
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from dynhp_jax.replicas import Replicas, Team, host_part
 from experiments import commandline, plots, reports
 from experiments.commandline import Interrupted, say
 from experiments.terminal import Interruptions, Screen
+from experiments.values import numbers, shortest
 from experiments.workdir import Workdir, write_json
 
 FIELDS = {  # flag: (field, type)
@@ -69,12 +70,7 @@ def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
         if not text:
             continue
         field, kind = FIELDS[flag]
-        try:
-            values = [kind(part) for part in text.split(",")]
-        except ValueError:
-            raise UserError(
-                f"--{flag}={text} is no list of numbers; such as --{flag}=0,1"
-            ) from None
+        values = numbers(flag, text, kind, 0)
         if len(set(values)) < len(values):
             raise UserError(f"--{flag}={text} names a value twice; give each once")
         choices.append([(field, value) for value in values])
@@ -82,7 +78,9 @@ def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
         raise UserError("nothing to sweep; give --seeds=0,1,2, or --lams, --alphas, --gammas")
     members = {}
     for combination in itertools.product(*choices):
-        name = "-".join(f"{field.rpartition('.')[2]}{value:g}" for field, value in combination)
+        name = "-".join(
+            f"{field.rpartition('.')[2]}{shortest(value)}" for field, value in combination
+        )
         members[name] = changed(config, dict(combination))
     return members
 

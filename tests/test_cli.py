@@ -279,6 +279,17 @@ def _damage(path):
 
 
 @pytest.mark.parametrize(
+    ("body", "said"),
+    [("return missing", "NameError: name 'missing'"), ("return int('x')", "ValueError: invalid")],
+)
+def test_a_config_file_that_fails_is_named_in_one_line(body, said, tmp_path, capfd):
+    file = tmp_path / "failing.py"
+    file.write_text(f"def get_config():\n    {body}\n")
+    message = fails(capfd, train.main, f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert "failing.py" in message and said in message and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--config.pruning.gamma=1.5"], ["config.pruning.gamma", "1.5", "from 0 to 1"]),
@@ -294,6 +305,9 @@ def _damage(path):
         (["--config.memory.budget=plenty"], ["config.memory.budget", "'plenty'", "MiB"]),
         (["--config.memory.budget=10KiB"], ["config.memory.budget", "at least 67.6KiB"]),
         (["--config.batch.size=2000"], ["config.batch.size", "2000", "1437"]),
+        (["--config.batch.size=900"], ["config.batch.size is 900", "at most", "memory.budget"]),
+        (["--config.batch=3"], ["config.batch", "a section", "batch.size"]),
+        (["--config.seed=4294967296"], ["config.seed", "4294967295"]),
         (["--config.pruning.groups=('hidden_7',)"], ["config.pruning.groups", "hidden_1"]),
         (["--config=configs/nothing.py"], ["configs/nothing.py", "configs/digits.py"]),
         (["--wokdir=runs/x"], ["wokdir", "workdir"]),

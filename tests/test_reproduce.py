@@ -165,6 +165,18 @@ def test_a_run_of_every_row_fills_the_table(tiny):
         assert f"{each['test_error']:.2f}" in said
 
 
+def test_a_printed_table_is_written_unless_it_is_of_less(tiny, program):
+    folder, flags, _, _ = tiny
+    place, file = flags[1], folder / "results" / "table2.md"
+    before = {"results": sorted((folder / "results").iterdir())}
+    for less in ("--lam=0.3", "--epochs=4", "--alphas=0.5", f"--variants={TINY}"):
+        code, _, _ = program(place, "--print", less)
+        assert code == 0 and sorted((folder / "results").iterdir()) == before["results"]
+    assert program(place, "--print", "--validation=0")[1] == program(place, "--print")[1]
+    assert "# Table 2, MNIST, 4 epochs: variants" in file.read_text()
+    file.unlink()
+
+
 def test_what_is_finished_is_skipped(tiny, program):
     folder, flags, names, before = tiny
     times = {path: path.stat().st_mtime_ns for path in files_of(folder)}
@@ -220,7 +232,13 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=2", "--rows=sp,hq"], "'hq' is no row"),
         (["--table=2", "--lam=-1"], "--lam: '-1'"),
         (["--table=2", "--rows=hp", "--lam=inf"], "--lam: 'inf'"),
-        (["--table=2", "--alphas=2"], "'dynhp-2' is no row"),
+        (["--table=2", "--alphas=2"], "--alphas: '2' is not allowed; numbers, 0 to 1"),
+        (["--table=2", "--rows=sp", "--alphas=0.5,"], "--alphas: '' is not allowed"),
+        (["--table=2", "--lam=1,2"], "one number"),
+        (["--table=2", "--print", "--validation=7"], "config.data.validation is 7"),
+        (["--table=2", "--print", "--rows=sp"], "--print does not read --rows; beside it"),
+        (["--figures", "--table=2"], "--figures does not read --table"),
+        (["--table=2", "--print", "--figures"], "--print and --figures are two things"),
         (["--table=2", "--variants=l3"], "'l3' is no variant"),
         (["--table=2", "--rows=hp", "--validation=1"], "config.data.validation is 1"),
         (["--table=2", "--rows=hp+penalty.lam=-1"], "config.penalty.lam is -1"),

@@ -71,7 +71,7 @@ def test_the_implied_mini_batch_bounds_those_that_are_known():
 @pytest.mark.parametrize(
     "name",
     ["sp", "hp", "dense", "dynhp-0.972", "dense-final@hp", "magnitude@dynhp-0.95",
-     "random@hp+per-example", "hp+penalty.l2=0.5+no-pixels", "dynhp-1"],
+     "random@hp+per-example", "hp+penalty.l2=0.5+no-pixels", "dynhp-1", "dynhp-0.9999999"],
 )  # fmt: skip
 def test_a_name_is_read_and_given_back(name):
     assert rows.parse(name).name == name
@@ -141,6 +141,8 @@ def test_variants_change_one_thing_and_sizes_are_the_reference_s(number):
             unchanged.add(variant)
     settings = SETTINGS[number]  # of two choices the other one is the variant
     assert unchanged == {settings.optimizer, "l2" if settings.l2 else "no-l2"}
+    large = config("sp+batch.size=4096")
+    assert (large.batching.size, large.memory.budget) == (4096, "none")  # beyond SP's own budget
     row = rows.parse("dense-final@hp+model.hidden=(30, 20)")
     units = {"input": 5, "hidden_1": 4, "hidden_2": 3}
     assert rows.config_of(row, TABLES[2], SETTINGS[2], 0, 5, units).model.hidden == (4, 3)
@@ -170,7 +172,7 @@ def recorded(directory, name, seed, errors, parameters, batches, table=2):
         for epoch, (error, batch) in enumerate(zip(errors, batches, strict=True), start=1)
     ]
     result = results.of_records(
-        records, row=name, table=table, config=config, units=None, kept_inputs=None,
+        records, row=name, table=table, config=config, units=records[-1]["units"], kept_inputs=None,
         commit="abc", versions={"jax": "1"}, machine="m",
     )  # fmt: skip
     results.write(result, directory)
@@ -194,7 +196,8 @@ def row_of(grid, name):
 
 
 def test_the_table_has_the_paper_beside_ours(small):
-    main, varied = tables.build(small, TABLES[2], SETTINGS[2])
+    (main, varied), stale = tables.build(small, TABLES[2], SETTINGS[2])
+    assert stale == []
     sp, hp, dynhp = (row_of(main, name) for name in ("sp", "hp", "dynhp-0.95"))
     assert sp["paper: error %"] == "1.42" and sp["error %"] == "1.40 ± 0.14"
     assert sp["memory"] == "5.219 ± 0.000"  # two epochs, times 1,000
@@ -213,10 +216,12 @@ def test_the_table_has_the_paper_beside_ours(small):
 
 def test_results_of_other_settings_are_left_out_and_named(small):
     settings = dataclasses.replace(SETTINGS[2], lam=0.2)
-    assert tables.build(small, TABLES[2], settings) == []
+    grids, stale = tables.build(small, TABLES[2], settings)
+    assert grids == [] and "sp (seed 1, 2 epochs)" in stale and len(stale) == 5
     recorded(small, "sp+penalty.lam=0.2", 0, [1.0], 266_610, [512])
-    (grid,) = tables.build(small, TABLES[2], settings, ("penalty.lam=0.2",))
-    assert "left out" in grid.text() and "sp (seed 1, 2 epochs)" in grid.text()
+    assert tables.build(small, TABLES[2], settings, ("penalty.lam=0.2",))[1] == stale
+    with pytest.raises(UserError, match="no result"):
+        calibration.proposals(small, TABLES[2], settings, [rows.parse("dynhp-0.95")], None)
 
 
 def test_errors_on_held_out_examples_replace_those_on_the_test_set(small):
@@ -226,13 +231,13 @@ def test_errors_on_held_out_examples_replace_those_on_the_test_set(small):
     result["validation_error"] = 2.25
     results.write(result, small)
     assert (path / f"{name}-seed0-epochs2.json").exists()
-    grid = tables.build(small, TABLES[2], SETTINGS[2], ("data.validation=0.1",))[0]
+    (grid, *_), _ = tables.build(small, TABLES[2], SETTINGS[2], ("data.validation=0.1",))
     assert row_of(grid, "sp")["validation error %"] == "2.25"
     assert "1.5" not in " ".join(row_of(grid, "sp").values())
     assert "best %" not in grid.cells[0]
 
     # Beside results that have none, they are in a table of their own.
-    _, varied, held_out = tables.build(small, TABLES[2], SETTINGS[2])
+    (_, varied, held_out), _ = tables.build(small, TABLES[2], SETTINGS[2])
     assert row_of(varied, "hp+ce")["error %"] == "2.80 (+100%)"
     assert [row[0] for row in held_out.cells[1:]] == [name]
     assert row_of(held_out, name)["validation error %"] == "2.25"
@@ -260,7 +265,7 @@ def test_calibrated_alphas_take_the_batch_to_the_paper_s(small):
     recorded(small, "dynhp-1", 0, [2.0] * 200, 266_610, [16] * 200)
     (found,) = (r for r in results.read_all(small, 2) if r["row"] == "dynhp-1")
     assert len(calibration.ratios_of(found)) == 200
-    text = calibration.proposals(small, TABLES[2], [rows.parse("dynhp-1")], None)
+    text = calibration.proposals(small, TABLES[2], SETTINGS[2], [rows.parse("dynhp-1")], None)
     for line in TABLES[2].lines[2:]:
         (proposed,) = (
             float(each.split()[-1]) for each in text.splitlines() if f" {line.alpha:g} " in each

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dynhp_jax.config import Config
 from experiments import commandline, sweep
 from experiments.workdir import Workdir
 
@@ -56,10 +57,17 @@ def test_every_member_leaves_a_run_and_more_epochs_go_on(capsys, monkeypatch, tm
     assert "holds a sweep over alpha0.2-seed0" in capsys.readouterr().err
 
 
+def test_values_that_are_nearly_the_same_are_members_of_their_own():
+    lists = {"seeds": "20231101,20231102", "lams": "0.12345671,0.12345672"}
+    found = sweep.combinations(Config(), lists)
+    assert len(found) == 4 and "seed20231101-lam0.12345671" in found
+    assert found["seed20231102-lam0.12345672"].penalty.lam == 0.12345672
+
+
 @pytest.mark.parametrize(
     "arguments, said",
     [
-        (["--seeds=0,one"], "--seeds=0,one is no list of numbers"),
+        (["--seeds=0,one"], "--seeds: 'one' is not allowed"),
         (["--seeds=1,1"], "--seeds=1,1 names a value twice"),
         ([], "nothing to sweep"),
         (["--alphas=1.5"], "config.batch.alpha is 1.5"),

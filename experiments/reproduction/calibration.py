@@ -12,20 +12,25 @@ from pathlib import Path
 from dynhp_jax.batch_size import calibrate_alpha
 from dynhp_jax.errors import UserError
 from experiments import reports
-from experiments.reproduction import results
+from experiments.reproduction import tables
 from experiments.reproduction.published import Table
 from experiments.reproduction.results import Result
-from experiments.reproduction.rows import Row
+from experiments.reproduction.rows import FIRST_BATCH, Row
+from experiments.reproduction.settings import Settings
 
-START = 16  # the paper's first mini-batch
 
-
-def proposals(directory: Path, table: Table, wanted: Sequence[Row], epochs: int | None) -> str:
+def proposals(
+    directory: Path,
+    table: Table,
+    settings: Settings,
+    wanted: Sequence[Row],
+    epochs: int | None,
+) -> str:
     """A table of the published alphas and those proposed here.
 
     Args:
       directory: of the results.
-      table: which one.
+      table, settings: which one, and what its rows mean; results of other settings do not count.
       wanted: rows whose results have the ratios; those that are not DynHP's measure none.
       epochs: of those results; None: the longest.
 
@@ -40,13 +45,13 @@ def proposals(directory: Path, table: Table, wanted: Sequence[Row], epochs: int 
     names = {row.name for row in wanted if row.kind == "dynhp"}
     found = [
         each
-        for each in results.read_all(directory, table.number)
+        for each in tables.current(directory, table, settings)[0]
         if each["row"] in names and epochs in (None, each["epochs"])
     ]
     if not found:
         raise UserError(
             f"no result in {directory} to calibrate with; run a DynHP row of table"
-            f" {table.number} first, such as --rows=dynhp-1 (its mini-batch stays at {START})"
+            f" {table.number} first, such as --rows=dynhp-1 (its mini-batch stays at {FIRST_BATCH})"
         )
     longest = max(each["epochs"] for each in found)
     found = [each for each in found if each["epochs"] == longest]
@@ -67,8 +72,8 @@ def proposals(directory: Path, table: Table, wanted: Sequence[Row], epochs: int 
             )
     return "\n".join(
         [
-            f"Table {table.number}, {table.title}: alphas that take the mini-batch from {START} to"
-            f" the paper's mean within {longest} epochs",
+            f"Table {table.number}, {table.title}: alphas that take the mini-batch from"
+            f" {FIRST_BATCH} to the paper's mean within {longest} epochs",
             "",
             *reports.columns(lines),
         ]
@@ -85,6 +90,6 @@ def ratios_of(result: Result) -> list[float]:
 
 def _proposed(ratios: Sequence[float], target: int) -> str:
     try:
-        return f"{calibrate_alpha(ratios, START, target):g}"
+        return f"{calibrate_alpha(ratios, FIRST_BATCH, target):g}"
     except ValueError:  # not even alpha = 0 reaches it
         return "none"

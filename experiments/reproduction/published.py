@@ -26,7 +26,6 @@ class Line:
 
     Attributes:
       name: of our row that repeats it.
-      label: the method as it is printed.
       alpha: as it is printed; None for SP and HP.
       error: misclassification, percent.
       model: "Model Size", thousands of KiB.
@@ -35,7 +34,6 @@ class Line:
     """
 
     name: str
-    label: str
     alpha: float | None
     error: float
     model: float
@@ -90,15 +88,15 @@ class Table:
 
 def dynhp(alpha: float, *numbers: float) -> Line:
     """A DynHP row: error, model, memory, then the three changes."""
-    return Line(f"dynhp-{alpha:g}", "DynHP", alpha, *numbers)
+    return Line(f"dynhp-{alpha:g}", alpha, *numbers)
 
 
 TABLES = {
     2: Table(
         2, "mnist", "MNIST", 512, 100,
         (
-            Line("sp", "SP (bs = 512)", None, 1.42, 1.041, 5.219),
-            Line("hp", "HP (bs = 100)", None, 1.41, 0.206, 1.185, -1, -88, -77),
+            Line("sp", None, 1.42, 1.041, 5.219),
+            Line("hp", None, 1.41, 0.206, 1.185, -1, -88, -77),
             dynhp(0.971, 1.50, 0.572, 5.165, +5, -45, -1),
             dynhp(0.972, 1.35, 0.398, 2.736, -5, -62, -48),
             dynhp(0.973, 1.40, 0.205, 1.279, -1, -80, -75),
@@ -109,8 +107,8 @@ TABLES = {
     3: Table(
         3, "fashion_mnist", "Fashion-MNIST", 128, 128,
         (
-            Line("sp", "SP (bs = 128)", None, 9.96, 1.041, 2.866),
-            Line("hp", "HP (bs = 128)", None, 10.20, 0.236, 1.377, +2, -77, -52),
+            Line("sp", None, 9.96, 1.041, 2.866),
+            Line("hp", None, 10.20, 0.236, 1.377, +2, -77, -52),
             dynhp(0.979, 9.97, 0.430, 2.874, 0, -59, 0),
             dynhp(0.980, 9.64, 0.415, 2.874, -3, -60, 0),
             dynhp(0.981, 9.96, 0.418, 2.874, 0, -60, 0),

@@ -49,7 +49,7 @@ def of_records(
     row: str,
     table: int,
     config: Config,
-    units: Mapping[str, int] | None,
+    units: Mapping[str, int],
     kept_inputs: Sequence[int] | None,
     commit: str | None,
     versions: Mapping[str, str],
@@ -65,7 +65,7 @@ def of_records(
       records: the lines of metrics.jsonl, one for every epoch.
       row, table: what was run.
       config: of the run; its epochs are those of the result.
-      units: of the final network; None: as the last record has it.
+      units: of the final network.
       kept_inputs: the pixels that the final network reads; None if not known.
       commit, versions, machine: of the run.
     """
@@ -84,7 +84,7 @@ def of_records(
         "best_test_error": best["test_error"],
         "best_epoch": best["epoch"],
         "validation_error": last.get("validation_error"),
-        "units": dict(units or last["units"]),
+        "units": dict(units),
         "parameters": last["parameters"],
         "model_kib": METER.model_kib(last["parameters"]),
         "training_memory": memory.training_memory(each["memory_kib"] for each in records),

@@ -12,7 +12,7 @@ A name is what `--rows=` and the result files use:
 
 and any of them with variants after a '+': one of `VARIANTS`, or FIELD=VALUE of the config:
 
-    hp+per-example        dynhp-0.95+penalty.l2=0.0005
+    hp+per-example        dynhp-0.95+pruning.gamma=0.3
 """
 
 import ast
@@ -24,7 +24,14 @@ from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
 from experiments.reproduction.published import UNITS, Table
-from experiments.reproduction.settings import Settings
+from experiments.reproduction.settings import (
+    ADAM_RATE,
+    RHO,
+    SGD_GATES_RATE,
+    SGD_RATE,
+    Settings,
+)
+from experiments.values import shortest
 
 METHODS = ("sp", "hp", "dynhp", "dense")
 BASELINES = ("dense-final", "magnitude", "random")
@@ -34,15 +41,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "per-step": {"batch.every": "step"},
     "adam": {
         "optimizer.name": "adam",
-        "optimizer.learning_rate": 1e-3,
+        "optimizer.learning_rate": ADAM_RATE,
         "gates.learning_rate": 0.0,
     },
-    "sgd": {"optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "gates.learning_rate": 2.0},
-    "l2": {"penalty.l2": 30.0},  # a weight decay of 5e-4, as 30 is divided by 60,000 examples
+    "sgd": {
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": SGD_RATE,
+        "gates.learning_rate": SGD_GATES_RATE,
+    },
+    "l2": {"penalty.l2": RHO},
     "no-l2": {"penalty.l2": 0.0},
     "no-pixels": {"gates.inputs": False},
     "no-mean": {"optimizer.ema": 0.0},
 }
+FIRST_BATCH = 16  # of DynHP, as the paper has it
 CHECKPOINT_EVERY = 20  # epochs; saving takes about as long as a short epoch
 
 
@@ -66,7 +78,7 @@ class Row:
     def plain(self) -> str:
         """The name without variants."""
         if self.alpha is not None:
-            return f"{self.kind}-{self.alpha:g}"
+            return f"{self.kind}-{shortest(self.alpha)}"
         return f"{self.kind}@{self.base}" if self.base else self.kind
 
     @property
@@ -146,7 +158,7 @@ def _setting(variant: str) -> dict[str, Any]:
     if not equals:
         raise UserError(
             f"{variant!r} is no variant; allowed: {', '.join(VARIANTS)}, or FIELD=VALUE of the"
-            " config, such as penalty.l2=0.0005"
+            " config, such as pruning.gamma=0.3"
         )
     if field not in configuration.field_names():
         raise configuration.unknown_field(field)
@@ -167,7 +179,7 @@ def default_rows(table: Table, alphas: Sequence[float]) -> list[str]:
     >>> default_rows(TABLES[2], (0.95,))[6:]
     ['dynhp-0.975', 'dynhp-0.95', 'dense', 'dense-final@hp', 'magnitude@hp', 'random@hp']
     """
-    ours = [f"dynhp-{alpha:g}" for alpha in alphas if alpha not in table.alphas]
+    ours = [f"dynhp-{shortest(alpha)}" for alpha in alphas if alpha not in table.alphas]
     bases = [f"{kind}@hp" for kind in BASELINES]
     return [*(line.name for line in table.lines), *ours, "dense", *bases]
 
@@ -193,7 +205,7 @@ def config_of(
       ConfigError: a variant sets a field to what it must not hold.
     """
     dense = row.kind not in ("sp", "hp", "dynhp")
-    batch = {"sp": table.sp_batch, "dynhp": 16}.get(row.kind, table.hp_batch)
+    batch = {"sp": table.sp_batch, "dynhp": FIRST_BATCH}.get(row.kind, table.hp_batch)
     hidden = tuple(units[name] for name in units if name != "input")
     values = configuration.to_dict(
         Config(
@@ -216,6 +228,8 @@ def config_of(
             checkpoint=configuration.Checkpoint(every=CHECKPOINT_EVERY, keep=2),
         )
     )
+    if row.kind in ("sp", "hp") and "batch.size" in row.fields:
+        values["memory"]["budget"] = "none"  # Figures 3 and 4: larger ones than the budget's, too
     for field, value in row.fields.items():
         if field == "model.hidden" and row.base:
             continue  # the sizes of a baseline are those of its reference

@@ -105,8 +105,11 @@ def _method(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
 def _first_epochs(config: Config, workdir: Workdir) -> list[dict[str, Any]] | None:
     """The records of these epochs, if a longer run of the same config has them already.
 
-    Which pixels it had by then is not known.
+    It has none where something is scheduled over all epochs. Which pixels it had by then is not
+    known.
     """
+    if config.optimizer.schedule != "constant":
+        return None
     records = workdir.records()
     if len(records) < config.epochs or not workdir.config_file.exists():
         return None

@@ -46,7 +46,7 @@ def build(
     settings: Settings,
     common: Sequence[str] = (),
     epochs: int | None = None,
-) -> list[Grid]:
+) -> tuple[list[Grid], list[str]]:
     """A table for every number of epochs that has results, and one more of the variants of rows.
 
     Args:
@@ -54,6 +54,9 @@ def build(
       table, settings: which one, and what its rows mean.
       common: the variants that every row of it has; the others are in the table of variants.
       epochs: only of this number of them.
+
+    Returns:
+      The tables, and the names of the results that are of other settings than now.
     """
     fresh, stale = current(directory, table, settings)
     grids = []
@@ -65,10 +68,7 @@ def build(
             if each["epochs"] == length:
                 by_row.setdefault(rows.parse(each["row"]), []).append(each)
         grids += _of_length(by_row, length, table, settings, tuple(common))
-    if grids and stale:
-        note = f"left out, of other settings than now: {', '.join(stale)}"
-        grids[-1] = dataclasses.replace(grids[-1], notes=(*grids[-1].notes, note))
-    return grids
+    return grids, stale
 
 
 def current(directory: Path, table: Table, settings: Settings) -> tuple[list[Result], list[str]]:
@@ -130,7 +130,7 @@ def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) ->
 
 def _held_out(row: Row) -> bool:
     """Whether the errors of the row are those on a part of the training set."""
-    return "data.validation" in row.fields
+    return row.fields.get("data.validation", 0) > 0
 
 
 def _by_kind(found: Sequence[Row]) -> list[Row]:
