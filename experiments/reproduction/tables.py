@@ -59,7 +59,7 @@ def build(
       The tables, and the names of the results that are of other settings than now.
     """
     fresh, stale = current(directory, table, settings)
-    grids = []
+    main, varied = [], []
     for length in sorted({each["epochs"] for each in fresh}):
         if epochs not in (None, length):
             continue
@@ -67,8 +67,10 @@ def build(
         for each in fresh:
             if each["epochs"] == length:
                 by_row.setdefault(rows.parse(each["row"]), []).append(each)
-        grids += _of_length(by_row, length, table, settings, tuple(common))
-    return grids, stale
+        first, rest = _of_length(by_row, length, table, settings, tuple(common))
+        main += first
+        varied += rest
+    return main + varied, stale
 
 
 def current(directory: Path, table: Table, settings: Settings) -> tuple[list[Result], list[str]]:
@@ -93,7 +95,10 @@ def change(ours: float, sp: float) -> str:
     return f"{percent:+d}%" if percent else "0%"
 
 
-def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) -> list[Grid]:
+def _of_length(
+    by_row, epochs: int, table: Table, settings: Settings, common
+) -> tuple[list[Grid], list[Grid]]:
+    """The table itself, if it has results, and those of its variants."""
     plain = [row for row in by_row if row.variants == common]
     printed = [rows.parse(name) for name in rows.default_rows(table, settings.alphas)]
     printed = [row.with_variants(common) for row in printed]
@@ -109,10 +114,10 @@ def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) ->
     sp = by_row.get(Row("sp", variants=common))
     name = f"Table {table.number}, {table.title}, {epochs:,} epochs"
     with_common = f" ({' '.join(common)})" if common else ""
-    grids = []
+    main, grids = [], []
     if order:
         notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
-        grids.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
+        main.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
     for title, held_out in (("variants", False), ("variants, on examples held out", True)):
         part = {row for row in varied if _held_out(row) == held_out}
         if part:
@@ -125,7 +130,7 @@ def _of_length(by_row, epochs: int, table: Table, settings: Settings, common) ->
             grids.append(
                 _grid(f"{name}: {title}", shown, by_row, base, epochs, table, common, notes)
             )
-    return grids
+    return main, grids
 
 
 def _held_out(row: Row) -> bool:
