@@ -17,6 +17,7 @@ ByRow = Mapping[Row, Sequence[Result]]
 
 _SP, _HP = Row("sp"), Row("hp")
 _STYLES = ("-", "--", ":")
+_WITH_LEGEND = (5.2, 3.0)  # inches of a panel and the legend beside it
 _BATCHES = (16, 32, 64, 100, 128, 256, 512)
 
 
@@ -158,7 +159,7 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
     shown = {kind: of_batch for kind, of_batch in shown.items() if of_batch}
     if not shown:
         return None
-    with panels_of(path, 1, len(shown)) as panels:
+    with panels_of(path, 1, len(shown), _WITH_LEGEND) as panels:
         for panel, (kind, of_batch) in zip(panels, shown.items(), strict=True):
             for batch, results in of_batch.items():
                 color = COLORS[_BATCHES.index(batch) % len(COLORS)]
@@ -167,8 +168,15 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
             panel.set_title(f"{table.title}: {kind.upper()}")
             panel.set_ylim(*_limits(of_batch.values()))
             panel.set_ylabel("test error (%)")
-            panel.legend(frameon=False, title="mini-batch", fontsize="small")
+            _legend(panel, title="mini-batch")
     return path
+
+
+def _legend(panel, title: str | None = None) -> None:
+    """Beside the panel: many curves leave no room in it."""
+    panel.legend(
+        frameon=False, fontsize="small", title=title, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
 
 
 def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> Path | None:
@@ -182,7 +190,7 @@ def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> P
             shown[number] = {row: plain[row] for row in (*fixed, *alphas)}
     if not shown:
         return None
-    with panels_of(path, 1, len(shown)) as panels:
+    with panels_of(path, 1, len(shown), _WITH_LEGEND) as panels:
         for panel, (number, by_row) in zip(panels, shown.items(), strict=True):
             for place, (row, results) in enumerate(by_row.items()):
                 color = {_SP: "black", _HP: "grey"}.get(row, COLORS[place % len(COLORS)])
@@ -195,7 +203,7 @@ def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> P
             panel.set_title(TABLES[number].title)
             panel.set_ylim(*(_limits(by_row.values()) if name == "test_error" else (0, None)))
             panel.set_ylabel(what)
-            panel.legend(frameon=False, fontsize="small")
+            _legend(panel)
     return path
 
 
