@@ -35,8 +35,6 @@ FEW = dataclasses.replace(
     DIGITS,
     x_train=DIGITS.x_train[:96],
     y_train=DIGITS.y_train[:96],
-    x_test=DIGITS.x_test[:60],
-    y_test=DIGITS.y_test[:60],
 )
 
 
@@ -195,7 +193,7 @@ def test_evaluation_is_cut_until_it_fits(free):
     limit = free.total(free.whole, 2)
     whole = metering.total(free.evaluation_bytes(free.whole, budget.CHUNK, "test"))
     assert whole > limit, "nothing to cut"
-    trainer, run = start(make(f"{limit}"))
+    trainer, run = start(make(f"{limit}", batch=config.Batch(size=2)))
     assert 1 <= run.chunk < 60
     assert metering.total(trainer.budget.evaluation_bytes(run.network, run.chunk, "test")) <= limit
 
@@ -203,7 +201,7 @@ def test_evaluation_is_cut_until_it_fits(free):
 def test_a_step_above_the_budget_is_an_internal_error(free):
     trainer, run = start(make(f"{free.total(free.whole, 16)}"))
     with pytest.raises(budget.Exceeded, match="a training step takes"):
-        loop.advance(trainer, dataclasses.replace(run, batch_in_use=64))
+        loop.advance(trainer, dataclasses.replace(run, batch_in_use=32))
 
 
 def test_sp_is_what_the_whole_network_takes_at_sp_batch(free):
@@ -315,15 +313,9 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
 
 
 def test_an_error_says_what_would_help():
-    limit = make("none", gates=config.Gates(per_example=True), batch=config.Batch(size=32))
-    least = runs.Trainer(limit, FEW, compiling.Programs()).budget
-    size = least.total(least.whole, 32)
-    settings = make(
-        f"{size - 1}",
-        smallest=32,
-        gates=config.Gates(per_example=True),
-        batch=config.Batch(size=32),
-    )
+    asked = {"gates": config.Gates(per_example=True), "batch": config.Batch(size=4)}
+    least = runs.Trainer(make("none", **asked), FEW, compiling.Programs()).budget
+    settings = make(f"{least.total(least.whole, 4) - 1}", smallest=4, **asked)
     with pytest.raises(ConfigError, match=r"or .*KiB with config.memory.allow=\('"):
         runs.Trainer(settings, FEW, compiling.Programs())
 
@@ -337,6 +329,7 @@ def test_the_planner_says_what_steps_take_and_budgets_allow(free, tmp_path):
     command = [
         *(sys.executable, "-m", "experiments.memory", "--config=configs/digits.py"),
         *("--config.model.hidden=(12, 7)", "--config.data.examples=96"),
+        "--config.optimizer.learning_rate=0.005",
         *(f"--budgets={limit},100", "--widths=1", "--batches=16"),
     ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

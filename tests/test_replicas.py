@@ -41,7 +41,9 @@ def make(**changes) -> Config:
 
 
 def alone(settings, programs):
-    trainer = runs.Trainer(settings, DIGITS, programs)
+    # Masked, never cut: one set of programs serves all members, and the reference is another way.
+    whole = dataclasses.replace(settings, compiling=config.Compiling(shrink=0.999, ahead=False))
+    trainer = runs.Trainer(whole, DIGITS, programs)
     run, records = trainer.start(), []
     for _ in range(EPOCHS):
         run, record = loop.advance(trainer, run)

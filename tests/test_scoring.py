@@ -24,6 +24,7 @@ FIELDS = {
     "data": configuration.Data(examples=300, validation=0.2),
     "model": configuration.Model(hidden=(24, 12)),
     "memory": configuration.Memory(sp_batch=50),
+    "compiling": configuration.Compiling(shrink=0.999),  # masked to the end: one set of programs
 }
 
 
@@ -134,6 +135,7 @@ def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, p
 
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(dataset, programs, tmp_path):
     config = of(criterion="random", fraction=0.6, schedule="each_epoch", start=1, end=3)
+    config = dataclasses.replace(config, compiling=configuration.Compiling())  # it is cut, too
     trainer, run, records = trained(config, dataset, programs)
     _, half, _ = trained(config, dataset, programs, 2)
     checkpoint.save(tmp_path, 2, half.state, runs.host_part(half, trainer))

@@ -28,6 +28,7 @@ from dynhp_jax.config import Config
 DIGITS = data.load("digits")
 FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:60], y_train=DIGITS.y_train[:60])
 SMALL = config.Model(hidden=(12, 7))
+NEVER = config.Compiling(shrink=0.999, ahead=False)
 AT_ONCE = config.Compiling(shrink=0.2, ahead=False)
 
 
@@ -303,8 +304,8 @@ def test_gates_cost_what_the_convention_counts():
     """'parameters': with n, h, k units left, a pixel h, a unit n + 1 + k and h + 1 + 10."""
     settings = make(
         penalty=config.Penalty(lam=0.6, convention="parameters"),
-        optimizer=config.Optimizer(learning_rate=3e-2),
-        compiling=AT_ONCE,
+        optimizer=config.Optimizer(learning_rate=2e-2),
+        compiling=config.Compiling(shrink=0.4, ahead=False),
         epochs=6,
     )
     trainer, run = start(settings)
@@ -324,7 +325,9 @@ def test_methods_differ_only_in_what_they_switch_on():
     units, sizes = {}, {}
     for method in config.METHODS:
         fast, many = config.Optimizer(learning_rate=0.05), config.Penalty(20.0)
-        trainer, run = start(make(method=method, penalty=many, optimizer=fast, epochs=3))
+        trainer, run = start(
+            make(method=method, penalty=many, optimizer=fast, epochs=3, compiling=NEVER)
+        )
         run, records = go_on(trainer, run, 3)
         units[method], sizes[method] = records[-1]["units"], records[-1]["batch_size"]
     assert units["dense"] == {}
@@ -518,8 +521,9 @@ def test_chosen_groups_alone_are_pruned():
 
 
 def test_the_held_out_part_is_reported_too():
-    held = data.load("digits", validation=0.2)
-    trainer, run = start(make(epochs=1), held)
+    held = data.load("digits", validation=0.1)
+    fast = config.Optimizer(learning_rate=1e-2)
+    trainer, run = start(make(epochs=1, optimizer=fast), held)
     _, (record,) = go_on(trainer, run, 1)
     assert 0 <= record["validation_error"] <= 100
     assert record["steps"] == len(held.y_train) // 16

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from criteria_models import random_like
 
 from dynhp_jax import models, variance
 from dynhp_jax.gating import gated
@@ -39,6 +40,11 @@ def both(apply, params, *inputs, loss=cross_entropy, labels=None):
     for a, b in zip(jax.tree.leaves(grad), jax.tree.leaves(want_grad), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     return float(got), float(want)
+
+
+def drawn(spec, dtype=np.float64):
+    """Variables by NumPy: every shape that jax.random draws is compiled."""
+    return random_like(spec.shapes(), np.random.default_rng(0), dtype)
 
 
 def random(*shape, seed=0):
@@ -175,7 +181,7 @@ SPECS = {
 def test_gated_models(x64, name):
     spec = SPECS[name]
     module = spec.module()
-    variables = jax.tree.map(lambda a: a.astype(float), spec.init(jax.random.key(0)))
+    variables = drawn(spec)
     x = random(EXAMPLES, *spec.input_shape)
     groups = find_groups(module.apply, variables, x)
     gates = {n: jnp.linspace(0.2, 1.0, groups[n].size) for n in groups.prunable}
@@ -190,12 +196,11 @@ def test_gated_models(x64, name):
 
 def test_per_example_gates(x64):
     spec = SPECS["mlp"]
-    module, variables = spec.module(), spec.init(jax.random.key(0))
-    variables = jax.tree.map(lambda a: a.astype(float), variables)
+    module, variables = spec.module(), drawn(spec)
     x = random(EXAMPLES, 20)
     groups = find_groups(module.apply, variables, x)
     gates = {
-        n: jax.random.uniform(jax.random.key(1), (EXAMPLES, groups[n].size))
+        n: jnp.asarray(np.random.default_rng(1).uniform(size=(EXAMPLES, groups[n].size)))
         for n in groups.prunable
     }
 
@@ -305,13 +310,13 @@ def test_what_keeps_examples_apart_is_counted(keep, x64):
 
 def test_batch_normalisation_in_training_is_refused():
     spec = ResNetSpec.cifar(depth=8, width=0.25)
-    module, variables = spec.module(), spec.init(jax.random.key(0))
+    module, variables = spec.module(), drawn(spec, np.float32)
 
     def apply(variables, x):
         return module.apply(variables, x, train=True, mutable=["batch_stats"])[0]
 
     with pytest.raises(ValueError, match="micro"):
-        variance.probed(apply)(variables, jnp.zeros(2), jnp.ones((2, *spec.input_shape)))
+        variance.probed(apply)(variables, jnp.zeros(2), np.ones((2, *spec.input_shape), np.float32))
 
 
 def test_micro_batches_estimate_the_variance_of_one_example(x64):
