@@ -8,6 +8,8 @@ from typing import Any
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.memory import parse_bytes
 
+_LARGEST = 2**63 - 1  # beyond it numbers overflow somewhere
+
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
@@ -60,9 +62,9 @@ def positive(default: float, help: str):
     return number(default, 5e-324, math.inf, "a number above 0", help)
 
 
-def whole(default: int, low: int, help: str, high: int = 2**63 - 1):
+def whole(default: int, low: int, help: str, high: int = _LARGEST):
     """An integer in [low, high]."""
-    to = "or more" if high == 2**63 - 1 else f"to {high}"
+    to = "or more" if high == _LARGEST else f"to {high}"
 
     def convert(value):
         value = as_whole(value)

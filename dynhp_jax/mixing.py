@@ -41,8 +41,10 @@ def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:
         name = eqn.primitive.name
         for k, atom in enumerate(eqn.invars):
             value = analysis.value(atom)
+            if value.sources:
+                continue
             examples = {d for d, axis in enumerate(value.axes) if batched(axis)}
-            if value.sources or not examples:
+            if not examples:
                 continue
             if name == "scan":
                 if 0 in examples and k >= eqn.params["num_consts"] + eqn.params["num_carry"]:

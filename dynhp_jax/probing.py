@@ -98,10 +98,9 @@ class _Probe(Hook):
             for path, _ in scaled:
                 self.seen[path] = name
         leaves = [v.sources for v in values if v.sources] or [{path} for path, _ in scaled]
-        with_data = any(self._with_examples(v) for v in values)
         if not leaves:
             return run(*args)
-        if not with_data:
+        if not any(self._with_examples(v) for v in values):
             return (
                 self._broadcast(eqn, values, args, run)
                 if name == "broadcast_in_dim"

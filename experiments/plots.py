@@ -105,13 +105,14 @@ def _memory(epochs, records, dense, path: Path) -> None:
         panel.axhline(whole, color="grey", linestyle=":", label="whole network")
         panel.set_ylim(0, None)
         panel.set_ylabel(f"memory by {'XLA' if by_xla else 'the paper'}'s meter (KiB)")
-        panel.legend(
-            loc="center left",
-            bbox_to_anchor=(1.0, 0.5),
-            frameon=False,
-            fontsize="small",
-            reverse=True,
-        )
+        legend_beside(panel, reverse=True)
+
+
+def legend_beside(panel, **more) -> None:
+    """A legend to the right of the panel, where many curves leave no room in it."""
+    panel.legend(
+        loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small", **more
+    )
 
 
 class panels_of:

@@ -65,13 +65,13 @@ def main(argv: Sequence[str]) -> None:
     common = _common(given, settings)
     names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
     wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
+    seeds = numbers("seeds", given["seeds"], int, 0)
     for row in wanted:  # what cannot be is said before anything is run
-        rows.config_of(row, table, settings, 0, count or EPOCHS)
+        rows.config_of(row, table, settings, max(seeds), count or EPOCHS)
     if switch == "calibrate":
         print(calibration.proposals(place, table, settings, wanted, count))
         return
     if not switch:
-        seeds = numbers("seeds", given["seeds"], int, 0, 2**32 - 1)
         provenance = results.provenance()
         provenance["commit"] = provenance["commit"] or given["commit"] or None
         workdirs = Path(workdirs or "runs/reproduction")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from dynhp_jax.errors import UserError
-from experiments.plots import COLORS, error_limits, panels_of
+from experiments.plots import COLORS, error_limits, legend_beside, panels_of
 from experiments.reproduction import rows, tables
 from experiments.reproduction.published import CLASSES, METER, TABLES, UNITS, Table
 from experiments.reproduction.results import Result, mean_curve
@@ -168,15 +168,8 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
             panel.set_title(f"{table.title}: {kind.upper()}")
             panel.set_ylim(*_limits(of_batch.values()))
             panel.set_ylabel("test error (%)")
-            _legend(panel, title="mini-batch")
+            legend_beside(panel, title="mini-batch")
     return path
-
-
-def _legend(panel, title: str | None = None) -> None:
-    """Beside the panel: many curves leave no room in it."""
-    panel.legend(
-        frameon=False, fontsize="small", title=title, loc="center left", bbox_to_anchor=(1.0, 0.5)
-    )
 
 
 def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> Path | None:
@@ -203,7 +196,7 @@ def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> P
             panel.set_title(TABLES[number].title)
             panel.set_ylim(*(_limits(by_row.values()) if name == "test_error" else (0, None)))
             panel.set_ylabel(what)
-            _legend(panel)
+            legend_beside(panel)
     return path
 
 
