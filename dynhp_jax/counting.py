@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynhp_jax.jaxprs.trace import below
+
 if TYPE_CHECKING:
     from dynhp_jax.groups import Groups
     from dynhp_jax.members import Group, Member, Path
@@ -108,7 +110,7 @@ def parameters_held(
     Returns:
       name -> f[units].
     """
-    counted = _below(prefix)
+    counted = below(prefix)
     return _of_units(groups, alive, lambda member: counted(member.path))
 
 
@@ -130,10 +132,4 @@ def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "par
     With NumPy arrays NumPy computes, in float64; else in float32, exact up to 2**24 of them.
     """
     counts = _Counts(groups, alive)
-    return sum((counts.in_leaf(path) for path in filter(_below(prefix), groups.shapes)), start=0.0)
-
-
-def _below(prefix: str) -> Callable[[str], bool]:
-    """Tells the paths of leaves below a prefix; of all leaves but the inputs if it is empty."""
-    start = prefix + "/" if prefix else ""
-    return lambda path: path.startswith(start) and not path.startswith("inputs/")
+    return sum((counts.in_leaf(path) for path in filter(below(prefix), groups.shapes)), start=0.0)

@@ -12,15 +12,13 @@ import numpy as np
 
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.labels import Axis
+from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
 from dynhp_jax.jaxprs.walk import Analysis
 
 # (equation, number of the operand) -> the axes of that operand along which positions meet, are
 # left out, doubled or change their places.
 Along = Callable[[Any, int], Sequence[int]]
 
-_REDUCTIONS = "and max min or prod sum xor"
-_CUMULATIVE = "logsumexp max min prod sum"
-_WINDOWS = ("reduce_window", "reduce_window_max", "reduce_window_min", "reduce_window_sum")
 _APART = (
     "broadcast_in_dim", "device_put", "optimization_barrier", "pcast", "pvary", "reshape",
     "squeeze", "stack", "transpose",
@@ -120,10 +118,9 @@ def _given(name: str) -> Along:
 
 _ALONG: dict[str, Along] = {
     **dict.fromkeys((*ELEMENTWISE, *_APART), lambda eqn, k: ()),
-    **dict.fromkeys((f"reduce_{name}" for name in _REDUCTIONS.split()), _given("axes")),
-    **dict.fromkeys(("argmax", "argmin"), _given("axes")),
-    **dict.fromkeys((f"cum{name}" for name in _CUMULATIVE.split()), _given("axis")),
-    **dict.fromkeys(_WINDOWS, _windows),
+    **dict.fromkeys((*REDUCTIONS, "argmax", "argmin"), _given("axes")),
+    **dict.fromkeys(CUMULATIVE, _given("axis")),
+    **dict.fromkeys(WINDOWS, _windows),
     **dict.fromkeys(("slice", "dynamic_slice"), _resized),
     "concatenate": _given("dimension"),
     "conv_general_dilated": _convolved,

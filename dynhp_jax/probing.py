@@ -30,7 +30,7 @@ from dynhp_jax.example_norms import broadcast_with_norms, in_chunks, outer_produ
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis
-from dynhp_jax.jaxprs.trace import Traced, trace
+from dynhp_jax.jaxprs.trace import Traced, below, trace
 from dynhp_jax.jaxprs.walk import Analysis, Value
 
 
@@ -57,10 +57,10 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
         hook = _Probe(traced, probe)
         mixing.check(traced.analysis, hook.batched)
         out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
-        start = prefix + "/" if prefix else ""
+        trained = below(prefix)
         operands = {id(atom) for eqn in traced.analysis.jaxpr.eqns for atom in eqn.invars}
         for path, var in zip(traced.leaves, traced.analysis.jaxpr.invars, strict=True):
-            if path.startswith("inputs/") or not path.startswith(start):
+            if not trained(path):
                 continue
             if hook.met.get(path, 0) > 1:
                 _refuse(path, "is used more than once, so its gradients have cross terms")

@@ -6,15 +6,15 @@ from typing import Any
 
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
 
-_REDUCE = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor"
-_ALONG = "cumsum cumprod cummax cummin cumlogsumexp"
-_WINDOW = (
-    "reduce_window reduce_window_sum reduce_window_max reduce_window_min "
-    "select_and_gather_add select_and_scatter_add"
-)
+REDUCTIONS = (
+    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
+    "reduce_xor",
+)  # fmt: skip
+CUMULATIVE = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_window_min")
 
 
-@rule(*_REDUCE.split())
+@rule(*REDUCTIONS)
 def _reduce(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, gone = operands[0], eqn.params["axes"]
     for d in gone:
@@ -33,7 +33,7 @@ def _arg(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(tuple(axis for d, axis in enumerate(value.axes) if d not in gone))]
 
 
-@rule(*_ALONG.split())
+@rule(*CUMULATIVE)
 def _along(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     reason = f"an axis of '{eqn.primitive.name}'"
     walk.labels.pin_axis(operands[0].axes[eqn.params["axis"]], reason)
@@ -62,7 +62,7 @@ def _top_k(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(out), Value(out)]
 
 
-@rule(*_WINDOW.split())
+@rule(*WINDOWS, "select_and_gather_add", "select_and_scatter_add")
 def _reduce_window(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     name, shape, p = eqn.primitive.name, eqn.outvars[0].aval.shape, eqn.params
     if name.startswith("select"):  # gradients of pooling, seldom in a forward pass

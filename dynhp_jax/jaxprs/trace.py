@@ -34,6 +34,12 @@ def path_name(path: Sequence[Any]) -> Path:
     return "/".join(_key(entry) for entry in path)
 
 
+def below(prefix: str) -> Callable[[Path], bool]:
+    """Tells the paths of leaves below a prefix; of all leaves but the inputs if it is empty."""
+    start = prefix + "/" if prefix else ""
+    return lambda path: path.startswith(start) and not path.startswith("inputs/")
+
+
 def _key(entry: Any) -> str:
     for attribute in ("key", "idx", "name"):
         if hasattr(entry, attribute):
