@@ -66,7 +66,8 @@ class Programs:
           name: what the program is for; shown in reports.
           key: everything static that tells this program from others of the name: spec, batch.
           make: called on a miss only; returns the function, as `jax.jit` gives it.
-          *arguments: arrays or jax.ShapeDtypeStructs; only shapes and types are looked at.
+          *arguments: arrays or jax.ShapeDtypeStructs; only shapes and types are looked at, and how
+            they are spread over devices.
         """
         with self._lock:
             program = self._programs.get((name, key))
@@ -86,7 +87,7 @@ class Programs:
     def _compile(self, program, name: str, key: Hashable, make: Callable, arguments) -> None:
         start = time.perf_counter()
         try:
-            compiled = make().lower(*arguments).compile()
+            compiled = make().lower(*jax.tree.map(_shape, arguments)).compile()
         except BaseException as error:
             with self._lock:
                 del self._programs[name, key]
@@ -137,6 +138,17 @@ class Programs:
 
     def __len__(self) -> int:
         return len(self._programs)
+
+
+def _shape(leaf: Any) -> Any:
+    """An array's shape and type, without its values and the device that it is on.
+
+    A restored array is bound to its device, a new one is not: the cache on disk would hold a
+    program for each.
+    """
+    if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) > 1:
+        return leaf
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=jax.typeof(leaf).weak_type)
 
 
 _CACHE_OPTIONS = {  # keep everything: a small program is compiled as often as a large one
