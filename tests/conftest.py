@@ -5,6 +5,9 @@ from pathlib import Path
 
 # Before anything imports jax or tensorflow_datasets.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# XLA's passes stay, and with them what programs allocate; LLVM's, which are most of the time that
+# compiling takes, are left out. With 0 in the environment all is compiled as for users.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
 if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
     os.environ["TFDS_DATA_DIR"] = str(_BESIDE)

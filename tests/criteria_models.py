@@ -76,7 +76,10 @@ def _complete(apply, variables, inputs, rng, classes):
 
 def _shaken(variables, rng, size):
     return jax.tree.map(
-        lambda a: a * (1 + size * rng.uniform(-1, 1, a.shape)).astype(a.dtype), variables
+        lambda a: jnp.asarray(
+            np.asarray(a) * (1 + size * rng.uniform(-1, 1, a.shape)).astype(a.dtype)
+        ),
+        variables,
     )
 
 
@@ -102,7 +105,7 @@ def permuted(evidence, orders):
                 if member.path == path:
                     at = np.arange(leaf.shape[member.axis])
                     at[member.index] = member.index[order]
-                    leaf = jnp.take(leaf, at, axis=member.axis)
+                    leaf = jnp.asarray(np.take(np.asarray(leaf), at, axis=member.axis))
         return leaf
 
     from dynhp_jax.jaxprs.trace import path_name
@@ -116,5 +119,8 @@ def permuted(evidence, orders):
         "variables": tree(evidence.variables),
         "inputs": tree(evidence.inputs, "inputs/"),
         "earlier": tuple(tree(variables) for variables in evidence.earlier),
-        "gates": {name: gate[orders[name]] for name, gate in evidence.gates.items()},
+        "gates": {
+            name: jnp.asarray(np.asarray(gate)[orders[name]])
+            for name, gate in evidence.gates.items()
+        },
     }

@@ -114,18 +114,20 @@ def test_every_cell_has_a_result_and_the_table_its_rows(done):
     assert (folder / "results" / "accuracy.png").stat().st_size > 10_000
 
 
-def test_the_same_command_skips_what_is_there(done):
+def test_the_same_command_skips_what_is_there(done, capfd, monkeypatch):
     folder, flags, first = done
     (folder / "results" / "l1-f0.8-seed1.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").glob("*.json")}
-    again = program(folder, *flags)
-    assert again.returncode == 0, again.stderr
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(ROOT)
+    assert commandline.run(compare.main, ["compare", *flags]) == 0
+    said = capfd.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (folder / "results" / "l1-f0.8-seed1.json").exists()
-    assert "warm-up" not in again.stdout and "l1-f0.8-seed1" in again.stdout
-    assert again.stdout.count("of the parameters gone,") == 1
+    assert "warm-up" not in said and "l1-f0.8-seed1" in said
+    assert said.count("of the parameters gone,") == 1
     table = first.stdout[first.stdout.index("tiny: accuracy") :].split("to score")[0]
-    assert table in again.stdout
+    assert table in said
 
 
 def test_results_of_another_config_are_refused(done, capfd):

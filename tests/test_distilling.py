@@ -88,15 +88,13 @@ def test_the_teacher_is_the_mean_without_noise_from_the_epoch_named():
     assert abs(expected - other) > 1e-2
 
 
-@pytest.mark.parametrize("per_example", [False, True])
-def test_the_variance_of_the_gradients_has_the_teachers_part(per_example):
+def test_the_variance_of_the_gradients_has_the_teachers_part():
     """From norms and from every example's own gradient: the same."""
     found = {}
     for kind in ("norms", "vmap"):
         for start_at in (0, 9):
             settings = taught(
                 batch=config.Batch(size=16, variance=kind),
-                gates=config.Gates(per_example=per_example),
                 distillation=config.Distillation(weight=0.7, temperature=2.0, start=start_at),
             )
             trainer, run = start(settings, FEW)

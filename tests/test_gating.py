@@ -67,9 +67,8 @@ def test_gates_of_one_change_nothing(x64, name):
         ones = drawn(groups, batch, 1.0, 1.0)
         out = gated(apply, groups)(variables, ones, *inputs)
         np.testing.assert_allclose(out, apply(variables, *inputs), rtol=1e-12)
-    np.testing.assert_array_equal(
-        gated(apply, groups)(variables, {}, *inputs), apply(variables, *inputs)
-    )
+    out = gated(apply, groups)(variables, {}, *inputs)
+    np.testing.assert_allclose(out, apply(variables, *inputs), rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", PER_EXAMPLE)

@@ -56,7 +56,7 @@ def test_multilayer_perceptron_equals_numpy(x64, rule):
     expected = reference.relevances(models.layers(evidence), x, rule, epsilon)
     _, found = of_inputs(evidence, rule, epsilon)
     np.testing.assert_allclose(found, expected[0], rtol=1e-6, atol=1e-9)
-    scores = criteria.get("relevance", rule=rule, epsilon=epsilon).scores(evidence)
+    scores = jax.jit(criteria.get("relevance", rule=rule, epsilon=epsilon).scores)(evidence)
     for name, relevance in zip(("input", "hidden_1", "hidden_2"), expected, strict=True):
         np.testing.assert_allclose(scores[name], relevance.mean(0), rtol=1e-5, atol=1e-7)
 
@@ -107,7 +107,7 @@ def test_convolutions_and_pooling_equal_loops_over_windows(x64):
     _, found = of_inputs(evidence, "z+", 1e-3)
     np.testing.assert_allclose(found, [image for image, _ in pairs], rtol=1e-9, atol=1e-12)
     assert np.abs(found).max() > 1e-3
-    scores = criteria.get("relevance", epsilon=1e-3).scores(evidence)["conv_1"]
+    scores = jax.jit(criteria.get("relevance", epsilon=1e-3).scores)(evidence)["conv_1"]
     expected = np.mean([inner.sum((0, 1)) for _, inner in pairs], axis=0)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
 
@@ -122,7 +122,7 @@ def test_epsilon_rule_is_gradient_times_input_on_piecewise_linear_networks(x64, 
         return evidence.apply(evidence.variables, x).max(1).sum()
 
     _, found = of_inputs(evidence, "epsilon", 1e-13)
-    np.testing.assert_allclose(found, x * jax.grad(chosen)(x), rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(found, x * jax.jit(jax.grad(chosen))(x), rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.parametrize("rule", ["z+", "epsilon"])
@@ -141,9 +141,15 @@ def test_relevance_is_conserved_by_every_kind_of_layer(x64, name):
     variables = jax.tree.map(lambda a: jnp.asarray(abs(a)), variables)
     x = jnp.asarray(abs(inputs[0]) + 0.1)
     function = relevant(apply, "z+", 1e-13)
-    outputs, back = jax.vjp(lambda x: function(variables, x), x)
-    np.testing.assert_allclose(outputs, apply(variables, x), rtol=1e-12)  # the values are apply's
-    (found,) = back(outputs)
+
+    @jax.jit
+    def run(variables, x):
+        outputs, back = jax.vjp(lambda x: function(variables, x), x)
+        return outputs, back(outputs)[0]
+
+    outputs, found = run(variables, x)
+    wanted = jax.jit(apply)(variables, x)
+    np.testing.assert_allclose(outputs, wanted, rtol=1e-12)  # the values are apply's
     np.testing.assert_allclose(found.sum(), outputs.sum(), rtol=1e-8)
 
 

@@ -52,7 +52,7 @@ def make(**changes) -> Config:
 
 def test_how_long_compiling_takes_changes_no_bit():
     states, histories = [], []
-    for programs in (Early(), Late(), Late()):
+    for programs in (Early(), Late()):
         trainer = runs.Trainer(make(), DIGITS, programs)
         run, history = trainer.start(), []
         for _ in range(9):
@@ -60,7 +60,7 @@ def test_how_long_compiling_takes_changes_no_bit():
             history.append((record["batch_size"], record["materialised"], record["train_loss"]))
         states.append(jax.tree.map(np.asarray, run.state))
         histories.append(history)
-    assert histories[0] == histories[1] == histories[2]
+    assert histories[0] == histories[1]
     batches, sizes, _ = zip(*histories[0], strict=True)
     assert len(set(batches)) > 1 and len(set(sizes)) > 1, "no plan was carried out; test more"
     for state in states[1:]:

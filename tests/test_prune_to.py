@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from criteria_models import random_like
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +37,8 @@ def built(spec, seed=0):
     def apply(variables, x):
         return module.apply(variables, x, train=False)
 
-    variables = spec.init(jax.random.key(seed))
+    # By NumPy: every shape that jax.random draws is compiled, here in every worker.
+    variables = random_like(spec.shapes(), np.random.default_rng(seed + 1), np.float32)
     groups = find_groups(apply, variables, x)
     scores = {name: rng.uniform(0.1, 1, groups[name].size) for name in groups.prunable}
     return apply, variables, x, groups, scores
