@@ -15,9 +15,10 @@ from dynhp_jax import gates as hard_concrete
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
 from dynhp_jax.gating import gated
-from dynhp_jax.gradients import Examples, Fixed, make_gradients
+from dynhp_jax.gradients import make_gradients
 from dynhp_jax.input_noise import make_perturb
 from dynhp_jax.network import Network
+from dynhp_jax.objective import Examples, Fixed
 from dynhp_jax.savings import NOTHING, Savings
 from dynhp_jax.train_state import Given, Means, Tally, TrainState, empty_tally
 
@@ -42,7 +43,7 @@ def make_step(
 
     Returns:
       `step(state, tally, examples, given) -> (state, tally)` for one mini-batch, the
-      `gradients.Examples`; see `Given`.
+      `objective.Examples`; see `Given`.
     """
     gradients = make_gradients(network, config, examples, savings)
     draw = make_draw(network, config)

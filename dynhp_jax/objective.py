@@ -1,0 +1,212 @@
+"""The objective of one mini-batch: the loss of its examples, a teacher's part, the penalty."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynhp_jax import distilling
+from dynhp_jax import gates as hard_concrete
+from dynhp_jax.averaging import Averages
+from dynhp_jax.config import Config
+from dynhp_jax.gating import gated
+from dynhp_jax.groups import alive_positions
+from dynhp_jax.jaxprs.trace import path_name
+from dynhp_jax.network import Network
+from dynhp_jax.variance import probed
+
+Array = jax.Array
+
+
+class Fixed(NamedTuple):
+    """What the objective reads and is not differentiated by."""
+
+    variables: dict[str, Any]  # collections other than 'params'
+    masks: dict[str, Array]
+    prices: dict[str, Array]
+    lam: Array
+    averages: Averages | tuple[()] = ()  # the teacher, where there is one
+    teaching: Array | float = 0.0  # f32[], its share of the loss
+
+
+class Truth(NamedTuple):
+    """What the outputs for examples are held against."""
+
+    labels: Array  # i32[batch]
+    teacher: Array | None  # f32[batch, classes], its logits
+
+
+class Examples(NamedTuple):
+    """A mini-batch that is gathered from its split only where it is used.
+
+    Attributes:
+      images, labels: of the whole split, f32[examples, ...] and i32[examples].
+      rows: i32[batch], which of them.
+      count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
+        the others are does not matter.
+      first: i32[], the place of the first row in the mini-batch, where these are a part of one.
+      perturb: `perturb(images, first) -> images`, what training does to them; None for nothing.
+    """
+
+    images: Array
+    labels: Array
+    rows: Array
+    count: Array | None = None
+    first: Array | int = 0
+    perturb: Callable | None = None
+
+    def gathered(self) -> tuple[Array, Array]:
+        """images f32[batch, ...], labels i32[batch]."""
+        images = self.clean()
+        if self.perturb is not None:
+            images = self.perturb(images, self.first)
+        return images, self.labels[self.rows]
+
+    def clean(self) -> Array:
+        """images f32[batch, ...], as they are in the split."""
+        return self.images[self.rows]
+
+    @property
+    def valid(self) -> Array | None:
+        """bool[batch]: which rows are the mini-batch's; None for all."""
+        return None if self.count is None else jnp.arange(len(self.rows)) < self.count
+
+    def part(self, k: Array, size: int) -> "Examples":
+        """The k-th `size` examples."""
+        rows = jax.lax.dynamic_slice_in_dim(self.rows, k * size, size)
+        return self._replace(rows=rows, first=self.first + k * size)
+
+
+class Found(NamedTuple):
+    """What one mini-batch showed, beside its gradients.
+
+    Attributes:
+      loss, cross_entropy, penalty, grad_variance: f32[]; with a teacher its part is in the
+        cross-entropy (and so in F of the batch rule, as it is in ||S||_1).
+      wrong: i32[], misclassified examples.
+      z: {group: [units] or [batch, units]}, the gates that were drawn.
+      updates: collections that training updates (batch statistics).
+    """
+
+    loss: Array
+    cross_entropy: Array
+    penalty: Array
+    grad_variance: Array
+    wrong: Array
+    z: dict[str, Array]
+    updates: dict[str, Any]
+
+
+class Objective:
+    """What training makes small.
+
+    Args:
+      network: the model and its groups.
+      config: the run.
+      examples: N, the size of the training set, which the penalty is divided by.
+      remat: keep nothing but products for the backward pass, and compute the rest again.
+
+    Attributes:
+      apply: `apply(variables, z, images) -> (logits, updates)` in training.
+      probed: the same with a probe, `probed(variables, probe, images, z)`; see `variance.probed`.
+    """
+
+    def __init__(self, network: Network, config: Config, examples: int, remat: bool = False):
+        self.network, self.config, self.examples = network, config, examples
+        apply = gated(network.train, network.groups)
+        # The images go first: the first axis of the first input is the batch.
+        self.apply, self.probed = apply, probed(lambda variables, x, z: apply(variables, z, x))
+        if remat:
+            self.apply = jax.checkpoint(self.apply, policy=_products)
+            self.probed = jax.checkpoint(self.probed, policy=_products)
+
+    def losses(self, logits: Array, truth: Truth, fixed: Fixed) -> Array:
+        """f32[batch]: each example's own."""
+        temperature = self.config.distillation.temperature
+        return distilling.losses(logits, *truth, fixed.teaching, temperature)
+
+    def penalty(self, params: Any, gates: dict[str, Array], fixed: Fixed) -> Array:
+        """f32[]: of gates and, with L2, of weights."""
+        l2 = self.config.penalty.l2
+        squares = squares_of(self.network, params, fixed.masks) if l2 else (None, 0.0)
+        convention = self.config.penalty.convention
+        return hard_concrete.penalty(
+            gates, fixed.prices, fixed.masks, fixed.lam, self.examples, convention, l2, *squares
+        )
+
+    def __call__(
+        self,
+        trained: dict[str, Any],
+        probe: Array | None,
+        fixed: Fixed,
+        z_of: Callable,
+        images: Array,
+        truth: Truth,
+        valid: Array | None,
+    ) -> tuple[Array, Found]:
+        """The loss of a mini-batch, and what else was found; its `grad_variance` is left at 0.
+
+        Args:
+          trained: {'params', 'gates'}.
+          probe: f32[batch] of zeros, or None to do without.
+          fixed: what is read beside.
+          z_of: `z_of(gates)` draws the gates.
+          images: f32[batch, ...].
+          truth: what the outputs are held against.
+          valid: bool[batch], which examples count; None for all.
+        """
+        z = z_of(trained["gates"])
+        variables = {**fixed.variables, "params": trained["params"]}
+        if probe is None:
+            logits, updates = self.apply(variables, z, images)
+        else:
+            logits, updates = self.probed(variables, probe, images, z)
+        losses, wrong = self.losses(logits, truth, fixed), jnp.argmax(logits, -1) != truth.labels
+        if valid is None:
+            cross_entropy, wrong = jnp.mean(losses), jnp.sum(wrong)
+        else:
+            cross_entropy = jnp.sum(jnp.where(valid, losses, 0.0)) / jnp.sum(valid)
+            wrong = jnp.sum(wrong & valid)
+        penalty = self.penalty(trained["params"], trained["gates"], fixed)
+        loss, zero = cross_entropy + penalty, jnp.zeros((), jnp.float32)
+        return loss, Found(loss, cross_entropy, penalty, zero, wrong, z, updates)
+
+    def without_penalty(self, grads: dict[str, Any], trained: dict[str, Any], fixed: Fixed) -> Any:
+        """The parameters' part of its gradients, of the mean loss of the examples alone.
+
+        The penalty's gradient is the same for every example: no part of their variance.
+        """
+        if not self.config.penalty.l2:
+            return grads["params"]  # a penalty of gates only does not depend on weights
+        same = jax.grad(self.penalty)(trained["params"], trained["gates"], fixed)
+        return jax.tree.map(jnp.subtract, grads["params"], same)
+
+
+def _products(primitive, *_, **__) -> bool:
+    """What a backward pass keeps: results of matrix products and convolutions, nothing else."""
+    return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)
+
+
+def squares_of(network: Network, params: Any, alive: dict[str, Array]) -> tuple[dict, Array]:
+    """What the L2 term of the penalty weighs, dead units left out.
+
+    Returns:
+      ({group: f32[units], sum of squares of the weights that read each unit}, sum of squares of
+      all other parameters: biases, and weights that read nothing gated).
+    """
+    groups, read = network.groups, {}
+    other = jnp.zeros(())
+    for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params}):
+        path, squares = path_name(path), jnp.square(leaf)
+        for axis in range(leaf.ndim):
+            there = alive_positions(groups, path, axis, alive)
+            squares = squares * jnp.expand_dims(there, [d for d in range(leaf.ndim) if d != axis])
+        readers = [(g.name, m) for g in groups.values() for m in g.members
+                   if m.path == path and m.role == "in"]  # fmt: skip
+        for name, member in readers:
+            by_position = jnp.sum(squares, [d for d in range(leaf.ndim) if d != member.axis])
+            read[name] = read.get(name, 0.0) + jnp.sum(by_position[member.index], axis=1)
+        if not readers:
+            other = other + jnp.sum(squares)
+    return read, other
