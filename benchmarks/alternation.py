@@ -44,7 +44,7 @@ def training(settings: Config, dataset: Dataset, batch: int) -> Contestant:
     analysed = time.perf_counter()
     run = trainer.start()
     started = time.perf_counter()
-    program = trainer.budget.training_program(run.network, batch)
+    program = trainer.steps.training_program(run.network, batch)
     compiled = time.perf_counter()
     split, steps = run.splits["train"], min(EXAMPLES_PER_TURN, trainer.examples) // batch
     data = (split.images, split.labels, run.given, trainer.order(np.int32(1)))
@@ -54,7 +54,7 @@ def training(settings: Config, dataset: Dataset, batch: int) -> Contestant:
         held[0], _ = program(held[0], *data, np.int32(steps))
         jax.block_until_ready(held[0])
 
-    step_bytes = metering.total(trainer.budget.training_bytes(run.network, batch))
+    step_bytes = metering.total(trainer.steps.training_bytes(run.network, batch))
     return Contestant(turn, step_bytes, analysed - began, compiled - started, trainer, run)
 
 

@@ -79,7 +79,7 @@ def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
     )
     trainer = runs.Trainer(asked, runs.dataset_of(asked), compiling.Programs())
     run = trainer.start()
-    metered = metering.total(trainer.budget.training_bytes(run.network, batch))
+    metered = metering.total(trainer.steps.training_bytes(run.network, batch))
     state_bytes = metering.total(metering.state_bytes(run.state))
     state, _ = loop.train_epoch(trainer, run, batch, 1, EXAMPLES // batch)
     run = dataclasses.replace(run, state=jax.block_until_ready(state))
@@ -92,7 +92,7 @@ def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
     with Sampling() as live:
         loop.train_epoch(trainer, run, batch, 2, EXAMPLES // batch)
     taken = resident("VmHWM") - before
-    program = trainer.budget.training_program(run.network, batch)
+    program = trainer.steps.training_program(run.network, batch)
     sampled = live.peak - data_bytes + program.memory_analysis().temp_size_in_bytes
     return {
         "model": model,

@@ -45,7 +45,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     epoch, batch, network = run.epoch + 1, run.batch_in_use, run.network
 
     # Train: one program, whatever the number of steps.
-    spent = {"training": trainer.budget.training_bytes(network, batch)}
+    spent = {"training": trainer.steps.training_bytes(network, batch)}
     trainer.budget.check("a training step", spent["training"])
     state, tally = train_epoch(trainer, run, batch, epoch, trainer.examples // batch)
     outcome.check(epoch, tally.loss)
@@ -57,7 +57,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     # Evaluate the network that is left, with its gates at their deterministic values.
     results = {}
     for name in sorted(run.splits.keys() - {"train"}):
-        spent[name] = trainer.budget.evaluation_bytes(network, run.chunk, name)
+        spent[name] = trainer.steps.evaluation_bytes(network, run.chunk, name)
         trainer.budget.check(f"evaluation on {name}", spent[name])
         results[name] = evaluate(trainer, network, state, run.splits[name], name, run.chunk)
     outcome.check(epoch, results["test"]["cross_entropy"])  # the last step of all went wrong
@@ -93,13 +93,13 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
 
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
-    split, on_host, network = run.splits["train"], trainer.steps_on_host, run.network
-    program = trainer.budget.training_program(network, batch, on_host)
+    split, on_host, network = run.splits["train"], trainer.steps.on_host, run.network
+    program = trainer.steps.training_program(network, batch, on_host)
     order = trainer.order(np.int32(epoch))
     given = run.given._replace(**annealing.numbers(trainer.config, epoch, steps))
     state, given, order = trainer.place((run.state, given, order))
-    if on_host or trainer.budget.streams(network, "train"):
-        size = trainer.budget.fed(network, batch)
+    if on_host or trainer.steps.streams(network, "train"):
+        size = trainer.steps.fed(network, batch)
         parts = feeding.parts(split, order, size, batch, steps, trainer.place)
         state, tally = feeding.train(program, state, given, parts, on_host)
     else:
@@ -128,8 +128,8 @@ def evaluate(
     chunk: int = CHUNK,
 ) -> dict[str, Any]:
     """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
-    examples, chunk = len(split.labels), trainer.budget.evaluated(chunk, name)
-    program = trainer.budget.evaluation_program(network, chunk, name)
+    examples, chunk = len(split.labels), trainer.steps.evaluated(chunk, name)
+    program = trainer.steps.evaluation_program(network, chunk, name)
     arguments = trainer.place(state.evaluated)
     parts = feeding.evaluate(program, arguments, split, chunk, trainer.place)
     confusion, loss = (sum(part) for part in zip(*parts, strict=True))

@@ -191,7 +191,7 @@ def record(
         "memory_kib": peak if trainer.by_xla else paper,
         "allocated_kib": peak,
         "allocated": spent,
-        "savings": list(trainer.budget.used.names),
+        "savings": list(trainer.steps.used.names),
         "device_peak_kib": None if device_peak is None else device_peak / 1024,
         "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
     }

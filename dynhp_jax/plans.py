@@ -115,14 +115,14 @@ def begin(trainer: Trainer, run: Run) -> Run:
         network = part_of(trainer.whole, plan.keeps)
     # What the thread finds to fit goes into an account of its own until the plan is due, so that
     # a checkpoint in between never depends on how far the thread has come.
-    scout, before, chunk = trainer.budget.scout(), run.batch_in_use, run.chunk
+    scout, steps, before, chunk = trainer.budget.scout(), trainer.steps, run.batch_in_use, run.chunk
 
     def work() -> Ready:
         batch, in_use = trainer.fit(network, plan.wanted, before, scout)
-        scout.training_program(network, in_use)
+        steps.training_program(network, in_use)
         fitting = scout.chunk(network, chunk)
         for split in run.splits.keys() - {"train"}:
-            scout.evaluation_program(network, scout.evaluated(fitting, split), split)
+            steps.evaluation_program(network, steps.evaluated(fitting, split), split)
         return Ready(network, batch, in_use, fitting, scout.found(network))
 
     return dataclasses.replace(

@@ -102,10 +102,10 @@ class Team:
         self.programs, self.dataset = programs, dataset
         self.trainers = [Trainer(each, dataset, programs) for each in configs]
         self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples
-        budget = self.lead.budget
-        if budget.devices > 1:
+        steps = self.lead.steps
+        if steps.devices > 1:
             raise ConfigError("devices", configs[0].devices, "1 in a sweep")
-        if any(budget.streams(self.whole, split) for split in budget.examples):
+        if any(steps.streams(self.whole, split) for split in steps.examples):
             found = configs[0].data.resident
             raise ConfigError("data.resident", found, "room for all images in a sweep")
         kind, rule = estimator(self.whole, configs[0]), configs[0].batching.rule

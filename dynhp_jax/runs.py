@@ -121,6 +121,8 @@ class Trainer:
 
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
+      budget: the one that is held against what XLA allocates.
+      steps: what it executes.
 
     Raises:
       UserError: the criterion that the config names cannot be found.
@@ -147,10 +149,11 @@ class Trainer:
         if len(dataset.y_validation):
             counts["validation"] = len(dataset.y_validation)
         self.budget = Budget(config, self.whole, programs, counts)
-        self.config, self.tx = self.budget.config, self.budget.tx
+        self.steps = self.budget.steps
+        self.config, self.tx = self.steps.config, self.steps.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         room = self.room(self.whole_parameters)
-        if room < self.budget.unit and self.budget.devices > 1:
+        if room < self.steps.unit and self.steps.devices > 1:
             allowed = f"at most {room} where the budget has room for so many examples"
             raise ConfigError("devices", config.devices, allowed)
         asked = config.batch.size
@@ -187,8 +190,8 @@ class Trainer:
 
         But at least the smallest that can be shared.
         """
-        unit = self.budget.unit
-        return batch if self.budget.devices == 1 else max(batch // unit, 1) * unit
+        unit = self.steps.unit
+        return batch if self.steps.devices == 1 else max(batch // unit, 1) * unit
 
     def room(self, parameters: int) -> int:
         """The largest mini-batch that budget and training set allow beside so many parameters.
@@ -219,11 +222,6 @@ class Trainer:
         if self.by_xla:
             return self.budget.may_change(network, wanted, in_use)
         return self.fit(network, wanted, in_use)[1] != in_use
-
-    @functools.cached_property
-    def steps_on_host(self) -> bool:
-        """Whether the host calls every step, instead of one program that loops over them."""
-        return self.budget.steps_on_host
 
     @functools.cached_property
     def order(self) -> Callable:
@@ -258,7 +256,7 @@ class Trainer:
         Raises:
           UserError: it was on another number of devices, and the budget is one of XLA's bytes.
         """
-        host, count = checkpoint.host, self.budget.devices
+        host, count = checkpoint.host, self.steps.devices
         before = host.get("devices", 1)
         if self.by_xla and before != count:
             raise UserError(
@@ -328,7 +326,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "batch": run.batch,
         "batch_in_use": run.batch_in_use,
         "chunk": run.chunk,
-        "devices": trainer.budget.devices,
+        "devices": trainer.steps.devices,
         "looks": trainer.budget.looks(run.network),
         "spec": run.network.spec.to_dict(),
         "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},

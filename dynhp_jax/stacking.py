@@ -58,7 +58,7 @@ def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):
       labels. `sizes` and `steps`, i32[members]: mini-batches, and how many of them.
     """
     step = training.make_step(
-        network, trainer.config, trainer.tx, trainer.examples, trainer.budget.used
+        network, trainer.config, trainer.tx, trainer.examples, trainer.steps.used
     )
 
     def take(state, tally, images, labels, given, rows, size, i):

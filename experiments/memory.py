@@ -61,7 +61,7 @@ def plan(
         for batch in batches:
             if batch > counts["train"]:
                 raise UserError(f"--batches: {batch} is above the {counts['train']} examples")
-            parts = free.training_bytes(network, batch)
+            parts = free.steps.training_bytes(network, batch)
             kib = [f"{parts[part] / 1024:,.1f}" for part in metering.PARTS]
             kib.append(f"{metering.total(parts) / 1024:,.1f}")
             rows.append((_units(network), f"{batch}", *kib))
@@ -77,7 +77,9 @@ def plan(
         for network in networks.values():
             batch, _ = held.fit(network, counts["train"], 0)
             taken = f"{held.total(network, batch) / 1024:,.1f}"
-            rows.append((text, _units(network), f"{batch}", taken, ", ".join(held.used.names)))
+            rows.append(
+                (text, _units(network), f"{batch}", taken, ", ".join(held.steps.used.names))
+            )
     return [*lines, *reports.columns(rows), *refused]
 
 

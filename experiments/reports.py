@@ -55,7 +55,7 @@ def summarise(trainer: Trainer, run: Run, records: Sequence[Mapping[str, Any]]) 
         "memory_kib_peak": max(run.memory_kib),
         "budget_kib": last["budget_kib"],
         "meter": config.memory.meter,
-        "savings": list(trainer.budget.used.names),
+        "savings": list(trainer.steps.used.names),
         "training_memory": memory.training_memory(run.memory_kib),
         "batch_size": last["batch_size"],
         "dense": dense

@@ -87,9 +87,9 @@ def main(folder: Path) -> None:
             settings, Kept(), folder / "one" / name / f"{STOP}", folder / "resumed" / name
         )
         trainer = trainer_of(settings, programs)
-        found["programs"][name] = trainer.budget.training_program(trainer.whole, 16).as_text()
-    evaluation = trainer.budget.evaluation_program(
-        trainer.whole, trainer.budget.evaluated(357, "test"), "test"
+        found["programs"][name] = trainer.steps.training_program(trainer.whole, 16).as_text()
+    evaluation = trainer.steps.evaluation_program(
+        trainer.whole, trainer.steps.evaluated(357, "test"), "test"
     )
     found["evaluation"] = evaluation.as_text()
 
@@ -102,7 +102,7 @@ def main(folder: Path) -> None:
 
     three = trainer_of(make(3, memory=config.Memory(budget="none")))
     found["in threes"] = [three.fit(three.whole, size)[1] for size in (1, 3, 16, 100)]
-    metered = trainer_of(make(8, memory=config.Memory("xla", "none"))).budget
+    metered = trainer_of(make(8, memory=config.Memory("xla", "none"))).steps
     found["metered"] = metered.training_bytes(metered.whole, 16)
     found["refused"] = {
         "too many": refusal(devices=9),

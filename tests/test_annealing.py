@@ -27,8 +27,8 @@ from dynhp_jax import (
     training,
 )
 from dynhp_jax.config import ConfigError
-from dynhp_jax.gradients import Examples
 from dynhp_jax.input_noise import make_perturb
+from dynhp_jax.objective import Examples
 
 NAMES = ("input", "hidden_1", "hidden_2")
 EVERYTHING = {
@@ -259,7 +259,7 @@ def test_parts_of_a_mini_batch_and_cut_inputs_get_the_noise_of_the_whole():
 
 
 def network_state(trainer, network):
-    shapes = trainer.budget.state_shapes(network)
+    shapes = trainer.steps.state_shapes(network)
     return jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), shapes)
 
 
@@ -410,8 +410,8 @@ def test_the_mean_is_counted_with_the_optimizer():
     for ema in (0.0, 1.0):
         settings = make(optimizer=config.Optimizer(learning_rate=5e-3, ema=ema))
         trainer, run = start(settings, FEW)
-        parts = trainer.budget.training_bytes(run.network, 16)
-        found = trainer.budget.training_program(run.network, 16).memory_analysis()
+        parts = trainer.steps.training_bytes(run.network, 16)
+        found = trainer.steps.training_program(run.network, 16).memory_analysis()
         fed = 60 * (64 * 4 + 4) + 60 * 4 + 4 + 8 + 4 + (4 if ema else 0)  # ..., forgetting
         assert metering.total(parts) == (
             found.argument_size_in_bytes
@@ -420,7 +420,7 @@ def test_the_mean_is_counted_with_the_optimizer():
             + found.temp_size_in_bytes
             - fed
         )
-        waiting = trainer.budget.evaluation_bytes(run.network, 8, "test")
+        waiting = trainer.steps.evaluation_bytes(run.network, 8, "test")
         assert waiting["optimizer"] == parts["optimizer"]
         sizes.append(parts["optimizer"])
     parameters, units = 64 * 12 + 12 + 12 * 7 + 7 + 7 * 10 + 10, 64 + 12 + 7

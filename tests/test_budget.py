@@ -28,6 +28,7 @@ from dynhp_jax import (
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.sections import SAVINGS
+from dynhp_jax.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = data.load("digits")
@@ -99,8 +100,8 @@ def test_one_peak_takes_three_looks(each, fixed):
 
 
 def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
-    program = free.training_program(free.whole, 16)
-    parts = free.training_bytes(free.whole, 16)
+    program = free.steps.training_program(free.whole, 16)
+    parts = free.steps.training_bytes(free.whole, 16)
     assert tuple(parts) == metering.PARTS and min(parts.values()) >= 0
     found = program.memory_analysis()
     # Images, labels, order, number of steps; the key of the noise and lambda.
@@ -123,8 +124,8 @@ def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
 
 def test_evaluation_counts_the_state_that_waits(free):
     training, testing = (
-        free.training_bytes(free.whole, 16),
-        free.evaluation_bytes(free.whole, 8, "test"),
+        free.steps.training_bytes(free.whole, 16),
+        free.steps.evaluation_bytes(free.whole, 8, "test"),
     )
     for part in ("params", "optimizer", "gates"):
         assert testing[part] == training[part]
@@ -191,11 +192,11 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
 
 def test_evaluation_is_cut_until_it_fits(free):
     limit = free.total(free.whole, 2)
-    whole = metering.total(free.evaluation_bytes(free.whole, budget.CHUNK, "test"))
+    whole = metering.total(free.steps.evaluation_bytes(free.whole, budget.CHUNK, "test"))
     assert whole > limit, "nothing to cut"
     trainer, run = start(make(f"{limit}", batch=config.Batch(size=2)))
     assert 1 <= run.chunk < 60
-    assert metering.total(trainer.budget.evaluation_bytes(run.network, run.chunk, "test")) <= limit
+    assert metering.total(trainer.steps.evaluation_bytes(run.network, run.chunk, "test")) <= limit
 
 
 def test_a_step_above_the_budget_is_an_internal_error(free):
@@ -230,13 +231,21 @@ def test_too_small_a_budget_names_the_smallest_that_works(free):
 # -- savings ---------------------------------------------------------------------------------------
 
 
-def run_with(used: savings.Savings, asked: Config):
-    """One epoch of a run that uses these savings, whatever the budget."""
+def saving(used: savings.Savings, asked: Config) -> runs.Trainer:
+    """That uses these savings, whatever the budget."""
     trainer = runs.Trainer(asked, FEW, compiling.Programs())
-    trainer.budget._use(used)
-    trainer.config, trainer.tx = trainer.budget.config, trainer.budget.tx
+    examples = trainer.budget.examples
+    steps = Steps(asked, trainer.whole, trainer.programs, examples, used)
+    trainer.steps = trainer.budget.steps = steps
+    trainer.config, trainer.tx = steps.config, steps.tx
+    return trainer
+
+
+def run_with(used: savings.Savings, asked: Config):
+    """One epoch of a run that uses these savings."""
+    trainer = saving(used, asked)
     run = trainer.start()
-    size = metering.total(trainer.budget.training_bytes(run.network, 32))
+    size = metering.total(trainer.steps.training_bytes(run.network, 32))
     state, tally = loop.train_epoch(trainer, run, 32, 1, 3)
     return size, jax.tree.map(np.array, state), tally
 
@@ -280,12 +289,11 @@ def test_bf16_moments_are_smaller_and_survive_a_resize():
     size, state, _ = run_with(savings.Savings(bf16_moments=True), settings)
     kinds = {leaf.dtype.name for leaf in jax.tree.leaves(state.opt_state)}
     assert kinds == {"bfloat16", "float32", "int32"}
-    trainer = runs.Trainer(settings, FEW, compiling.Programs())
-    trainer.budget._use(savings.Savings(bf16_moments=True))
-    tx, network = trainer.budget.tx, trainer.whole
+    trainer = saving(savings.Savings(bf16_moments=True), settings)
+    tx, network = trainer.steps.tx, trainer.whole
     keeps = {"hidden_1": np.arange(5)}
     smaller, cut = plans.resize(network, state, tx, keeps)
-    shapes = trainer.budget.state_shapes(smaller)
+    shapes = trainer.steps.state_shapes(smaller)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), cut) == jax.tree.map(
         lambda a: (a.shape, a.dtype), shapes
     )
@@ -300,16 +308,16 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
         FEW,
         compiling.Programs(),
     )
-    assert relaxed.budget.used == savings.NOTHING
+    assert relaxed.steps.used == savings.NOTHING
     trainer, run = start(make(f"{tight}", SAVINGS, batch=batch))
-    assert trainer.budget.used.names == ("accumulate",)
-    assert run.batch_in_use >= 32 and run.batch_in_use % trainer.budget.used.parts == 0
+    assert trainer.steps.used.names == ("accumulate",)
+    assert run.batch_in_use >= 32 and run.batch_in_use % trainer.steps.used.parts == 0
     run, record = loop.advance(trainer, run)
     assert record["savings"] == ["accumulate"]
     assert record["allocated_kib"] * 1024 <= tight
     # Not allowed, so the mini-batch itself is smaller.
     trainer, run = start(make(f"{tight}", batch=batch))
-    assert trainer.budget.used == savings.NOTHING and run.batch_in_use < 32
+    assert trainer.steps.used == savings.NOTHING and run.batch_in_use < 32
 
 
 def test_an_error_says_what_would_help():

@@ -111,7 +111,7 @@ def test_each_device_has_its_share_of_the_examples_and_sums_are_added_up(both, p
 @pytest.mark.parametrize("per_example", [False, True])
 def test_one_device_gets_a_program_without_any_of_it(both, per_example):
     trainer = trainer_of(make(1, per_example))
-    program = trainer.budget.training_program(trainer.whole, 16).as_text()
+    program = trainer.steps.training_program(trainer.whole, 16).as_text()
     for word in (" sharding=", "num_partitions", "all-reduce"):
         assert word not in program
     assert "f32[16,64]" in shapes(program)

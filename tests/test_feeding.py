@@ -74,7 +74,7 @@ def test_a_loop_on_the_host_is_streamed_to_as_well():
     for resident in ("2GiB", "10KiB"):
         lenet = make(resident, model=config.Model(name="lenet", width=0.25))
         trainer, run = start(lenet, LARGER)
-        assert trainer.steps_on_host and trainer.budget.fed(run.network, 16) in (100, 16)
+        assert trainer.steps.on_host and trainer.steps.fed(run.network, 16) in (100, 16)
         state, tally = loop.train_epoch(trainer, run, 16, 1, 6)
         results = loop.evaluate(trainer, run.network, state, run.splits["test"], "test")
         found.append((raw(state), raw(tally), raw(results)))
@@ -102,9 +102,9 @@ def test_streaming_takes_no_other_bytes_beside_the_data():
     sizes = []
     for resident in ("2GiB", SMALL):
         trainer, run = start(make(resident))
-        budget = trainer.budget
-        sizes.append((budget.training_bytes(run.network, 16), budget.total(run.network, 16)))
-        arguments = budget.training_program(run.network, 16).args_info[0]
+        budget, steps = trainer.budget, trainer.steps
+        sizes.append((steps.training_bytes(run.network, 16), budget.total(run.network, 16)))
+        arguments = steps.training_program(run.network, 16).args_info[0]
         images = arguments[1 if resident == "2GiB" else 2]
         assert images.shape == (len(DIGITS.y_train) if resident == "2GiB" else 32, 64)
     assert sizes[0] == sizes[1]

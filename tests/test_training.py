@@ -243,7 +243,7 @@ def test_a_loop_on_the_host_trains_as_one_program_does():
     found = []
     for on_host in (False, True):
         trainer, run = start(make(), FEW)
-        trainer.steps_on_host = on_host
+        trainer.steps.on_host = on_host
         found.append(copy(loop.train_epoch(trainer, run, 16, 1, 3)))
     for one, other in zip(jax.tree.leaves(found[0]), jax.tree.leaves(found[1]), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

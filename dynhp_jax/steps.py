@@ -1,0 +1,138 @@
+"""The steps that a run executes, compiled for networks of any sizes, and the bytes they take."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynhp_jax import compiling, devices, feeding, metering, train_state, training
+from dynhp_jax.config import Config
+from dynhp_jax.gradients import estimator
+from dynhp_jax.metering import Bytes
+from dynhp_jax.network import Network
+from dynhp_jax.savings import Savings
+
+Shape = jax.ShapeDtypeStruct
+
+
+class Steps:
+    """Training and evaluation steps of a run.
+
+    Args:
+      config: the run.
+      whole: its network before anything is pruned.
+      programs: where compiled programs are kept.
+      examples: of every split, {'train': ..., 'test': ...}.
+      used: what the run does without to take less memory.
+
+    Attributes:
+      config, tx: of the run with these savings.
+      devices: how many there are that mini-batches are spread over.
+      unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
+
+    Raises:
+      ConfigError: there are fewer devices than the config asks for.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        whole: Network,
+        programs: compiling.Programs,
+        examples: Mapping[str, int],
+        used: Savings,
+    ):
+        self.config = used.applied(config)
+        self.whole, self.programs, self.examples, self.used = whole, programs, examples, used
+        self.tx = train_state.make_optimizer(self.config, used)
+        self.devices = devices.count(config.devices)
+        parts = used.parts
+        if parts == 1 and estimator(whole, self.config) == "micro":
+            parts = self.config.batch.micro_batches
+        self.unit = parts * self.devices
+        self._state_shapes: dict[Any, train_state.TrainState] = {}
+
+    @functools.cached_property
+    def on_host(self) -> bool:
+        """Whether the host calls every step, instead of one program that loops over them."""
+        return self.whole.slow_in_loops
+
+    def training_program(
+        self, network: Network, batch: int, on_host: bool | None = None
+    ) -> jax.stages.Compiled:
+        """The compiled epoch, or the step that the host calls; the run's own."""
+        on_host = self.on_host if on_host is None else on_host
+        what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
+        key = (network.spec, batch, self.used)
+        state, number = self.state_shapes(network), Shape((), np.int32)
+        fed = self.fed(network, batch)
+        images, labels = self._data_shapes(network, fed)
+        data = (images, labels, train_state.given_shapes(state), Shape((fed,), np.int32))
+        if not on_host and not self.streams(network, "train"):
+            make = functools.partial(training.make_epoch, *what)
+            return self.programs.get("epoch", key, make, state, *data, number)
+        name, make = ("step", training.make_one_step) if on_host else ("part", training.make_part)
+        tally = jax.eval_shape(train_state.empty_tally, state)
+        return self.programs.get(
+            name,
+            key,
+            lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
+            *(state, tally, *data, number),
+        )
+
+    def streams(self, network: Network, split: str) -> bool:
+        """Whether a split is sent to the device in chunks; see `feeding`."""
+        return feeding.streams(self.config, self.examples[split], network.spec.input_shape)
+
+    def fed(self, network: Network, batch: int) -> int:
+        """How many examples of the training set `training_program` takes at once."""
+        shape = network.spec.input_shape
+        return feeding.at_once(self.config, self.examples["train"], shape, batch)
+
+    def evaluated(self, chunk: int, split: str) -> int:
+        """How many examples of a split are evaluated at once, where `chunk` may be.
+
+        No more than it has, but a whole number for each device.
+        """
+        return -(-min(chunk, self.examples[split]) // self.devices) * self.devices
+
+    def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
+        """The compiled evaluation of so many examples, from `evaluated`; the run's own."""
+        state = self.state_shapes(network)
+        fed = chunk if self.streams(network, split) else self.examples[split]
+        return self.programs.get(
+            f"evaluation on {split}",
+            (network.spec, chunk),
+            lambda: training.make_evaluation(network, chunk, self.devices),
+            *(state.variables, state.gates, state.masks),
+            *self._data_shapes(network, fed),
+            Shape((), np.int32),
+        )
+
+    def training_bytes(self, network: Network, batch: int) -> Bytes:
+        """Bytes of a training step, by part."""
+        program = self.training_program(network, batch)
+        return metering.training_bytes(program, batch // self.unit, network.spec.input_shape)
+
+    def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
+        """Bytes of an evaluation with the state beside it, by part."""
+        chunk = self.evaluated(chunk, split)
+        program = self.evaluation_program(network, chunk, split)
+        on_each, shape = chunk // self.devices, network.spec.input_shape
+        return metering.evaluation_bytes(program, on_each, shape, self.state_shapes(network))
+
+    def state_shapes(self, network: Network) -> train_state.TrainState:
+        """Shapes of the state of a network."""
+        known = self._state_shapes
+        if network.spec not in known:
+            known[network.spec] = train_state.state_shapes(network, self.config, self.tx)
+        return known[network.spec]
+
+    def _data_shapes(self, network: Network, count: int) -> tuple[Shape, Shape]:
+        """Images and labels of so many examples."""
+        return (
+            Shape((count, *network.spec.input_shape), np.float32),
+            Shape((count,), np.int32),
+        )
