@@ -27,6 +27,7 @@ def of_means(gradients: Callable, objective: Objective, parts: int) -> Callable:
     """
 
     def whole(trained, fixed, z_of, batch):
+        # Where a loop is slow (convolutions on a CPU) memory is not what is short: all at once.
         _, grads, found = _in_parts(
             gradients, objective, parts, lambda sums, grads, _: (sums, grads), (),
             trained, fixed, z_of, batch,
@@ -44,7 +45,7 @@ def of_sums(gradients: Callable, objective: Objective, kind: str, parts: int) ->
 
     Args:
       gradients, objective, parts: as for `of_means`.
-      kind: the estimator, see `gradients`.
+      kind: what `gradients.estimator` says.
 
     Returns:
       The same function of whole mini-batches.

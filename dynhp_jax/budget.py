@@ -1,8 +1,8 @@
 """A run's byte budget, held against its own compiled steps.
 
-`Budget` meters the steps of a network, and finds what fits. Nothing is allocated to
-find out, and what was compiled to meter it is what the run then executes. What was found for a
-network of some sizes is kept: looks cost compilations only where the arrays became smaller.
+`Budget` meters the steps of a network, and finds what fits. Nothing is allocated to find out, and
+what was compiled to meter it is what the run then executes. What was found for a network of some
+sizes is kept: looks cost compilations only where the arrays became smaller.
 """
 
 import copy
@@ -164,7 +164,7 @@ class Budget:
         return self._found.setdefault(network.spec, Found())
 
     def scout(self) -> "Budget":
-        """A copy whose looks are its own, to be used by another thread."""
+        """A copy whose looks are its own, to be used by another thread; the steps are the same."""
         scout = copy.copy(self)
         scout._found = {
             spec: dataclasses.replace(found, sizes=dict(found.sizes))

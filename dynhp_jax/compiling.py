@@ -144,7 +144,7 @@ def _shape(leaf: Any) -> Any:
     """An array's shape and type, without its values and the device that it is on.
 
     A restored array is bound to its device, a new one is not: the cache on disk would hold a
-    program for each.
+    program for each. What is on one device is taken to be on the default one.
     """
     if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) > 1:
         return leaf

@@ -94,7 +94,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     """The state after an epoch, and its tally on the host."""
     split, on_host, network = run.splits["train"], trainer.steps.on_host, run.network
-    program = trainer.steps.training_program(network, batch, on_host)
+    program = trainer.steps.training_program(network, batch)
     order = trainer.order(np.int32(epoch))
     given = run.given._replace(**annealing.numbers(trainer.config, epoch, steps))
     state, given, order = trainer.place((run.state, given, order))

@@ -38,7 +38,7 @@ def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: 
     """Bytes of a compiled training step, by PARTS; their sum is what it takes.
 
     Args:
-      compiled: `training.make_epoch` or `make_one_step`.
+      compiled: `training.make_epoch`, `make_part` or `make_one_step`.
       examples: of the mini-batch (or micro-batch) that is in memory at once.
       example_shape: shape of one example's inputs.
     """

@@ -108,6 +108,7 @@ class Objective:
       remat: keep nothing but products for the backward pass, and compute the rest again.
 
     Attributes:
+      network, config: as given.
       apply: `apply(variables, z, images) -> (logits, updates)` in training.
       probed: the same with a probe, `probed(variables, probe, images, z)`; see `variance.probed`.
     """
@@ -155,6 +156,9 @@ class Objective:
           images: f32[batch, ...].
           truth: what the outputs are held against.
           valid: bool[batch], which examples count; None for all.
+
+        Returns:
+          (f32[], Found).
         """
         z = z_of(trained["gates"])
         variables = {**fixed.variables, "params": trained["params"]}
@@ -173,9 +177,14 @@ class Objective:
         return loss, Found(loss, cross_entropy, penalty, zero, wrong, z, updates)
 
     def without_penalty(self, grads: dict[str, Any], trained: dict[str, Any], fixed: Fixed) -> Any:
-        """The parameters' part of its gradients, of the mean loss of the examples alone.
+        """Gradients of the examples' mean loss alone, with respect to the parameters.
 
         The penalty's gradient is the same for every example: no part of their variance.
+
+        Args:
+          grads: of the whole objective, as `trained`.
+          trained: {'params', 'gates'}.
+          fixed: what is read beside.
         """
         if not self.config.penalty.l2:
             return grads["params"]  # a penalty of gates only does not depend on weights

@@ -34,6 +34,7 @@ from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.groups import fan_out, parameter_count, parameters_held
 from dynhp_jax.network import Network, whole_network
+from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
 
 Keeps = Mapping[str, np.ndarray]
@@ -122,7 +123,6 @@ class Trainer:
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
       budget: the one that is held against what XLA allocates.
-      steps: what it executes.
 
     Raises:
       UserError: the criterion that the config names cannot be found.
@@ -149,7 +149,6 @@ class Trainer:
         if len(dataset.y_validation):
             counts["validation"] = len(dataset.y_validation)
         self.budget = Budget(config, self.whole, programs, counts)
-        self.steps = self.budget.steps
         self.config, self.tx = self.steps.config, self.steps.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         room = self.room(self.whole_parameters)
@@ -165,6 +164,11 @@ class Trainer:
             "dynhp": lambda: batch_size.DynHP(batching.alpha),
             "cabs": lambda: batch_size.CABS(batching.eta),
         }[batching.rule]()
+
+    @property
+    def steps(self) -> Steps:
+        """The compiled steps that the run executes."""
+        return self.budget.steps
 
     @property
     def by_xla(self) -> bool:

@@ -29,11 +29,14 @@ class Steps:
 
     Attributes:
       config, tx: of the run with these savings.
+      whole, examples, used: as given.
       devices: how many there are that mini-batches are spread over.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
+      on_host: whether the host calls every step, instead of one program that loops over them.
 
     Raises:
-      ConfigError: there are fewer devices than the config asks for.
+      ConfigError: there are fewer devices than the config asks for, or `batch.variance` is exact
+        and the model mixes examples.
     """
 
     def __init__(
@@ -45,37 +48,38 @@ class Steps:
         used: Savings,
     ):
         self.config = used.applied(config)
-        self.whole, self.programs, self.examples, self.used = whole, programs, examples, used
+        self.whole, self.examples, self.used = whole, examples, used
+        self._programs = programs
         self.tx = train_state.make_optimizer(self.config, used)
         self.devices = devices.count(config.devices)
         parts = used.parts
         if parts == 1 and estimator(whole, self.config) == "micro":
             parts = self.config.batch.micro_batches
         self.unit = parts * self.devices
+        self.on_host = whole.slow_in_loops
         self._state_shapes: dict[Any, train_state.TrainState] = {}
 
-    @functools.cached_property
-    def on_host(self) -> bool:
-        """Whether the host calls every step, instead of one program that loops over them."""
-        return self.whole.slow_in_loops
+    def training_program(self, network: Network, batch: int) -> jax.stages.Compiled:
+        """What the run executes to train: an epoch, a part of one (streamed data), or a step.
 
-    def training_program(
-        self, network: Network, batch: int, on_host: bool | None = None
-    ) -> jax.stages.Compiled:
-        """The compiled epoch, or the step that the host calls; the run's own."""
-        on_host = self.on_host if on_host is None else on_host
+        Args:
+          network: of any sizes.
+          batch: examples of a mini-batch.
+        """
         what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
         key = (network.spec, batch, self.used)
         state, number = self.state_shapes(network), Shape((), np.int32)
         fed = self.fed(network, batch)
         images, labels = self._data_shapes(network, fed)
         data = (images, labels, train_state.given_shapes(state), Shape((fed,), np.int32))
-        if not on_host and not self.streams(network, "train"):
+        if not self.on_host and not self.streams(network, "train"):
             make = functools.partial(training.make_epoch, *what)
-            return self.programs.get("epoch", key, make, state, *data, number)
-        name, make = ("step", training.make_one_step) if on_host else ("part", training.make_part)
+            return self._programs.get("epoch", key, make, state, *data, number)
+        name, make = "part", training.make_part
+        if self.on_host:
+            name, make = "step", training.make_one_step
         tally = jax.eval_shape(train_state.empty_tally, state)
-        return self.programs.get(
+        return self._programs.get(
             name,
             key,
             lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
@@ -99,10 +103,10 @@ class Steps:
         return -(-min(chunk, self.examples[split]) // self.devices) * self.devices
 
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
-        """The compiled evaluation of so many examples, from `evaluated`; the run's own."""
+        """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
         state = self.state_shapes(network)
         fed = chunk if self.streams(network, split) else self.examples[split]
-        return self.programs.get(
+        return self._programs.get(
             f"evaluation on {split}",
             (network.spec, chunk),
             lambda: training.make_evaluation(network, chunk, self.devices),
@@ -125,10 +129,12 @@ class Steps:
 
     def state_shapes(self, network: Network) -> train_state.TrainState:
         """Shapes of the state of a network."""
-        known = self._state_shapes
-        if network.spec not in known:
-            known[network.spec] = train_state.state_shapes(network, self.config, self.tx)
-        return known[network.spec]
+        found = self._state_shapes.get(network.spec)
+        if found is None:
+            found = train_state.state_shapes(network, self.config, self.tx)
+            # Two threads may ask (`plans`): both find the same, and nothing is ever taken out.
+            self._state_shapes[network.spec] = found
+        return found
 
     def _data_shapes(self, network: Network, count: int) -> tuple[Shape, Shape]:
         """Images and labels of so many examples."""

@@ -169,7 +169,7 @@ def of_run(budget: Budget, network: Network, batch: int) -> Callable[[Keeps], in
     """The meter of a run's own steps, at a mini-batch.
 
     Args:
-      budget: compiles and meters the run's steps.
+      budget: meters the run's steps.
       network: before the cut; prune with its `groups`.
       batch: examples of a mini-batch.
     """

@@ -6,7 +6,8 @@ from pathlib import Path
 # Before anything imports jax or tensorflow_datasets.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA's passes stay, and with them what programs allocate; LLVM's, which are most of the time that
-# compiling takes, are left out. With 0 in the environment all is compiled as for users.
+# compiling takes, are left out but in tests that ask for `optimised`. With 0 in the environment all
+# is compiled as for users.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
 if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
@@ -46,3 +47,12 @@ def x64():
     """jax in float64 for one test. A hypothesis test enters `jax.enable_x64(True)` itself."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def optimised():
+    """Programs of this process are compiled as for users; vectorised sums may round otherwise."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -28,7 +28,6 @@ from dynhp_jax import (
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.sections import SAVINGS
-from dynhp_jax.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = data.load("digits")
@@ -234,10 +233,8 @@ def test_too_small_a_budget_names_the_smallest_that_works(free):
 def saving(used: savings.Savings, asked: Config) -> runs.Trainer:
     """That uses these savings, whatever the budget."""
     trainer = runs.Trainer(asked, FEW, compiling.Programs())
-    examples = trainer.budget.examples
-    steps = Steps(asked, trainer.whole, trainer.programs, examples, used)
-    trainer.steps = trainer.budget.steps = steps
-    trainer.config, trainer.tx = steps.config, steps.tx
+    trainer.budget._use(used)
+    trainer.config, trainer.tx = trainer.steps.config, trainer.steps.tx
     return trainer
 
 

@@ -49,7 +49,7 @@ def raw(tree):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
-def test_a_streamed_run_is_bit_for_bit_the_resident_one():
+def test_a_streamed_run_is_bit_for_bit_the_resident_one(optimised):
     found = {}
     for resident in ("2GiB", SMALL):
         trainer, run = start(make(resident, gates=config.Gates(per_example=True)))
@@ -68,7 +68,7 @@ def test_a_streamed_run_is_bit_for_bit_the_resident_one():
     assert names.count("part") > 2 and "epoch" not in names
 
 
-def test_a_loop_on_the_host_is_streamed_to_as_well():
+def test_a_loop_on_the_host_is_streamed_to_as_well(optimised):
     """A convolution on a CPU: the host calls every step."""
     found = []
     for resident in ("2GiB", "10KiB"):

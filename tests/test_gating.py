@@ -67,8 +67,9 @@ def test_gates_of_one_change_nothing(x64, name):
         ones = drawn(groups, batch, 1.0, 1.0)
         out = gated(apply, groups)(variables, ones, *inputs)
         np.testing.assert_allclose(out, apply(variables, *inputs), rtol=1e-12)
-    out = gated(apply, groups)(variables, {}, *inputs)
-    np.testing.assert_allclose(out, apply(variables, *inputs), rtol=1e-12)
+    # As one program each; operation by operation XLA may choose others for a product.
+    out = jax.jit(gated(apply, groups))(variables, {}, *inputs)
+    np.testing.assert_array_equal(out, jax.jit(apply)(variables, *inputs))
 
 
 @pytest.mark.parametrize("name", PER_EXAMPLE)

@@ -50,7 +50,7 @@ def make(**changes) -> Config:
     return dataclasses.replace(base, **changes)
 
 
-def test_how_long_compiling_takes_changes_no_bit():
+def test_how_long_compiling_takes_changes_no_bit(optimised):
     states, histories = [], []
     for programs in (Early(), Late()):
         trainer = runs.Trainer(make(), DIGITS, programs)

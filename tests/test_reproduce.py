@@ -109,7 +109,7 @@ def test_the_largest_units_are_those_with_the_largest_norms(dense):
 
 TINY = (
     "data.examples=600+model.hidden=(12,8)+penalty.lam=0.5+gates.learning_rate=0.12"
-    "+compiling.shrink=0.999"  # nothing is compiled for shapes that 4 epochs do not reach
+    "+compiling.shrink=0.999"  # arrays keep their shapes: less to compile
 )
 
 
