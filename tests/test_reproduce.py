@@ -15,7 +15,7 @@ from dynhp_jax import compiling, loop, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from experiments import commandline, reproduce
-from experiments.reproduction import baselines, results
+from experiments.reproduction import baselines, results, running
 from experiments.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +103,19 @@ def test_the_largest_units_are_those_with_the_largest_norms(dense):
         assert len(kept) == count and (np.diff(kept) > 0).all()
         dead = np.setdiff1d(np.arange(len(norms[name])), kept)
         assert norms[name][kept].min() >= norms[name][dead].max()
+
+
+def test_pixels_that_survive_are_numbered_as_in_the_whole_network():
+    """Arrays that were cut once, and of which a unit is masked since."""
+    config = Config(name="hp", method="hp", model=configuration.Model(hidden=(6, 4)))
+    run = runs.Trainer(config, runs.dataset_of(config), compiling.Programs()).start()
+    masks = {**run.state.masks, "input": np.array([1.0, 0.0, 1.0, 1.0], np.float32)}
+    cut = dataclasses.replace(
+        run,
+        keeps={**run.keeps, "input": np.array([3, 5, 9, 40])},
+        state=run.state._replace(masks=masks),
+    )
+    assert running._surviving_inputs(cut).tolist() == [3, 9, 40]
 
 
 # -- the program -----------------------------------------------------------------------------------
