@@ -49,41 +49,95 @@ _READ = {  # by the switches, which take no option that they would pass over
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What the flags ask for, of one table.
+
+    Attributes:
+      table, settings: what is reproduced, and with which alphas of our own.
+      common: variants that all rows have.
+      rows, seeds: of the runs.
+      epochs: of a run; None: all that there are, or the paper's to train.
+      results: directory of the result files.
+      complete: whether tableN.md is to be written: nothing was asked for that leaves rows out.
+    """
+
+    table: Table
+    settings: Settings
+    common: tuple[str, ...]
+    rows: tuple[rows.Row, ...]
+    seeds: tuple[int, ...]
+    epochs: int | None
+    results: Path
+    complete: bool
+
+
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws."""
     _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES)
     given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
     switch = _switch(given)
-    place = Path(given["results"])
-    count = _one("epochs", given["epochs"], int, 1) if given["epochs"] else None
     if switch == "figures":
-        for path in figures.draw(place, count, rows.parse_variants(given["variants"])):
+        variants = rows.parse_variants(given["variants"])
+        for path in figures.draw(Path(given["results"]), _epochs(given), variants):
             print(path)
         return
-    table = _table(given["table"])
+    asked = _asked(given)
+    if switch == "calibrate":
+        print(calibration.proposals(
+            asked.results, asked.table, asked.settings, asked.rows, asked.epochs
+        ))  # fmt: skip
+        return
+    if not switch:
+        _run(asked, Path(workdirs or "runs/reproduction"), given["commit"])
+    _show(asked)
+
+
+def _asked(given: Mapping[str, str]) -> Asked:
+    """The flags, read.
+
+    Raises:
+      UserError, ConfigError: what they ask for cannot be; said before anything is run.
+    """
+    table, count = _table(given["table"]), _epochs(given)
     settings = _settings(table, given["alphas"])
     common = _common(given, settings)
     names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
     wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
     seeds = numbers("seeds", given["seeds"], int, 0)
-    for row in wanted:  # what cannot be is said before anything is run
+    for row in wanted:
         rows.config_of(row, table, settings, max(seeds), count or EPOCHS)
-    if switch == "calibrate":
-        print(calibration.proposals(place, table, settings, wanted, count))
-        return
-    if not switch:
-        provenance = results.provenance()
-        provenance["commit"] = provenance["commit"] or given["commit"] or None
-        workdirs = Path(workdirs or "runs/reproduction")
-        shared = running.Place(table, settings, workdirs, place, provenance)
-        _run(shared, wanted, seeds, count or EPOCHS)
-    found, stale = tables.build(place, table, settings, common, count)
+    complete = not (common or count or given["alphas"])
+    place = Path(given["results"])
+    return Asked(table, settings, common, tuple(wanted), tuple(seeds), count, place, complete)
+
+
+def _run(asked: Asked, workdirs: Path, commit: str) -> None:
+    """Every row with every seed; seed by seed, so that whole tables come early."""
+    provenance = results.provenance()
+    provenance["commit"] = provenance["commit"] or commit or None
+    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, provenance)
+    epochs = asked.epochs or EPOCHS
+    for row in asked.rows:
+        for seed in asked.seeds:
+            if row.reference and row.reference not in asked.rows:
+                running.reference(shared, row, seed, epochs)
+    for seed in asked.seeds:
+        for row in asked.rows:
+            running.run(shared, row, seed, epochs)
+
+
+def _show(asked: Asked) -> None:
+    """Prints the tables of the results that are there, and writes them if they are complete."""
+    found, stale = tables.build(
+        asked.results, asked.table, asked.settings, asked.common, asked.epochs
+    )
     note = [f"left out, of other settings than now: {', '.join(stale)}"] if stale else []
-    shown = [grid.text() for grid in found] or [f"no such results in {place} yet"]
+    shown = [grid.text() for grid in found] or [f"no such results in {asked.results} yet"]
     print("\n\n".join([*shown, *note]))
-    if found and not (common or count or given["alphas"]):
+    if found and asked.complete:
         text = "\n".join([*(grid.markdown() for grid in found), *note])
-        write_text(place / f"table{table.number}.md", text)
+        write_text(asked.results / f"table{asked.table.number}.md", text)
 
 
 def _switch(given: Mapping[str, str | bool]) -> str:
@@ -123,23 +177,14 @@ def _common(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
     return variants
 
 
-def _run(
-    shared: running.Place, wanted: Sequence[rows.Row], seeds: Sequence[int], epochs: int
-) -> None:
-    """Every row with every seed; seed by seed, so that whole tables come early."""
-    for row in wanted:
-        for seed in seeds:
-            if row.reference and row.reference not in wanted:
-                running.reference(shared, row, seed, epochs)
-    for seed in seeds:
-        for row in wanted:
-            running.run(shared, row, seed, epochs)
-
-
 def _in_order(wanted: Sequence[rows.Row]) -> list[rows.Row]:
     """Without repetitions, and the baselines behind the rows whose sizes they take."""
     unique = list(dict.fromkeys(wanted))
     return sorted(unique, key=lambda row: row.base is not None)
+
+
+def _epochs(given: Mapping[str, str]) -> int | None:
+    return _one("epochs", given["epochs"], int, 1) if given["epochs"] else None
 
 
 def _table(text: str) -> Table:
