@@ -27,7 +27,7 @@ def of_means(gradients: Callable, objective: Objective, parts: int) -> Callable:
     """
 
     def whole(trained, fixed, z_of, batch):
-        # Where a loop is slow (convolutions on a CPU) memory is not what is short: all at once.
+        # Convolutions are slow in a loop on a CPU. `of_sums`, for short memory, loops all the same.
         _, grads, found = _in_parts(
             gradients, objective, parts, lambda sums, grads, _: (sums, grads), (),
             trained, fixed, z_of, batch,

@@ -1,6 +1,8 @@
 """Compiled programs that several runs of one test share."""
 
-from dynhp_jax import compiling
+from dynhp_jax import compiling, config
+
+NEVER_CUT = config.Compiling(shrink=0.999, ahead=False)  # units are masked, arrays keep their sizes
 
 
 class Kept(compiling.Programs):

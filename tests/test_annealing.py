@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kept import Kept
+from kept import NEVER_CUT, Kept
 from test_training import DIGITS, FEW, Oracle, copy, go_on, make, start, timeless
 
 from dynhp_jax import (
@@ -383,7 +383,7 @@ def test_members_of_a_sweep_are_their_single_runs():
             each.append(record)
     programs = Kept()
     for k, settings in enumerate(members):
-        whole = dataclasses.replace(settings, compiling=config.Compiling(shrink=0.999, ahead=False))
+        whole = dataclasses.replace(settings, compiling=NEVER_CUT)
         trainer, run = start(whole, programs=programs)
         run, expected = go_on(trainer, run, 5)
         for mine, theirs in zip(records[k], expected, strict=True):

@@ -82,10 +82,11 @@ def test_masked_equals_cut_in_the_long_run(x64):
     if not wanted:
         pytest.skip("set DYNHP_PROPERTY_CASES to the number of cases")
     done = json.loads(NOTES.read_text()) if NOTES.exists() else None
+    command = f"DYNHP_PROPERTY_CASES={wanted} python -m pytest tests/test_properties.py -m slow"
     first = 0 if done is None else done["seeds"][1]
     while first < wanted:
         chunk = range(first, min(first + 100, wanted))
-        done = merge(done, {**run(chunk), "seeds": [chunk.start, chunk.stop]})
+        done = merge(done, {**run(chunk), "seeds": [chunk.start, chunk.stop], "command": command})
         first = chunk.stop
         NOTES.parent.mkdir(parents=True, exist_ok=True)
         NOTES.write_text(json.dumps(done, indent=1, sort_keys=True) + "\n")
@@ -124,7 +125,6 @@ def run(seeds):
             failures.append({"seed": seed, "blocks": case.blocks, **result})
     jax.clear_caches()
     return {
-        "command": "DYNHP_PROPERTY_CASES=5000 python -m pytest tests/test_properties.py -m slow",
         "cases": len(seeds),
         "compared": compared,
         "units cut": units,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from kept import Kept
+from kept import NEVER_CUT, Kept
 
 from dynhp_jax import (
     checkpoint,
@@ -42,7 +42,7 @@ def make(**changes) -> Config:
 
 def alone(settings, programs):
     # Masked, never cut: one set of programs serves all members, and the reference is another way.
-    whole = dataclasses.replace(settings, compiling=config.Compiling(shrink=0.999, ahead=False))
+    whole = dataclasses.replace(settings, compiling=NEVER_CUT)
     trainer = runs.Trainer(whole, DIGITS, programs)
     run, records = trainer.start(), []
     for _ in range(EPOCHS):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from kept import Kept
+from kept import NEVER_CUT, Kept
 
 from dynhp_jax import (
     checkpoint,
@@ -28,7 +28,6 @@ from dynhp_jax.config import Config
 DIGITS = data.load("digits")
 FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:60], y_train=DIGITS.y_train[:60])
 SMALL = config.Model(hidden=(12, 7))
-NEVER = config.Compiling(shrink=0.999, ahead=False)
 AT_ONCE = config.Compiling(shrink=0.2, ahead=False)
 
 
@@ -326,7 +325,7 @@ def test_methods_differ_only_in_what_they_switch_on():
     for method in config.METHODS:
         fast, many = config.Optimizer(learning_rate=0.05), config.Penalty(20.0)
         trainer, run = start(
-            make(method=method, penalty=many, optimizer=fast, epochs=3, compiling=NEVER)
+            make(method=method, penalty=many, optimizer=fast, epochs=3, compiling=NEVER_CUT)
         )
         run, records = go_on(trainer, run, 3)
         units[method], sizes[method] = records[-1]["units"], records[-1]["batch_size"]
