@@ -10,8 +10,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dynhp_jax import batch_size, compiling, fitting, memory, metering, savings
-from dynhp_jax.config import Config
+from dynhp_jax import batch_size, fitting, memory, metering, savings
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
@@ -43,41 +42,31 @@ class Budget:
     """The budget of a run by the meter 'xla'.
 
     Args:
-      config: the run.
-      whole: its network before anything is pruned.
-      programs: where compiled programs are kept.
-      examples: of every split, {'train': ..., 'test': ...}.
+      steps: of the run, without savings.
 
     Attributes:
       bytes: the budget, of each device; None if there is none, or the paper's meter counts.
-      steps: of the run, with the savings without which the whole network's smallest mini-batch
+      steps: the same with the savings without which the whole network's smallest mini-batch
         would not fit.
 
     Raises:
       ConfigError: not even with the savings that the config allows; or mini-batches cannot be in
-        equal shares for the devices, or there are fewer of these.
+        equal shares for the devices.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        whole: Network,
-        programs: compiling.Programs,
-        examples: Mapping[str, int],
-    ):
-        self._programs, self.examples, self.whole = programs, dict(examples), whole
+    def __init__(self, steps: Steps):
+        self.steps, self.whole = steps, steps.whole
+        self._config, self._examples = steps.asked, steps.examples
         self._found: dict[Any, Found] = {}
-        self._config = config
-        self._use(NOTHING)
         self._check_shares()
         self.bytes = self._limit()
         if self.bytes is not None:
-            least = self._economise(config.memory.allow, self.bytes)
+            least = self._economise(self._config.memory.allow, self.bytes)
             if least > self.bytes:
                 raise self._too_small(least)
 
     def _use(self, used: Savings) -> None:
-        self.steps = Steps(self._config, self.whole, self._programs, self.examples, used)
+        self.steps = self.steps.saving(used)
         self._found.clear()
 
     def _check_shares(self) -> None:
@@ -85,7 +74,7 @@ class Budget:
         devices, unit, config = self.steps.devices, self.steps.unit, self._config
         if devices == 1:
             return
-        examples, size = self.examples["train"], config.batching.size
+        examples, size = self._examples["train"], config.batching.size
         if unit > examples:
             allowed = f"at most {examples} where there are so many training examples"
             raise ConfigError("devices", config.devices, allowed)
@@ -98,7 +87,7 @@ class Budget:
         if self._config.memory.meter != "xla" or budget == memory.UNLIMITED:
             return None
         if budget == "sp":
-            batch = min(self._config.memory.sp_batch, self.examples["train"])
+            batch = min(self._config.memory.sp_batch, self._examples["train"])
             return self.total(self.whole, max(self._whole_parts(batch), self.steps.unit))
         return memory.parse_bytes(budget)
 
@@ -129,7 +118,7 @@ class Budget:
         """Bytes of the whole network with the smallest mini-batch, or to evaluate one example."""
         sizes = [
             metering.total(self.steps.evaluation_bytes(self.whole, 1, split))
-            for split in self.examples
+            for split in self._examples
             if split != "train"
         ]
         return max(self.total(self.whole, self.smallest), *sizes)
@@ -258,7 +247,7 @@ class Budget:
 
     def chunk(self, network: Network, before: int = CHUNK) -> int:
         """How many examples may be evaluated at once: `before` if they fit, else a power of two."""
-        splits = [split for split in self.examples if split != "train"]
+        splits = [split for split in self._examples if split != "train"]
 
         def worst(chunk: int) -> int:
             return max(
@@ -271,7 +260,7 @@ class Budget:
         while self.bytes is not None and (size := worst(chunk)) > self.bytes:
             if chunk == 1:
                 raise Exceeded(f"evaluating one example takes {size} bytes of {self.bytes}")
-            chunk = min(chunk, max(self.examples[name] for name in splits))
+            chunk = min(chunk, max(self._examples[name] for name in splits))
             room = int(chunk * (self.bytes - fixed) / (size - fixed))
             chunk = min(_power_of_two(room), max(1, chunk // 2))
         return chunk
@@ -295,8 +284,8 @@ class Budget:
         if self._config.batching.rule == "fixed":
             return batch
         ratio, size = self._config.batch.grid, batch
-        while batch_size.on_grid(size, ratio) < batch and size < self.examples["train"]:
-            size = min(self.examples["train"], size + (1 if size < 32 else 8 - size % 8))
+        while batch_size.on_grid(size, ratio) < batch and size < self._examples["train"]:
+            size = min(self._examples["train"], size + (1 if size < 32 else 8 - size % 8))
         return size
 
     def _whole_parts(self, batch: int, up: bool = False) -> int:

@@ -148,7 +148,7 @@ class Trainer:
         counts = {"train": self.examples, "test": len(dataset.y_test)}
         if len(dataset.y_validation):
             counts["validation"] = len(dataset.y_validation)
-        self.budget = Budget(config, self.whole, programs, counts)
+        self.budget = Budget(Steps(config, self.whole, programs, counts))
         self.config, self.tx = self.steps.config, self.steps.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         room = self.room(self.whole_parameters)

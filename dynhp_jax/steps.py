@@ -12,7 +12,7 @@ from dynhp_jax.config import Config
 from dynhp_jax.gradients import estimator
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
-from dynhp_jax.savings import Savings
+from dynhp_jax.savings import NOTHING, Savings
 
 Shape = jax.ShapeDtypeStruct
 
@@ -29,6 +29,7 @@ class Steps:
 
     Attributes:
       config, tx: of the run with these savings.
+      asked: the config as given.
       whole, examples, used: as given.
       devices: how many there are that mini-batches are spread over.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
@@ -45,10 +46,10 @@ class Steps:
         whole: Network,
         programs: compiling.Programs,
         examples: Mapping[str, int],
-        used: Savings,
+        used: Savings = NOTHING,
     ):
-        self.config = used.applied(config)
-        self.whole, self.examples, self.used = whole, examples, used
+        self.asked, self.config = config, used.applied(config)
+        self.whole, self.examples, self.used = whole, dict(examples), used
         self._programs = programs
         self.tx = train_state.make_optimizer(self.config, used)
         self.devices = devices.count(config.devices)
@@ -58,6 +59,10 @@ class Steps:
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
         self._state_shapes: dict[Any, train_state.TrainState] = {}
+
+    def saving(self, used: Savings) -> "Steps":
+        """The steps of the same run with these savings instead."""
+        return Steps(self.asked, self.whole, self._programs, self.examples, used)
 
     def training_program(self, network: Network, batch: int) -> jax.stages.Compiled:
         """What the run executes to train: an epoch, a part of one (streamed data), or a step.

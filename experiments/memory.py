@@ -18,6 +18,7 @@ from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network, whole_network
+from dynhp_jax.steps import Steps
 from experiments import commandline, reports
 from experiments.values import numbers
 
@@ -53,7 +54,7 @@ def plan(
     def holding(limit: str) -> budget.Budget:
         section = dataclasses.replace(config.memory, meter="xla", budget=limit)
         asked = dataclasses.replace(config, memory=section)
-        return budget.Budget(asked, whole, programs, counts)
+        return budget.Budget(Steps(asked, whole, programs, counts))
 
     free = holding(memory.UNLIMITED)
     rows = [("units", "batch", *metering.PARTS, "sum, KiB")]

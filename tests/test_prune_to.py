@@ -21,6 +21,7 @@ from dynhp_jax.models.mlp import MLPSpec
 from dynhp_jax.models.resnet import ResNetSpec
 from dynhp_jax.network import whole_network
 from dynhp_jax.pruning import compose, prune_to, rewind
+from dynhp_jax.steps import Steps
 from dynhp_jax.surgery import cut, resized
 from dynhp_jax.targets import Flops, ModelBytes, Parameters, StepBytes
 
@@ -225,7 +226,7 @@ def test_a_runs_own_steps_are_metered_by_its_budget():
     )
     network = whole_network(MLPSpec((16, 24, 12, 4)), ())
     examples = {"train": 64, "test": 32}
-    run = budget.Budget(settings, network, compiling.Programs(), examples)
+    run = budget.Budget(Steps(settings, network, compiling.Programs(), examples))
     meter = targets.of_run(run, network, 8)
     assert meter({}) == run.total(network, 8)
     rng = np.random.default_rng(0)
