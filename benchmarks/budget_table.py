@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from dynhp_jax import budget, compiling, config, loop, memory, runs
+from dynhp_jax import budget, compiling, config, loop, memory, named, runs
 from experiments import reports
 
 EXAMPLES, EPOCHS = 512, 2
@@ -51,7 +51,7 @@ def settings(model: str, rule: str, limit: str) -> config.Config:
 def run(model: str, rule: str, limit: int, programs: compiling.Programs) -> dict:
     """Trains and says what its largest step took."""
     asked = settings(model, rule, f"{limit}")
-    trainer = runs.Trainer(asked, runs.dataset_of(asked), programs)
+    trainer = runs.Trainer(asked, named.dataset_of(asked), programs)
     state, largest, bound = trainer.start(), 0, 0
     if state.batch < trainer.config.batching.size:
         bound = trainer.budget.total(state.network, state.batch_in_use)
@@ -80,7 +80,7 @@ def run(model: str, rule: str, limit: int, programs: compiling.Programs) -> dict
 def usual(model: str) -> int:
     """Bytes of a step of the whole network with 32 examples."""
     free = settings(model, "fixed", memory.UNLIMITED)
-    trainer = runs.Trainer(free, runs.dataset_of(free), compiling.Programs())
+    trainer = runs.Trainer(free, named.dataset_of(free), compiling.Programs())
     held: budget.Budget = trainer.budget
     return held.total(trainer.whole, 32)
 

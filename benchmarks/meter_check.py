@@ -26,7 +26,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from dynhp_jax import compiling, config, loop, metering, runs
+from dynhp_jax import compiling, config, loop, metering, named, runs
 
 SIZES = (  # model, its hidden units, batch
     ("mlp", (4000, 1000), 1024),
@@ -77,7 +77,7 @@ def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
         batch=config.Batch(size=batch),
         memory=config.Memory("xla", "none"),
     )
-    trainer = runs.Trainer(asked, runs.dataset_of(asked), compiling.Programs())
+    trainer = runs.Trainer(asked, named.dataset_of(asked), compiling.Programs())
     run = trainer.start()
     metered = metering.total(trainer.steps.training_bytes(run.network, batch))
     state_bytes = metering.total(metering.state_bytes(run.state))

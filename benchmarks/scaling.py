@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from benchmarks import alternation, record
-from dynhp_jax import config, plans, runs
+from dynhp_jax import config, named, plans
 
 ROUNDS, BATCH = 9, 128
 DENSE = config.Config(
@@ -36,7 +36,7 @@ DATA = [3_750, 7_500, 15_000, 30_000, 60_000]
 
 def measure(hidden: tuple[int, ...], examples: int) -> dict:
     """Costs of one network and one training set."""
-    dataset = runs.dataset_of(DENSE)
+    dataset = named.dataset_of(DENSE)
     dataset = dataclasses.replace(
         dataset, x_train=dataset.x_train[:examples], y_train=dataset.y_train[:examples]
     )

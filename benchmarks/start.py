@@ -22,10 +22,10 @@ PROGRAM = """
 import sys, time
 import jax, numpy as np
 from configs import fmnist
-from dynhp_jax import compiling, config, loop, runs
+from dynhp_jax import compiling, config, loop, named, runs
 compiling.use_cache(sys.argv[1])
 settings = config.from_config_dict(fmnist.get_config())
-trainer = runs.Trainer(settings, runs.dataset_of(settings), compiling.Programs())
+trainer = runs.Trainer(settings, named.dataset_of(settings), compiling.Programs())
 run = trainer.start()
 jax.block_until_ready(loop.train_epoch(trainer, run, run.batch_in_use, 1, 1))
 print(time.time())

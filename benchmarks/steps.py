@@ -18,7 +18,7 @@ import jax
 
 from benchmarks import alternation, record
 from benchmarks.alternation import EXAMPLES_PER_TURN
-from dynhp_jax import compiling, config, runs
+from dynhp_jax import compiling, config, named
 
 ROUNDS = 15
 DENSE = config.Config(
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--hidden", default="300-100,200-100-50")
     flags = parser.parse_args()
     compiling.use_cache()
-    dataset, rows = runs.dataset_of(DENSE), []
+    dataset, rows = named.dataset_of(DENSE), []
     for widths in flags.hidden.split(","):
         hidden = tuple(map(int, widths.split("-")))
         for batch in map(int, flags.batches.split(",")):

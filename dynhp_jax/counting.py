@@ -133,3 +133,33 @@ def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "par
     """
     counts = _Counts(groups, alive)
     return sum((counts.in_leaf(path) for path in filter(below(prefix), groups.shapes)), start=0.0)
+
+
+def parameters_left(groups: Groups, masks: Mapping[str, np.ndarray]) -> int:
+    """How many parameters are left with the units of the masks, on the host."""
+    return round(float(parameter_count(groups, _exact(masks))))
+
+
+def prices_of(
+    groups: Groups, masks: Mapping[str, np.ndarray], convention: str
+) -> dict[str, jax.Array]:
+    """How many parameters the penalty holds against every gate, {group: f32[units]}.
+
+    Args:
+      groups: those that are gated.
+      masks: of the surviving units, {group: f32[units]}, on the host.
+      convention: of `gates.CONVENTIONS`; by 'parameters' it is what a unit's removal saves, by the
+        others the weights that read the unit.
+    """
+    count = parameters_held if convention == "parameters" else fan_out
+    prices = count(groups, _exact(masks))
+    return {name: jnp.asarray(price, jnp.float32) for name, price in prices.items()}
+
+
+def _exact(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.asarray(mask, np.float64) for name, mask in masks.items()}
+
+
+def numbers_in(tree: Any) -> int:
+    """How many numbers the arrays of a tree hold."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

@@ -14,9 +14,10 @@ import numpy as np
 
 from dynhp_jax import annealing, feeding, outcome, plans, scoring
 from dynhp_jax.budget import CHUNK
+from dynhp_jax.counting import numbers_in, parameters_left
 from dynhp_jax.network import Network
 from dynhp_jax.outcome import Diverged, Record
-from dynhp_jax.runs import Run, Split, Trainer, measure, numbers_in
+from dynhp_jax.runs import Run, Split, Trainer
 from dynhp_jax.train_state import TrainState
 
 __all__ = ["Diverged", "advance", "evaluate", "size_of", "train_epoch"]
@@ -111,7 +112,7 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
 def size_of(trainer: Trainer, run: Run) -> dict[str, Any]:
     """Units by group, parameters and KiB of the network that a run has come to."""
     masks = jax.device_get(run.state.masks)
-    parameters = measure(run.network, masks)
+    parameters = parameters_left(run.network.groups, masks)
     return {
         "units": {name: int(masks[name].sum()) for name in run.network.groups},
         "parameters": parameters,

@@ -13,11 +13,12 @@ import jax
 import numpy as np
 
 from dynhp_jax import annealing, metering
+from dynhp_jax.counting import parameters_left, prices_of
 from dynhp_jax.criteria import activation
 from dynhp_jax.errors import UserError
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Trainer, measure, prices_of
+from dynhp_jax.runs import Trainer
 from dynhp_jax.train_state import Means, Tally
 
 Record = dict[str, Any]
@@ -43,7 +44,7 @@ class Pruned:
       rates: {group: f64[units]}, the share of observations in which each gate was open.
       masks: {group: f32[units]}, of the surviving units.
       parameters: of the surviving units, in number.
-      prices: {group: f32[units]}, of every gate among the survivors (`runs.prices_of`).
+      prices: {group: f32[units]}, of every gate among the survivors (`counting.prices_of`).
     """
 
     rates: Mapping[str, np.ndarray]
@@ -77,8 +78,8 @@ def prune(
         masks = activation.keep_active(rates, masks, config.pruning.gamma)
     # In the order of the network; pytrees come back in that of their keys.
     rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
-    prices = prices_of(network, masks, config.penalty.convention)
-    return Pruned(rates, masks, measure(network, masks), prices)
+    prices = prices_of(network.groups, masks, config.penalty.convention)
+    return Pruned(rates, masks, parameters_left(network.groups, masks), prices)
 
 
 def errors(confusion: np.ndarray, loss: float, examples: int) -> dict[str, Any]:

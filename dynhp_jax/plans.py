@@ -17,10 +17,11 @@ import jax
 import numpy as np
 
 from dynhp_jax.budget import Found
+from dynhp_jax.counting import numbers_in, parameters_left
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.network import Network
 from dynhp_jax.optimizer_surgery import map_like_params
-from dynhp_jax.runs import Keeps, Plan, Run, Trainer, measure, numbers_in
+from dynhp_jax.runs import Keeps, Plan, Run, Trainer
 from dynhp_jax.surgery import cut, cut_leaf
 from dynhp_jax.surgery import plan as plan_cuts
 from dynhp_jax.train_state import TrainState
@@ -161,7 +162,7 @@ def worth_cutting(
       starved: whether the budget keeps the mini-batch below what the rule asks for.
     """
     keeps = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-    left = measure(network, masks)
+    left = parameters_left(network.groups, masks)
     if all(kept.size == len(masks[name]) for name, kept in keeps.items()):
         return False
     if left <= (1 - trainer.config.compiling.shrink) * materialised:
@@ -217,14 +218,14 @@ def resize(
     """Network and state with the arrays of the surviving units only.
 
     Args:
-      network, state: before.
+      network, state: before; groups may be without a gate.
       tx: the optimizer.
       keeps: survivors, counted in the arrays as they are now.
     """
     groups = network.groups
-    for name, group in network.groups.items():
-        groups = groups.tie(f"gates/{name}", 0, name, (group.size,))
-        groups = groups.tie(f"masks/{name}", 0, name, (group.size,))
+    for name, gate in state.gates.items():
+        groups = groups.tie(f"gates/{name}", 0, name, gate.shape)
+        groups = groups.tie(f"masks/{name}", 0, name, gate.shape)
     # The optimizer knows params and gates, which are a part of what the groups speak of.
     cuts = plan_cuts(groups, keeps)
     trained = {"params": state.variables["params"], "gates": state.gates}

@@ -20,11 +20,12 @@ import numpy as np
 from dynhp_jax import annealing, compiling, config, outcome, plans, train_state, training
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.config import Config
+from dynhp_jax.counting import numbers_in
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Keeps, Split, Trainer, keeps_of, numbers_in
+from dynhp_jax.runs import Keeps, Split, Trainer, keeps_of
 from dynhp_jax.stacking import common_keeps, make_epoch, member_of, stacked
 from dynhp_jax.train_state import Given, TrainState
 

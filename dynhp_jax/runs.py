@@ -18,22 +18,22 @@ import numpy as np
 from dynhp_jax import (
     batch_size,
     compiling,
-    data,
     devices,
     feeding,
     memory,
     models,
+    named,
     train_state,
     training,
 )
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
+from dynhp_jax.counting import numbers_in, prices_of
 from dynhp_jax.criteria import naming
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.groups import fan_out, parameter_count, parameters_held
-from dynhp_jax.network import Network, whole_network
+from dynhp_jax.network import Network
 from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
 
@@ -135,8 +135,7 @@ class Trainer:
         self.dataset, self.programs = dataset, programs
         by_scores = config.method == "scores" and config.scores.criterion
         self.criterion = naming.parse(config.scores.criterion) if by_scores else None
-        names = config.pruning.groups if config.masked else None
-        self.whole = whole_network(build_spec(config, dataset), names, config.gates.inputs)
+        self.whole = named.network_of(config, dataset)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
         self.examples = len(dataset.y_train)
@@ -293,7 +292,7 @@ class Trainer:
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
         """What steps read beside the state, for a network of these units."""
         masks = jax.device_get(state.masks)
-        prices = prices_of(network, masks, self.config.penalty.convention)
+        prices = prices_of(network.groups, masks, self.config.penalty.convention)
         units, first = {}, 0
         for name, group in self.whole.groups.items():
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
@@ -344,58 +343,6 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def dataset_of(config: Config) -> Dataset:
-    """The data that a config names; the first `data.examples` of the training set, if not all."""
-    dataset = data.load(
-        config.data.name,
-        directory=config.data.dir or None,
-        cache=config.data.cache_dir or None,
-        validation=config.data.validation,
-    )
-    count = config.data.examples
-    if not count:
-        return dataset
-    found = len(dataset.x_train)
-    if count > found:
-        raise ConfigError("data.examples", count, f"0 (all) to {found} with {config.data.name}")
-    images, labels = dataset.x_train[:count], dataset.y_train[:count]
-    return dataclasses.replace(dataset, x_train=images, y_train=labels)
-
-
-def build_spec(config: Config, dataset: Dataset) -> models.Spec:
-    """The whole network's spec, for the examples of a data set."""
-    model = config.model
-    options = {
-        "hidden": model.hidden or None,
-        "width": model.width or None,
-        "depth": model.depth or None,
-    }
-    return models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
-
-
-def measure(network: Network, masks: Mapping[str, np.ndarray]) -> int:
-    """How many parameters are left."""
-    return round(float(parameter_count(network.groups, _alive(masks))))
-
-
-def prices_of(
-    network: Network, masks: Mapping[str, np.ndarray], convention: str
-) -> dict[str, jax.Array]:
-    """How many parameters the penalty holds against every gate, {group: f32[units]}."""
-    count = parameters_held if convention == "parameters" else fan_out
-    prices = count(network.groups, _alive(masks))
-    return {name: jnp.asarray(price, jnp.float32) for name, price in prices.items()}
-
-
-def _alive(masks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name: np.asarray(mask, np.float64) for name, mask in masks.items()}
-
-
 def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:
     """Keeps from what JSON holds of them."""
     return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}
-
-
-def numbers_in(tree: Any) -> int:
-    """How many numbers the arrays of a tree hold."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

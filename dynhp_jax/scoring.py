@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax import criteria, train_state
+from dynhp_jax.counting import prices_of
 from dynhp_jax.criteria.activation import ActivationRate
 from dynhp_jax.criteria.batch_norm import BatchNormScale
 from dynhp_jax.criteria.evidence import Criterion, Evidence
@@ -22,7 +23,7 @@ from dynhp_jax.criteria.flexrel import FlexRel
 from dynhp_jax.criteria.taylor import Taylor
 from dynhp_jax.network import Network
 from dynhp_jax.pruning import prune_to
-from dynhp_jax.runs import Keeps, Run, Trainer, prices_of
+from dynhp_jax.runs import Keeps, Run, Trainer
 from dynhp_jax.scores import Scores
 from dynhp_jax.surgery import cut
 
@@ -122,6 +123,6 @@ def without(trainer: Trainer, run: Run, keeps: Keeps) -> Run:
         masks[name] = np.zeros(run.network.groups[name].size, np.float32)
         masks[name][living[keeps[name]] if name in keeps else living] = 1.0
     state = run.state._replace(masks=trainer.place(jax.tree.map(jnp.asarray, masks)))
-    prices = prices_of(run.network, masks, trainer.config.penalty.convention)
+    prices = prices_of(run.network.groups, masks, trainer.config.penalty.convention)
     given = run.given._replace(prices=prices)
     return dataclasses.replace(run, state=state, given=given)

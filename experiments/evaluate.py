@@ -6,7 +6,7 @@ python -m experiments.evaluate --workdir=runs/digits
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import checkpoint, compiling, loop, runs
+from dynhp_jax import checkpoint, compiling, loop, named, runs
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
 from experiments.commandline import say
@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--workdir is missing: the directory of a run, such as runs/digits")
     workdir = Workdir(path)
     config = workdir.config()
-    dataset = runs.dataset_of(config)
+    dataset = named.dataset_of(config)
     compiling.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
     found = checkpoint.restore(

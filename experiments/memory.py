@@ -13,11 +13,11 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import budget, compiling, memory, metering, runs
+from dynhp_jax import budget, compiling, memory, metering, named
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.network import Network, whole_network
+from dynhp_jax.network import Network
 from dynhp_jax.steps import Steps
 from experiments import commandline, reports
 from experiments.values import numbers
@@ -44,10 +44,9 @@ def plan(
     config: Config, shares: Sequence[float], batches: Sequence[int], limits: dict[str, int]
 ) -> list[str]:
     """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
-    dataset = runs.dataset_of(config)
+    dataset = named.dataset_of(config)
     counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
-    names = config.pruning.groups if config.masked else None
-    whole = whole_network(runs.build_spec(config, dataset), names, config.gates.inputs)
+    whole = named.network_of(config, dataset)
     networks = {share: whole.share(share) for share in shares}
     programs = compiling.Programs()
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, runs
+from dynhp_jax import checkpoint, compiling, named
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
     members = combinations(config, dict(zip(FIELDS, lists, strict=True)))
     folder = Path(path or f"runs/{config.name}-{config.method}-sweep").expanduser().absolute()
     compiling.use_cache(config.compiling.cache_dir)
-    team = Team(list(members.values()), runs.dataset_of(config), compiling.Programs())
+    team = Team(list(members.values()), named.dataset_of(config), compiling.Programs())
     with contextlib.ExitStack() as claims:
         workdirs = [
             claims.enter_context(Workdir(folder / name).claim(each))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, loop, runs
+from dynhp_jax import checkpoint, compiling, loop, named, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -50,7 +50,7 @@ def train(
     """
     compiling.use_cache(config.compiling.cache_dir)
     programs = compiling.Programs()
-    trainer = runs.Trainer(config, dataset or runs.dataset_of(config), programs)
+    trainer = runs.Trainer(config, dataset or named.dataset_of(config), programs)
     run = _start(trainer, workdir, begin)
     records = workdir.rewind(run.epoch)
     events = Events(workdir.tensorboard, run.epoch)

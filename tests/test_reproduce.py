@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from dynhp_jax import compiling, loop, runs
+from dynhp_jax import compiling, loop, named, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from experiments import commandline, reproduce
@@ -32,7 +32,7 @@ def dense():
         optimizer=configuration.Optimizer(ema=1.0),
         memory=configuration.Memory(budget="none"),
     )  # fmt: skip
-    dataset = runs.dataset_of(config)
+    dataset = named.dataset_of(config)
     return config, dataset
 
 
@@ -108,7 +108,7 @@ def test_the_largest_units_are_those_with_the_largest_norms(dense):
 def test_pixels_that_survive_are_numbered_as_in_the_whole_network():
     """Arrays that were cut once, and of which a unit is masked since."""
     config = Config(name="hp", method="hp", model=configuration.Model(hidden=(6, 4)))
-    run = runs.Trainer(config, runs.dataset_of(config), compiling.Programs()).start()
+    run = runs.Trainer(config, named.dataset_of(config), compiling.Programs()).start()
     masks = {**run.state.masks, "input": np.array([1.0, 0.0, 1.0, 1.0], np.float32)}
     cut = dataclasses.replace(
         run,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import checkpoint, compiling, criteria, loop, runs, scoring
+from dynhp_jax import checkpoint, compiling, criteria, loop, named, runs, scoring
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import naming
@@ -34,7 +34,7 @@ def of(method="scores", **scores):
 
 @pytest.fixture(scope="module")
 def dataset():
-    return runs.dataset_of(of())
+    return named.dataset_of(of())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import checkpoint, compiling, criteria, data, loop, runs, scoring
+from dynhp_jax import checkpoint, compiling, criteria, data, loop, named, runs, scoring
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import flexrel, naming
@@ -47,7 +47,7 @@ class Place:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        found, count = runs.dataset_of(self.base), self.comparison.test or None
+        found, count = named.dataset_of(self.base), self.comparison.test or None
         if count and count > len(found.y_test):
             raise ConfigError("compare.test", count, f"0 (all) to {len(found.y_test)}")
         x, y = found.x_test[:count], found.y_test[:count]

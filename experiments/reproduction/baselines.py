@@ -8,15 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from dynhp_jax import plans
 from dynhp_jax.data import Dataset
-from dynhp_jax.groups import Groups, find_groups
-from dynhp_jax.network import Network
-from dynhp_jax.optimizer_surgery import cut_optimizer
+from dynhp_jax.groups import Groups
+from dynhp_jax.network import Network, whole_network
 from dynhp_jax.runs import Keeps, Run, Trainer
-from dynhp_jax.surgery import cut
 
 
 def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
@@ -37,9 +35,7 @@ def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
 
 def groups_of(network: Network) -> Groups:
     """Every group of the network that can be cut, also where a dense run gates none."""
-    example = jax.ShapeDtypeStruct((2, *network.spec.input_shape), jnp.float32)
-    found = find_groups(network.evaluate, network.spec.shapes(), example)
-    return found.select(found.prunable)
+    return whole_network(network.spec, ()).groups
 
 
 def largest(run: Run, units: Mapping[str, int]) -> Keeps:
@@ -87,16 +83,8 @@ def cut_run(trainer: Trainer, dense: Run, keeps: Keeps) -> Run:
       dense: where the whole network has come to.
       keeps: its surviving units, {group: sorted indices}.
     """
-    groups, state = groups_of(dense.network), dense.state
-    trained = {"params": state.variables["params"], "gates": state.gates}
-    averages = state.averages
-    if averages:
-        averages = averages._replace(variables=cut(dict(averages.variables), groups, keeps))
-    state = state._replace(
-        variables=cut(dict(state.variables), groups, keeps),
-        opt_state=cut_optimizer(trainer.tx, state.opt_state, trained, groups, keeps),
-        averages=averages,
-    )
+    whole = dataclasses.replace(dense.network, groups=groups_of(dense.network))
+    _, state = plans.resize(whole, dense.state, trainer.tx, keeps)
     return dataclasses.replace(
         trainer.start(),
         epoch=dense.epoch,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax import config as configuration
-from dynhp_jax import runs
+from dynhp_jax import named, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import train
@@ -125,7 +125,7 @@ def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     sizes_of = reference(place, row, seed, epochs)
     units = sizes_of["units"]
     config = config_of(row, place.table, place.settings, seed, epochs, units)
-    dataset = runs.dataset_of(config)
+    dataset = named.dataset_of(config)
     workdir = place.workdir(f"{row.name}-epochs{epochs}", seed)
     if row.kind == "dense-final":
         kept = sizes_of["kept_inputs"]

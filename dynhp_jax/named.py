@@ -1,0 +1,49 @@
+"""What a config names: its data set and its network, whole."""
+
+import dataclasses
+
+from dynhp_jax import data, models
+from dynhp_jax.config import Config
+from dynhp_jax.data import Dataset
+from dynhp_jax.errors import ConfigError
+from dynhp_jax.network import Network, whole_network
+
+
+def dataset_of(config: Config) -> Dataset:
+    """The data that a config names; the first `data.examples` of the training set, if not all.
+
+    Raises:
+      ConfigError: `data.examples` is more than there are.
+      UserError: the data cannot be read; see `data.load`.
+    """
+    dataset = data.load(
+        config.data.name,
+        directory=config.data.dir or None,
+        cache=config.data.cache_dir or None,
+        validation=config.data.validation,
+    )
+    count = config.data.examples
+    if not count:
+        return dataset
+    found = len(dataset.x_train)
+    if count > found:
+        raise ConfigError("data.examples", count, f"0 (all) to {found} with {config.data.name}")
+    images, labels = dataset.x_train[:count], dataset.y_train[:count]
+    return dataclasses.replace(dataset, x_train=images, y_train=labels)
+
+
+def network_of(config: Config, dataset: Dataset) -> Network:
+    """The whole network for the examples of a data set, with the groups that the run gates.
+
+    Raises:
+      ConfigError: `pruning.groups` has a name that is no group, or of one that cannot be cut.
+    """
+    model = config.model
+    options = {
+        "hidden": model.hidden or None,
+        "width": model.width or None,
+        "depth": model.depth or None,
+    }
+    spec = models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
+    names = config.pruning.groups if config.masked else None
+    return whole_network(spec, names, config.gates.inputs)
