@@ -223,9 +223,9 @@ def resize(
       keeps: survivors, counted in the arrays as they are now.
     """
     groups = network.groups
-    for name, gate in state.gates.items():
-        groups = groups.tie(f"gates/{name}", 0, name, gate.shape)
-        groups = groups.tie(f"masks/{name}", 0, name, gate.shape)
+    for name, mask in state.masks.items():
+        groups = groups.tie(f"gates/{name}", 0, name, mask.shape)
+        groups = groups.tie(f"masks/{name}", 0, name, mask.shape)
     # The optimizer knows params and gates, which are a part of what the groups speak of.
     cuts = plan_cuts(groups, keeps)
     trained = {"params": state.variables["params"], "gates": state.gates}
