@@ -162,7 +162,8 @@ def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, 
         ", ".join(f"{name} {value}" for name, value in protocol.items()),
         *([] if "penalty.lam" in fields else [settings.chosen]),
         "mean ± standard deviation over the seeds; in parentheses the difference to SP; errors are"
-        " those after the last epoch, 'best' is the best epoch's, chosen by the test set",
+        " those after the last epoch, 'best' is the best epoch's, chosen by the test set, whatever"
+        " the network's size was then (of magnitude and random that is before they are cut)",
         "model: KiB / 1000; memory: sum over the epochs of network and mini-batch, KiB / 10^6",
     ]
     if epochs != EPOCHS:
