@@ -12,7 +12,6 @@ import numpy as np
 
 from dynhp_jax import plans
 from dynhp_jax.data import Dataset
-from dynhp_jax.groups import Groups
 from dynhp_jax.network import Network, whole_network
 from dynhp_jax.runs import Keeps, Run, Trainer
 
@@ -33,9 +32,9 @@ def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
     )
 
 
-def groups_of(network: Network) -> Groups:
-    """Every group of the network that can be cut, also where a dense run gates none."""
-    return whole_network(network.spec, ()).groups
+def cuttable(run: Run) -> Network:
+    """A dense run's network with every group that can be cut; the run itself gates none."""
+    return whole_network(run.network.spec, ())
 
 
 def largest(run: Run, units: Mapping[str, int]) -> Keeps:
@@ -49,7 +48,7 @@ def largest(run: Run, units: Mapping[str, int]) -> Keeps:
       units: how many of each group stay.
     """
     params = jax.device_get(run.state.variables["params"])
-    groups = groups_of(run.network).at("params")
+    groups = cuttable(run).groups.at("params")
     leaves = {
         "/".join(key.key for key in path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
@@ -71,7 +70,7 @@ def random(run: Run, units: Mapping[str, int], seed: int) -> Keeps:
     generator = np.random.default_rng(seed)
     return {
         name: np.sort(generator.choice(group.size, units[name], replace=False))
-        for name, group in groups_of(run.network).items()
+        for name, group in cuttable(run).groups.items()
     }
 
 
@@ -83,8 +82,7 @@ def cut_run(trainer: Trainer, dense: Run, keeps: Keeps) -> Run:
       dense: where the whole network has come to.
       keeps: its surviving units, {group: sorted indices}.
     """
-    whole = dataclasses.replace(dense.network, groups=groups_of(dense.network))
-    _, state = plans.resize(whole, dense.state, trainer.tx, keeps)
+    _, state = plans.resize(cuttable(dense), dense.state, trainer.tx, keeps)
     return dataclasses.replace(
         trainer.start(),
         epoch=dense.epoch,
