@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import reports
-from experiments.reproduction import results, rows
+from experiments.reproduction import results, rows, targets
 from experiments.reproduction.published import EPOCHS, SLIPS, Line, Table
 from experiments.reproduction.results import Result, mean_and_deviation
 from experiments.reproduction.rows import Row
@@ -117,6 +117,8 @@ def _of_length(
     main, grids = [], []
     if order:
         notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
+        if not common:
+            notes += (*targets.verdicts(table, by_row), targets.BEYOND[table.number])
         main.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
     for title, held_out in (("variants", False), ("variants, on examples held out", True)):
         part = {row for row in varied if _held_out(row) == held_out}
