@@ -1,1 +1,1 @@
-"""One file per experiment: its docstring says the command, how long it takes, what to expect."""
+"""One file per experiment: its docstring says the command, what it is sized for, what was seen."""

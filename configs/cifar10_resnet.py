@@ -13,8 +13,8 @@ Units are the channels of every stage's stream and of every block's inner convol
 normalisation mixes the examples of a batch, so the variance is that of micro-batch means.
 
 Twelve groups of gates in a row are much noise: with `open_hidden` 0.9 the training error was 74 %
-after two epochs, with 0.98 it was 66 %. Gates so far open have small gradients; they get a larger
-step size and a larger lambda (0.02 closed none in five epochs).
+after two epochs, with 0.98 it was 66 %. Gates that are nearly always open have small
+gradients; they get a larger step size and a larger lambda (0.02 closed none in five epochs).
 """
 
 from dynhp_jax import config as configuration

@@ -10,7 +10,7 @@ inputs while the learning rate falls along a cosine. What is evaluated is the me
 over the last two epochs or so.
 
 Expected after 80 epochs, over seeds 0 to 2: a test error of 10.1 % (10.38, 10.18, 9.74) with 218
-KiB (217, 209, 229); two minutes on a core that does nothing else.
+KiB (217, 209, 229); about two minutes on two cores.
 
 How each setting was chosen, on a tenth of the training set held out, is in
 results/reproduction/search.md.

@@ -50,8 +50,8 @@ class Config(Section):
     name: str = text("run", "of the experiment; the default workdir is runs/NAME-METHOD-seedSEED")
     seed: int = whole(0, 0, "of everything random", high=2**32 - 1)  # where keys wrap
     epochs: int = whole(100, 1, "how often the training set is passed through")
-    method: str = choice("dynhp", METHODS, "how units go; see 'Training'")
-    devices: int = whole(1, 0, "that each mini-batch is spread over; 0: all that there are")
+    method: str = choice("dynhp", METHODS, "how units are removed; see 'Training'")
+    devices: int = whole(1, 0, "devices that share every mini-batch; 0: all that there are")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
     gates: Gates = dataclasses.field(default_factory=Gates)

@@ -20,7 +20,7 @@ class Scores(Section):
     prefix = "scores."
 
     criterion: str = text(
-        "", "what units go by: a name, with options if wanted, or module:Class; empty: none go"
+        "", "what ranks units: a name, with options if wanted, or module:Class; empty: nothing"
     )
     fraction: float = number(
         0.5, 0.0, 1 - 1e-9, "a number from 0 to below 1", "how much is gone in the end"

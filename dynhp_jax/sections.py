@@ -100,7 +100,7 @@ class Gates(Section):
     )
     most_open: float = number(
         1.0, 0.1, 1.0, "a number from 0.1 to 1",
-        "1 - drop rate that no gate exceeds, so that it stays noise; 1: as good as always open",
+        "largest 1 - drop rate of a gate, so that gates stay random; 1: no bound to speak of",
     )  # fmt: skip
 
 
@@ -152,7 +152,7 @@ class Batch(Section):
     every: str = choice(
         "epoch",
         ("epoch", "step"),
-        "how often DynHP's rule counts; 'step': at an epoch's end as often as it had steps",
+        "DynHP's rule is applied once an epoch, or at its end once for each of the epoch's steps",
     )
     alpha: float = number(
         0.975, 0.0, 1.0, "a number from 0 to 1", "DynHP: smaller lets the batch grow faster"
@@ -205,7 +205,7 @@ class Optimizer(Section):
     name: str = choice("adam", OPTIMIZERS, "the optax optimizer")
     learning_rate: float = positive(1e-3, "its step size")
     schedule: str = choice(
-        "constant", ("constant", "cosine", "linear"), "of all step sizes, over the run's epochs"
+        "constant", ("constant", "cosine", "linear"), "how all step sizes change over the epochs"
     )
     final: float = number(
         0.0, 0.0, 1.0, "a number from 0 to 1", "the share of a step size that a schedule ends with"
@@ -229,8 +229,8 @@ class Distillation(Section):
         0.0, 0.0, 1.0, "a number from 0 to 1",
         "share of the loss that holds outputs against those of the mean of the weights",
     )  # fmt: skip
-    temperature: float = positive(1.0, "of both outputs there")
-    start: int = whole(0, 0, "epochs before that")
+    temperature: float = positive(1.0, "of both outputs in that share")
+    start: int = whole(0, 0, "epochs before there is such a share")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Comparison(Section):
 
     criteria: tuple[str, ...] = several(
         ("l1", "random"), as_text, "texts such as 'l1', 'flexrel(delta=0.3)', 'module:Class'",
-        "what units go by",
+        "what ranks units",
     )  # fmt: skip
     fractions: tuple[float, ...] = several(
         (0.5,), _share, "numbers between 0 and 1", "how much is gone in the end"

@@ -43,16 +43,16 @@ SETTINGS = {
         lam=0.07,
         alphas=(0.985, 0.99),
         chosen="L2 and the mean of the weights were chosen by errors on a tenth of the training set"
-        " held out, lambda by the sizes there, for those of the paper's HP and DynHP; our alphas"
-        " are what --calibrate proposes for a large and a small mini-batch",
+        " held out, lambda so that the sizes there come near those of the paper's HP and DynHP; our"
+        " alphas are what --calibrate proposes for a large and a small mini-batch",
         l2=10.0,
     ),
     3: Settings(
         lam=0.14,
         alphas=(0.994, 0.9975),
         chosen="the optimizer, its step sizes and L2 were chosen by errors on a tenth of the"
-        " training set held out, lambda by the sizes there, for the one of the paper's HP; our"
-        " alphas are what --calibrate proposes for a large and a small mini-batch",
+        " training set held out, lambda so that HP's size there comes near the paper's; our alphas"
+        " are what --calibrate proposes for a large and a small mini-batch",
         optimizer="sgd",
         learning_rate=SGD_RATE,
         gates_learning_rate=SGD_GATES_RATE,
