@@ -238,6 +238,29 @@ def test_fan_out_of_the_paper_s_network():
     assert float(fewer["b"][99]) == 0
 
 
+@pytest.mark.parametrize("take", [lambda w, i: w[i], lambda w, i: jnp.take(w, i, axis=0)])
+def test_layers_that_a_loop_takes_by_its_counter_are_those_that_a_scan_passes(take):
+    params = {"made": jnp.ones((4, 6)), "w": jnp.ones((3, 6, 6)), "read": jnp.ones((6, 2))}
+
+    def counted(p, x):
+        return jax.lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ take(p["w"], i)), x @ p["made"])
+
+    def scanned(p, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ p["made"], p["w"])[0]
+
+    def described(body):
+        found = find_groups(lambda p, x: body(p, x) @ p["read"], params, jnp.ones((8, 4)))
+        group = found["made"]
+        roles = sorted((m.path, m.axis, m.role) for m in group.members)
+        return roles, float(fan_out(found, {})["made"][0]), group.flops, group.parameters
+
+    assert described(counted) == described(scanned)
+    assert described(counted)[:2] == (
+        [("made", 1, "out"), ("read", 0, "in"), ("w", 1, "in"), ("w", 2, "out")],
+        3 * 6 + 2,
+    )
+
+
 # Views
 
 
