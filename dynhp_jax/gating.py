@@ -29,8 +29,9 @@ import numpy as np
 from dynhp_jax.groups import Group, Groups, Member
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.own_derivatives import read_by
 from dynhp_jax.jaxprs.trace import Traced, trace
-from dynhp_jax.jaxprs.walk import Value
+from dynhp_jax.jaxprs.walk import Analysis, Value
 
 
 def gated(apply: Callable, groups: Groups) -> Callable:
@@ -44,11 +45,13 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     Returns:
       `f(variables, gates, *inputs) -> outputs`. `gates` maps group names to f[units] (one draw for
       the mini-batch) or f[batch, units] (one for each example); groups that it leaves out are not
-      gated. `f` can be jitted, differentiated and transformed again.
+      gated. `f` can be jitted, differentiated and transformed again. Functions with a derivative of
+      their own (custom_vjp, custom_jvp) keep it where gates can stand on their operands.
 
     Raises (when called):
       ValueError: for an unknown group, a gate of the wrong shape, or per-example gates on units
-        that are read where no batch axis is.
+        that are read where no batch axis is; when differentiated, for a gate that had to be put
+        inside a function with a derivative of its own.
     """
 
     def with_gates(variables: Any, gates: Mapping[str, Any], *inputs: Any) -> Any:
@@ -210,6 +213,31 @@ class _Gates(Hook):
             d = (numbers.lhs_spec[1], numbers.rhs_spec[1])[side]
             array = self._gate(array, value, d, units)
         return [array, args[1]] if side == 0 else [args[0], array]
+
+    def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
+        read = read_by(body, self._reads)
+        if read.inside:
+            return (
+                f"it reads units of group {min(read.inside)!r}, whose gate has to be inside; take"
+                " the matrix product out of it, or leave that gate out"
+            )
+        args = list(args)
+        for k, names in read.by_operand.items():
+            for d, axis in enumerate(values[k].axes):
+                units = self._units_on(axis, [values[k]])
+                units = {name: units[name] for name in units if name in names}
+                args[k] = self._gate(args[k], values[k], d, units)
+        return args
+
+    def _reads(self, eqn: Any, values: list[Value]) -> tuple[int, frozenset[str]]:
+        """The operand that an equation reads units from, and the groups of these."""
+        side = self._data_side(values)
+        numbers = eqn.params["dimension_numbers"]
+        if eqn.primitive.name == "dot_general":
+            axes = [values[side].axes[d] for d in numbers[0][side]]
+        else:
+            axes = [values[1].axes[numbers.rhs_spec[1]]]
+        return side, frozenset().union(*(self._units_on(axis, values) for axis in axes))
 
     def _on_rows(self, name: str, data: Any, kernel: Any) -> bool:
         """Whether a gate had better multiply the rows of a kernel than the data.

@@ -119,6 +119,12 @@ class _Probe(Hook):
             return run(*args)
         return result
 
+    def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any]:
+        if any(self._with_examples(value) for value in values):
+            for path in frozenset().union(*(value.sources for value in values)):
+                self.seen[path] = "a function with a derivative of its own"
+        return args
+
     def _scales(self, eqn: Any, values: list[Value], args: list[Any]) -> bool:
         """Notes a leaf times what all examples share (gates on the rows of a kernel)."""
         for k, value in enumerate(values):

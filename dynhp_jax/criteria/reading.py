@@ -71,6 +71,8 @@ def _sum_dtype(array: Any) -> Any:
 class Reads(_Gates):
     """Calls `read(place, operand) -> operand` where gates would multiply."""
 
+    values_only = True
+
     def __init__(self, traced: Traced, groups: Groups, names: Sequence[str], read: Callable):
         super().__init__(traced, groups, {name: np.ones(groups[name].size) for name in names})
         self.read = read
