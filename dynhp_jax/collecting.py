@@ -7,7 +7,7 @@ import dataclasses
 
 import numpy as np
 
-from dynhp_jax.jaxprs.trace import Path, Traced, bytes_of
+from dynhp_jax.jaxprs.trace import InputPath, Path, Traced, bytes_of
 from dynhp_jax.members import Group, Member, Pinned
 
 
@@ -40,7 +40,7 @@ def collect(traced: Traced) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
     found = [
         collector.group(part)
         for part in _partition(labels.families(), pairs[:, ~stays], len(where))
-        if any(not where[i][0].startswith("inputs/") for i in np.unique(part[0]))
+        if any(not isinstance(where[i][0], InputPath) for i in np.unique(part[0]))
     ]
     found.sort(key=lambda pair: pair[0])
     return _unique_names([group for _, group in found]), tuple(pinned)
@@ -59,7 +59,7 @@ def _pinned(
         places: dict[str, set[int]] = {}
         for position, atom in pairs[1:, whole].T.tolist():
             places.setdefault(reasons[atom], set()).add(position)
-        if path.startswith("inputs/"):
+        if isinstance(path, InputPath):
             places.pop("the batch axis", None)
         found += [Pinned(path, axis, len(at), reason) for reason, at in places.items()]
     return found
@@ -116,7 +116,8 @@ class _Collector:
             at = axis_ids == axis_id
             order = np.lexsort((positions[at], rank[atoms[at]]))
             index = positions[at][order].reshape(units.size, -1)
-            members.append(Member(path, axis, index, _role(roles, places, path, axis)))
+            shared = np.unique(index).size < index.size
+            members.append(Member(path, axis, index, _role(roles, places, path, axis), shared))
         reasons = dict.fromkeys(r for unit in units.tolist() for r in self.flags.get(unit, ()))
         numbers, size = self._cost(members)
         group = Group(
@@ -174,7 +175,7 @@ class _Collector:
 
 
 def _role(roles: list, places: list[tuple[Path, int]], path: Path, axis: int) -> str:
-    if path.startswith("inputs/"):
+    if isinstance(path, InputPath):
         return "data"
     here = {role for _, p, role in roles if p == path}
     axes = [a for p, a in places if p == path]

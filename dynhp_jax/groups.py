@@ -23,7 +23,7 @@ import numpy as np
 
 from dynhp_jax.collecting import collect
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
-from dynhp_jax.jaxprs.trace import Path, trace
+from dynhp_jax.jaxprs.trace import Path, below, trace
 from dynhp_jax.members import Group, Member, Pinned
 
 __all__ = [
@@ -109,14 +109,14 @@ class Groups(Mapping[str, Group]):
 
     def at(self, prefix: str) -> Groups:
         """The same groups for the subtree at a path: `at('params')` for `variables['params']`."""
-        start = prefix + "/"
+        start, here = prefix + "/", below(prefix)
         groups = tuple(
             dataclasses.replace(
                 g,
                 members=tuple(
                     dataclasses.replace(m, path=m.path.removeprefix(start))
                     for m in g.members
-                    if m.path.startswith(start)
+                    if here(m.path)
                 ),
             )
             for g in self.groups
@@ -124,16 +124,12 @@ class Groups(Mapping[str, Group]):
         return dataclasses.replace(
             self,
             groups=groups,
-            shapes={
-                k.removeprefix(start): s for k, s in self.shapes.items() if k.startswith(start)
-            },
-            dtypes={
-                k.removeprefix(start): s for k, s in self.dtypes.items() if k.startswith(start)
-            },
+            shapes={k.removeprefix(start): s for k, s in self.shapes.items() if here(k)},
+            dtypes={k.removeprefix(start): s for k, s in self.dtypes.items() if here(k)},
             pinned=tuple(
                 dataclasses.replace(p, path=p.path.removeprefix(start))
                 for p in self.pinned
-                if p.path.startswith(start)
+                if here(p.path)
             ),
         )
 
@@ -197,37 +193,65 @@ class Groups(Mapping[str, Group]):
         return np.flatnonzero(alive)
 
     def shrunk(self, keeps: Keeps) -> Groups:
-        """The groups of the model after a cut: smaller sizes, positions counted anew."""
+        """The groups of the model after a cut: smaller sizes, positions counted anew.
+
+        Args:
+          keeps: group name -> sorted indices of the surviving units; a missing name keeps all.
+
+        Raises:
+          ValueError: for keeps that `check_keeps` refuses, or that leave the units of a group
+            unequal numbers of positions on an axis.
+        """
         keeps = self.check_keeps(keeps)
         ranks: dict[tuple[Path, int], np.ndarray] = {}
-        shapes = {k: list(s) for k, s in self.shapes.items()}
-        for g in self.groups:
-            for m in g.members:
-                if (m.path, m.axis) not in ranks:
-                    kept = self.positions(m.path, m.axis, keeps)
-                    rank = np.full(self.shapes[m.path][m.axis], -1)
-                    rank[kept] = np.arange(kept.size)
-                    ranks[m.path, m.axis] = rank
-                    shapes[m.path][m.axis] = kept.size
+        for path, axis in self._by_axis:
+            kept = self.positions(path, axis, keeps)
+            ranks[path, axis] = rank = np.full(self.shapes[path][axis], -1)
+            rank[kept] = np.arange(kept.size)
         groups = []
         for g in self.groups:
             keep = keeps.get(g.name, np.arange(g.size))
             members = []
             for m in g.members:
-                index = ranks[m.path, m.axis][m.index[keep]]
-                # Other groups on this axis may have taken positions from every unit alike.
-                index = index[:, (index >= 0).all(0)]
+                index = _left(ranks[m.path, m.axis][m.index[keep]], g, m)
                 members.append(dataclasses.replace(m, index=index))
             groups.append(dataclasses.replace(g, size=keep.size, members=tuple(members)))
-        return dataclasses.replace(
-            self, groups=tuple(groups), shapes={k: tuple(s) for k, s in shapes.items()}
-        )
+        return dataclasses.replace(self, groups=tuple(groups), shapes=self.shapes_after(keeps))
+
+    def shapes_after(self, keeps: Keeps) -> dict[Path, tuple[int, ...]]:
+        """The shape of every leaf and input after a cut.
+
+        Raises:
+          ValueError: for keeps that `check_keeps` refuses.
+        """
+        keeps = self.check_keeps(keeps)
+        shapes = {path: list(shape) for path, shape in self.shapes.items()}
+        for path, axis in self._by_axis:
+            shapes[path][axis] = self.positions(path, axis, keeps).size
+        return {path: tuple(shape) for path, shape in shapes.items()}
 
     def describe(self) -> str:
         """A table of the groups and of the axes that stay whole, for a person to read."""
         from dynhp_jax.describe import table
 
         return table(self)
+
+
+def _left(index: np.ndarray, group: Group, member: Member) -> np.ndarray:
+    """int[units, fewer]: an index map without the positions that went, -1, whatever their column.
+
+    What goes with a unit are also positions that others hold: of another group on this axis, or of
+    this one, where a unit meets another in an outer product.
+    """
+    alive = index >= 0
+    count = alive.sum(1)
+    if (count != count[0]).any():
+        raise ValueError(
+            f"the units of group {group.name!r} would hold {count.min()} to {count.max()} "
+            f"positions on axis {member.axis} of {member.path!r}; cut the model with these keeps "
+            "and find the groups of what is left anew"
+        )
+    return index[alive].reshape(len(index), -1)
 
 
 def find_groups(apply: Callable, variables: Any, *inputs: Any) -> Groups:
