@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.collecting import collect
+from dynhp_jax.costs import Work, costed
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
 from dynhp_jax.jaxprs.trace import Path, below, trace
 from dynhp_jax.members import Group, Member, Pinned
@@ -51,6 +52,7 @@ class Groups(Mapping[str, Group]):
       dtypes: their dtypes.
       pinned: the axes that are in no group.
       unknown: primitives without a rule -> number of equations.
+      work: matrix products and convolutions that units have a part in.
     """
 
     groups: tuple[Group, ...]
@@ -58,6 +60,7 @@ class Groups(Mapping[str, Group]):
     dtypes: Mapping[Path, Any]
     pinned: tuple[Pinned, ...] = ()
     unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    work: tuple[Work, ...] = ()
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:
@@ -108,30 +111,29 @@ class Groups(Mapping[str, Group]):
                 raise ValueError(self._unknown(name))
 
     def at(self, prefix: str) -> Groups:
-        """The same groups for the subtree at a path: `at('params')` for `variables['params']`."""
+        """The same groups for the subtree at a path: `at('params')` for `variables['params']`.
+
+        What a unit costs is counted in the subtree, its FLOPs in the whole model.
+        """
         start, here = prefix + "/", below(prefix)
+
+        def of_subtree(by_path: Mapping[Path, Any]) -> dict[Path, Any]:
+            return {p.removeprefix(start): known for p, known in by_path.items() if here(p)}
+
+        def moved(part: Any) -> Any:
+            return dataclasses.replace(part, path=part.path.removeprefix(start))
+
         groups = tuple(
-            dataclasses.replace(
-                g,
-                members=tuple(
-                    dataclasses.replace(m, path=m.path.removeprefix(start))
-                    for m in g.members
-                    if here(m.path)
-                ),
-            )
+            dataclasses.replace(g, members=tuple(moved(m) for m in g.members if here(m.path)))
             for g in self.groups
         )
         return dataclasses.replace(
             self,
             groups=groups,
-            shapes={k.removeprefix(start): s for k, s in self.shapes.items() if here(k)},
-            dtypes={k.removeprefix(start): s for k, s in self.dtypes.items() if here(k)},
-            pinned=tuple(
-                dataclasses.replace(p, path=p.path.removeprefix(start))
-                for p in self.pinned
-                if here(p.path)
-            ),
-        )
+            shapes=of_subtree(self.shapes),
+            dtypes=of_subtree(self.dtypes),
+            pinned=tuple(moved(p) for p in self.pinned if here(p.path)),
+        )._costed()
 
     def tie(self, path: Path, axis: int, name: str, shape: tuple[int, ...] | None = None) -> Groups:
         """With one more leaf whose `axis` holds the units of group `name` one to one.
@@ -140,13 +142,17 @@ class Groups(Mapping[str, Group]):
         """
         group = self[name]
         member = Member(path, axis, np.arange(group.size)[:, None], "with")
-        groups = tuple(
-            dataclasses.replace(g, members=(*g.members, member)) if g is group else g
-            for g in self.groups
-        )
         shapes = {**self.shapes, path: shape or (group.size,)}
         dtypes = {**self.dtypes, path: np.dtype(np.float32)}
+        tied = dataclasses.replace(group, members=(*group.members, member))
+        tied = costed(tied, shapes, dtypes, self.work)
+        groups = tuple(tied if g is group else g for g in self.groups)
         return dataclasses.replace(self, groups=groups, shapes=shapes, dtypes=dtypes)
+
+    def _costed(self) -> Groups:
+        """With the costs of units in the variables that these groups speak of."""
+        costs = tuple(costed(g, self.shapes, self.dtypes, self.work) for g in self.groups)
+        return dataclasses.replace(self, groups=costs)
 
     def on_axis(self, path: Path, axis: int) -> list[tuple[Group, Member]]:
         """The groups that have units on an axis."""
@@ -193,7 +199,7 @@ class Groups(Mapping[str, Group]):
         return np.flatnonzero(alive)
 
     def shrunk(self, keeps: Keeps) -> Groups:
-        """The groups of the model after a cut: smaller sizes, positions counted anew.
+        """The groups of the model after a cut: smaller sizes, positions and costs counted anew.
 
         Args:
           keeps: group name -> sorted indices of the surviving units; a missing name keeps all.
@@ -216,7 +222,10 @@ class Groups(Mapping[str, Group]):
                 index = _left(ranks[m.path, m.axis][m.index[keep]], g, m)
                 members.append(dataclasses.replace(m, index=index))
             groups.append(dataclasses.replace(g, size=keep.size, members=tuple(members)))
-        return dataclasses.replace(self, groups=tuple(groups), shapes=self.shapes_after(keeps))
+        shapes = self.shapes_after(keeps)
+        work = tuple(product.shrunk(keeps) for product in self.work)
+        small = dataclasses.replace(self, groups=tuple(groups), shapes=shapes, work=work)
+        return small._costed()
 
     def shapes_after(self, keeps: Keeps) -> dict[Path, tuple[int, ...]]:
         """The shape of every leaf and input after a cut.
@@ -272,5 +281,5 @@ def find_groups(apply: Callable, variables: Any, *inputs: Any) -> Groups:
     traced = trace(apply, variables, inputs)
     for value in traced.analysis.outputs:
         traced.walk.pin(value, "an output")
-    groups, pinned = collect(traced)
-    return Groups(groups, traced.shapes, traced.dtypes, pinned, dict(traced.walk.unknown))
+    groups, pinned, work = collect(traced)
+    return Groups(groups, traced.shapes, traced.dtypes, pinned, dict(traced.walk.unknown), work)

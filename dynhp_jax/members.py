@@ -52,7 +52,7 @@ class Group:
       members: every axis that holds them.
       exact: whether cutting a unit equals multiplying it by zero wherever it is read.
       reasons: why not, if not.
-      parameters: numbers in the variables that one unit costs.
+      parameters: numbers that one unit costs, in the variables that the groups speak of.
       bytes: their bytes.
       flops: work that one unit costs in a forward pass of the example inputs.
     """
