@@ -20,7 +20,7 @@ from dynhp_jax.groups import (
     parameters_held,
 )
 from dynhp_jax.jaxprs.trace import path_name
-from dynhp_jax.surgery import cut
+from dynhp_jax.surgery import cut, resized
 
 EVERY = sorted(zoo.MODELS)
 
@@ -156,6 +156,38 @@ def test_the_cost_of_a_unit_is_what_a_cut_saves(found, name):
         small = cut(variables, groups, {group.name: np.arange(1, group.size)})
         assert numbers(variables) - numbers(small) == pytest.approx(group.parameters)
         assert group.bytes == pytest.approx(4 * group.parameters)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "conv_flatten_dense", "residual_block", "concatenated_features", "grouped_convolution",
+     "depthwise_separable", "gated_linear_unit", "lstm"],
+)  # fmt: skip
+def test_costs_after_a_cut_are_those_of_the_cut_model(found, name):
+    (apply, variables, inputs, _), groups = found[name]
+    rng = np.random.default_rng(0)
+    sizes = {g: groups[g].size for g in groups.prunable}
+    keeps = {g: np.sort(rng.choice(n, max(2, n // 2), replace=False)) for g, n in sizes.items()}
+    small = [np.take(x, groups.positions(f"inputs/{k}", x.ndim - 1, keeps), -1)
+             for k, x in enumerate(inputs)]  # fmt: skip
+    run = resized(apply, variables, groups, keeps)
+    left = find_groups(run, cut(variables, groups, keeps), *small)
+    told = groups.shrunk(keeps)
+    assert list(left) == list(told)
+    for group in left:
+        for cost in ("parameters", "bytes", "flops"):
+            wanted = getattr(left[group], cost)
+            assert getattr(told[group], cost) == pytest.approx(wanted, rel=1e-9), (group, cost)
+
+
+def test_costs_after_a_cut_by_hand():
+    apply, variables, (x,), _ = zoo.build("mlp")  # 3-4-5 and outputs
+    groups = find_groups(apply, variables, x)
+    told = groups.shrunk({"input": np.array([1]), "b": np.array([0, 4])})
+    assert (groups["a"].parameters, told["a"].parameters) == (3 + 1 + 5, 1 + 1 + 2)
+    assert told["a"].flops == pytest.approx(2 * len(x) * (1 + 2))
+    assert told.at("params/a")["a"].parameters == 1 + 1  # of its kernel and bias alone
+    assert "a               4         4          16" in told.describe()
 
 
 def test_flops_of_a_unit():
