@@ -150,6 +150,17 @@ def test_the_dtype_of_the_model_stays():
     assert gated(apply, groups)(half[0], gates, *half[1]).dtype == jnp.bfloat16
 
 
+def test_a_python_number_among_the_variables_takes_on_their_dtype():
+    apply, variables, inputs, _ = built("mlp")
+    half = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), (variables, inputs))
+    scaled, whole = (lambda v, x: apply(v[0], x) * v[1]), (half[0], 2.0)
+    groups = find_groups(scaled, whole, *half[1])
+    wanted = scaled(whole, *half[1])
+    same = gated(scaled, groups)(whole, {}, *half[1])
+    assert wanted.dtype == same.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(same, wanted)
+
+
 @pytest.mark.parametrize(
     ("gates", "said"),
     [

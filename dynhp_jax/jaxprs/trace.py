@@ -62,15 +62,15 @@ def _key(entry: Any) -> str:
 
 
 def abstract(tree: Any) -> Any:
-    """The shapes and dtypes of a pytree of arrays."""
-    return jax.tree.map(
-        lambda a: (
-            jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.result_type(a))
-            if not isinstance(a, jax.ShapeDtypeStruct)
-            else a
-        ),
-        tree,
-    )
+    """The shapes and dtypes of a pytree of arrays; Python's numbers take on the dtype they meet."""
+    return jax.tree.map(_abstract, tree)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    dtype = jax.dtypes.result_type(leaf)
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype, weak_type=jax.typeof(leaf).weak_type)
 
 
 @dataclasses.dataclass(eq=False)
