@@ -130,9 +130,8 @@ def look_up_norms(rows: Any, d: Any) -> Any:
       rows: int[batch, places], which row of the table was read.
       d: [batch, places, features], the cotangent of what was read.
     """
-    gram = _product("bsk,btk->bst", d, d)
-    same = (rows[:, :, None] == rows[:, None, :]).astype(gram.dtype)
-    return jnp.sum(gram * same, (1, 2))
+    same = (rows[:, :, None] == rows[:, None, :]).astype(wide_type(d.dtype))
+    return jnp.sum(_product("bsk,btk->bst", d, d) * same, (1, 2))
 
 
 def _product(axes: str, left: Any, right: Any) -> Any:
