@@ -69,6 +69,39 @@ def broadcast_with_norms(
     return expand(leaf, probe)
 
 
+def product_with_norms(
+    run: Callable, args: list[Any], probe: Any, data: int, norms: Callable, factor: Any = None
+) -> Any:
+    """A product, with a backward pass that adds the examples' norms to probe.
+
+    Args:
+      run: `run(left, right) -> [result]`, linear in each.
+      args: left and right.
+      probe: f[examples].
+      data: which of them holds the examples.
+      norms: `norms(args[data], cotangent, factor) -> f[examples]`.
+      factor: of the other one, a leaf times this; its gradient comes by way of the leaf.
+    """
+
+    @jax.custom_vjp
+    def product(left: Any, right: Any, probe: Any, factor: Any) -> Any:
+        return run(left, right)[0]
+
+    def forward(left: Any, right: Any, probe: Any, factor: Any) -> tuple:
+        return run(left, right)[0], (left, right, factor)
+
+    def backward(saved: tuple, cotangent: Any) -> tuple:
+        left, right, factor = saved
+        changes = [
+            jax.linear_transpose(lambda x: run(x, right)[0], left)(cotangent)[0],
+            jax.linear_transpose(lambda y: run(left, y)[0], right)(cotangent)[0],
+        ]
+        return (*changes, norms(saved[data], cotangent, factor).astype(probe.dtype), None)
+
+    product.defvjp(forward, backward)
+    return product(args[0], args[1], probe, factor)
+
+
 def outer_product_norms(a: Any, d: Any) -> Any:
     """f[batch]: ||sum_t a_t outer d_t||^2, summed over groups.
 

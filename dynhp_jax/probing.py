@@ -29,6 +29,7 @@ from dynhp_jax.example_norms import (
     convolution_norms,
     look_up_norms,
     outer_product_norms,
+    product_with_norms,
     wide,
     wide_type,
 )
@@ -220,7 +221,7 @@ class _Probe(Hook):
             )
             return outer_product_norms(a, d)
 
-        return [self._with_norms(run, args, data, norms, factor)]
+        return [product_with_norms(run, args, self.probe, data, norms, factor)]
 
     def _conv(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         path, p = self._leaf(values[1]), eqn.params
@@ -240,7 +241,7 @@ class _Probe(Hook):
             cotangent = jnp.transpose(cotangent, numbers.out_spec)  # [batch, out, *space]
             return convolution_norms(image, cotangent, kernel, p)
 
-        return [self._with_norms(run, args, 0, norms)]
+        return [product_with_norms(run, args, self.probe, 0, norms)]
 
     def _gather(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         path, numbers = self._leaf(values[0]), eqn.params["dimension_numbers"]
@@ -317,30 +318,6 @@ class _Probe(Hook):
         for path in met:
             self._meet(path, eqn, values)
         return run(*changed)
-
-    def _with_norms(
-        self, run: Callable, args: list[Any], data: int, norms: Callable, factor: Any = None
-    ) -> Any:
-        """The equation, whose backward pass also adds `norms(data, cotangent, factor)` to probe."""
-
-        @jax.custom_vjp
-        def product(left: Any, right: Any, probe: Any, factor: Any) -> Any:
-            return run(left, right)[0]
-
-        def forward(left: Any, right: Any, probe: Any, factor: Any) -> tuple:
-            return run(left, right)[0], (left, right, factor)
-
-        def backward(saved: tuple, cotangent: Any) -> tuple:
-            left, right, factor = saved
-            changes = [
-                jax.linear_transpose(lambda x: run(x, right)[0], left)(cotangent)[0],
-                jax.linear_transpose(lambda y: run(left, y)[0], right)(cotangent)[0],
-            ]
-            squares = norms(saved[data], cotangent, factor).astype(self.probe.dtype)
-            return (*changes, squares, None)  # the factor's gradient comes by way of the leaf
-
-        product.defvjp(forward, backward)
-        return product(args[0], args[1], self.probe, factor)
 
 
 def _along(factor: Any, axes: tuple[int, ...], others: tuple[int, ...], rank: int) -> Any:

@@ -28,6 +28,8 @@ Place = tuple[int, ...]
 _NONE: Leaves = frozenset()
 # What has no derivative makes constants, whatever of.
 _CONSTANT = frozenset({"ceil", "floor", "round", "sign", "stop_gradient"})
+# Each result is one operand, and has nothing to do with the others.
+_SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "pcast", "pvary"})
 
 
 class Use(NamedTuple):
@@ -152,6 +154,8 @@ class Uses:
         bodies = analysis.inner.get(index)
         if name in _CONSTANT:
             return [_NONE] * len(eqn.outvars), []
+        if name in _SIDE_BY_SIDE:
+            return operands, []
         if bodies is None:
             return everything, []
         if name == "scan":
