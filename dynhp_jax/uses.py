@@ -8,6 +8,7 @@ reaches an output without meeting the examples has a part in the gradient that n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from dynhp_jax.jaxprs.control import scan_counts
-from dynhp_jax.jaxprs.labels import Axis
+from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.trace import Path, Traced
 from dynhp_jax.jaxprs.walk import Analysis, Value
 
@@ -196,15 +197,20 @@ class Uses:
             self._carried[id(value)] = self.carried(value) | leaves
 
     def _meets(self, values: list[Value], operands: list[Leaves], result: Value) -> bool:
-        """Whether leaves among the operands of an equation get a batch axis by it.
+        """Whether leaves among the operands of an equation get examples by it.
 
-        A leaf may have one by itself (positions, if the batch is of one example); it stays a leaf
-        where no other operand has examples.
+        A leaf may look as if it had them: in a batch of one, positions of shape [1, places], or a
+        bias that is reshaped to [1, units]. It meets them where another operand has examples, or
+        where its entries are repeated for them.
         """
         if not self._with_examples(result):
             return False
-        before = [bool(o) for v, o in zip(values, operands, strict=True) if self._with_examples(v)]
-        return not before or not all(before)
+        leaves = [v for v, o in zip(values, operands, strict=True) if o]
+        data = [v for v, o in zip(values, operands, strict=True) if not o]
+        if any(map(self._with_examples, data)):
+            return True
+        own = any(map(self._with_examples, leaves))
+        return not own and _size(result) > max(map(_size, leaves))
 
     def _with_examples(self, value: Value) -> bool:
         return any(self._batched(axis) for axis in value.axes)
@@ -223,6 +229,10 @@ def _needed(jaxpr: Any, wanted: list[bool]) -> set[Any]:
         if not needed.isdisjoint(eqn.outvars):
             needed.update(atom for atom in eqn.invars if not _literal(atom))
     return needed
+
+
+def _size(value: Value) -> int:
+    return math.prod(map(axis_size, value.axes))
 
 
 def _literal(atom: Any) -> bool:

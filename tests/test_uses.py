@@ -229,10 +229,13 @@ def test_layers_of_a_loop_are_one_use_each(x64):
 @pytest.mark.parametrize("examples", [1, 4])
 def test_biases_and_positions(examples, x64):
     """Also for one example, whose axis looks like one that biases are broadcast along."""
-    p = {**weights(), "c": random(3), "at": random(1, 4, seed=5), "s": random(5, seed=6)}
+    shapes = {"at": (1, 4), "scale": (5,), "bias": (5,), "shift": (2, 3), "last": (3,)}
+    p = {name: random(*shape, seed=len(name)) for name, shape in shapes.items()} | weights()
 
     def apply(p, x):
-        return jnp.tanh((x + p["at"]) @ p["a"] * p["s"]) @ p["b"] + p["c"]
+        h = jnp.tanh((x + p["at"]) @ p["a"] * p["scale"] + p["bias"].reshape(1, -1)) @ p["b"]
+        h = h[:, None] + p["shift"]  # two places
+        return jnp.sum(jnp.tanh(h + jnp.broadcast_to(p["last"], h.shape)), 1)
 
     x = random(examples, 4)
     squares = by_example(apply, p, {}, jnp.concatenate([x, jnp.zeros_like(x)])[:examples])
