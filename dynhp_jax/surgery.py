@@ -23,7 +23,7 @@ import numpy as np
 from dynhp_jax.gating import mismatch
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
-from dynhp_jax.jaxprs.trace import Path, Traced, of_variables, path_name, trace
+from dynhp_jax.jaxprs.trace import Path, Traced, abstract, of_variables, path_name, trace
 from dynhp_jax.unit_atoms import unit_atoms
 
 
@@ -132,7 +132,7 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
         check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], small_shapes)
         # The dtypes are those of now: parameters may have been cast since the groups were found.
         whole = jax.tree.map(
-            lambda a, shape: jax.ShapeDtypeStruct(shape, jax.dtypes.result_type(a)),
+            lambda leaf, shape: abstract(leaf).update(shape=shape),
             small_variables,
             shapes,
         )
@@ -184,7 +184,7 @@ def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:
                     f"{len(before)}: {before[axis]} (whole) or {kept.size} (cut)"
                 )
             full[axis] = before[axis]
-        return jax.ShapeDtypeStruct(tuple(full), jnp.result_type(leaf))
+        return abstract(leaf).update(shape=tuple(full))
 
     def small(path: Any, leaf: Any) -> Any:
         for axis, kept in cuts.get("inputs/" + path_name(path), ()):

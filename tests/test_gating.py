@@ -157,8 +157,10 @@ def test_a_python_number_among_the_variables_takes_on_their_dtype():
     groups = find_groups(scaled, whole, *half[1])
     wanted = scaled(whole, *half[1])
     same = gated(scaled, groups)(whole, {}, *half[1])
-    assert wanted.dtype == same.dtype == jnp.bfloat16
+    uncut = resized(scaled, whole, groups, {})(whole, *half[1])
+    assert wanted.dtype == same.dtype == uncut.dtype == jnp.bfloat16
     np.testing.assert_array_equal(same, wanted)
+    np.testing.assert_array_equal(uncut, wanted)
 
 
 @pytest.mark.parametrize(

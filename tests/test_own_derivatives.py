@@ -203,5 +203,5 @@ def test_a_derivative_that_cannot_be_made_smaller_is_refused_when_it_is_asked_fo
 
 def test_norms_behind_a_derivative_of_its_own_are_refused():
     apply, params, x, _ = network(signed)
-    with pytest.raises(ValueError, match="leaf 'b' meets the data in 'custom_vjp_call', which has no"):
+    with pytest.raises(ValueError, match="leaf 'b' meets the data in 'custom_vjp_call'"):
         probed(apply, prefix="")(params, jnp.zeros(16), x)
