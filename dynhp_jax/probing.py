@@ -30,14 +30,13 @@ from dynhp_jax.example_norms import (
     look_up_norms,
     outer_product_norms,
     product_with_norms,
-    wide,
-    wide_type,
 )
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis
 from dynhp_jax.jaxprs.trace import Path, Traced, trace
 from dynhp_jax.jaxprs.walk import Value
+from dynhp_jax.precision import wide, wide_type
 from dynhp_jax.uses import Place, Uses, differentiable, place
 
 

@@ -161,7 +161,7 @@ def _warn_of_equal_scores(path: _Path, keeps: Mapping[str, np.ndarray]) -> None:
         warnings.warn(
             f"all units of {', '.join(map(repr, cut_alike))} have the same score, so those of the "
             "highest index go; see whether the criterion fits the model and its loss",
-            stacklevel=1,
+            stacklevel=3,
         )
 
 

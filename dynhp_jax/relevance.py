@@ -53,6 +53,7 @@ from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
 from dynhp_jax.jaxprs.trace import trace
 from dynhp_jax.jaxprs.walk import Analysis, Walk
+from dynhp_jax.precision import wide, wide_type
 
 RULES = ("z+", "epsilon")
 
@@ -182,7 +183,7 @@ class _Relevance(Run):
 
     def _quotient(self, relevance: Any, total: Any) -> Any:
         """Relevance per unit of what contributed to `total`, wide."""
-        relevance, total = _wide(relevance), _wide(total)
+        relevance, total = wide(relevance), wide(total)
         if self.rule == "z+":
             return relevance / (total + self.epsilon)
         return relevance / (total + jnp.where(total < 0, -self.epsilon, self.epsilon))
@@ -195,7 +196,7 @@ class _Relevance(Run):
 
     def _factor(self, eqn: Any, side: int, args: tuple, share: Any) -> Any:
         """What one factor gets of a result's relevance."""
-        mine, other = _wide(args[side]), _wide(args[1 - side])
+        mine, other = wide(args[side]), wide(args[1 - side])
         changed = _wide_results(eqn)
         # Pairs of factors whose products are the contributions.
         pairs = [(mine, other)]
@@ -213,7 +214,7 @@ class _Relevance(Run):
         return sum(a * back(each)[0] for (a, _), back in zip(pairs, backs, strict=True))
 
     def _sum(self, name: str, forward: Callable, free: list, relevance: Any, args: tuple) -> list:
-        first, *others = map(_wide, free)
+        first, *others = map(wide, free)
         parts = [first, *(-part if name == "sub" else part for part in others)]
         # Of positive and negative parts alike: the summands, added up as the equation does.
         add = (lambda *parts: sum(parts)) if len(parts) > 1 else (lambda part: forward(part)[0])
@@ -223,7 +224,7 @@ class _Relevance(Run):
             return [part * share for part, share in zip(parts, each, strict=True)]
         above, back = jax.vjp(add, *map(_positive, parts))
         below = add(*map(_negative, parts))
-        some, relevance = above > 0, _wide(relevance[0])
+        some, relevance = above > 0, wide(relevance[0])
         ups = back(jnp.where(some, relevance / (above + self.epsilon), 0))
         downs = back(jnp.where(some, 0, relevance / (below - self.epsilon)))
         return [
@@ -261,20 +262,11 @@ def _fitted(share: Any, operand: Any) -> Any:
     return jnp.sum(share, axes).reshape(shape).astype(operand.dtype)
 
 
-def _wide(array: Any) -> Any:
-    """In float32 where it has fewer bits: a quotient by epsilon is beyond float16."""
-    return array.astype(jnp.float32) if _is_narrow(array.dtype) else array
-
-
 def _wide_results(eqn: Any) -> dict[str, Any]:
     """Parameters of a contraction to change for operands that were made wide."""
-    if not any(_is_narrow(v.aval.dtype) for v in (*eqn.invars, *eqn.outvars)):
+    if not any(wide_type(v.aval.dtype) != v.aval.dtype for v in (*eqn.invars, *eqn.outvars)):
         return {}
     return {"preferred_element_type": None, "precision": None}
-
-
-def _is_narrow(dtype: Any) -> bool:
-    return jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
 
 
 def _positive(array: Any) -> Any:

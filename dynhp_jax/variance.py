@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.example_norms import wide
+from dynhp_jax.precision import wide
 from dynhp_jax.probing import probed
 
 __all__ = ["of_micro_batches", "of_probe", "per_example", "probed", "squared_norm"]
