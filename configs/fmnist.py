@@ -10,7 +10,8 @@ The data comes from a directory that tensorflow-datasets prepared (TFDS_DATA_DIR
 
 One run, seed 0, on one busy core (294 s of training): test error 10.50 % after 100 epochs (best:
 10.28 % in epoch 70), 510-183-100 of 784-300-100 units left, 441.1 of 1,041.4 KiB, training memory
-0.096 in the unit of the paper's tables, mini-batch 16 to 304. Its files are in results/runs/fmnist/.
+0.096 in the unit of the paper's tables, mini-batch 16 to 304. Its files are in
+results/runs/fmnist/.
 
 The budget is the memory of the soft-pruning run: the whole network and 128 examples.
 """

@@ -7,12 +7,18 @@ import dataclasses
 
 import numpy as np
 
-from dynhp_jax.jaxprs.trace import Path, Traced, bytes_of
+from dynhp_jax.costs import Work, WorkAxis, costed
+from dynhp_jax.jaxprs.labels import axis_size
+from dynhp_jax.jaxprs.trace import InputPath, Path, Traced
 from dynhp_jax.members import Group, Member, Pinned
 
 
-def collect(traced: Traced) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
+def collect(
+    traced: Traced,
+) -> tuple[tuple[Group, ...], tuple[Pinned, ...], tuple[Work, ...]]:
     """The groups of an analysis, in the order in which their units are produced; what is in none.
+
+    The third result is the work of a forward pass that the units have a part in.
 
     A unit is an atom that need not survive. Units that were born on one axis (or on axes that
     meet) and that occur on the same axes of the variables form a group.
@@ -40,10 +46,34 @@ def collect(traced: Traced) -> tuple[tuple[Group, ...], tuple[Pinned, ...]]:
     found = [
         collector.group(part)
         for part in _partition(labels.families(), pairs[:, ~stays], len(where))
-        if any(not where[i][0].startswith("inputs/") for i in np.unique(part[0]))
+        if any(not isinstance(where[i][0], InputPath) for i in np.unique(part[0]))
     ]
-    found.sort(key=lambda pair: pair[0])
-    return _unique_names([group for _, group in found]), tuple(pinned)
+    found.sort(key=lambda each: each[0])
+    groups = _unique_names([group for _, group, _ in found])
+    work = _work(traced, {g.name: units for g, (*_, units) in zip(groups, found, strict=True)})
+    groups = tuple(costed(group, traced.shapes, traced.dtypes, work) for group in groups)
+    return groups, tuple(pinned), work
+
+
+def _work(traced: Traced, units: dict[str, np.ndarray]) -> tuple[Work, ...]:
+    """The matrix products and convolutions that units (name -> atoms) have a part in."""
+    labels, names = traced.labels, list(units)
+    owner = np.full(len(labels), -1)  # by atom: which group, which of its units
+    unit = np.full(len(labels), -1)
+    for k, atoms in enumerate(units.values()):
+        owner[atoms], unit[atoms] = k, np.arange(atoms.size)
+    found = []
+    for contraction in traced.walk.contractions:
+        axes = []
+        for axis in contraction.axes:
+            at, atoms = labels.axis_pairs(axis)
+            pairs = np.stack([unit[atoms], at])
+            held = {
+                names[k]: pairs[:, owner[atoms] == k] for k in np.unique(owner[atoms]) if k >= 0
+            }
+            axes += [WorkAxis(axis_size(axis), held)] if held else []
+        found += [Work(contraction.flops, tuple(axes))] if axes else []
+    return tuple(found)
 
 
 def _pinned(
@@ -59,7 +89,7 @@ def _pinned(
         places: dict[str, set[int]] = {}
         for position, atom in pairs[1:, whole].T.tolist():
             places.setdefault(reasons[atom], set()).add(position)
-        if path.startswith("inputs/"):
+        if isinstance(path, InputPath):
             places.pop("the batch axis", None)
         found += [Pinned(path, axis, len(at), reason) for reason, at in places.items()]
     return found
@@ -91,14 +121,9 @@ class _Collector:
         for order, (path, role, atoms) in enumerate(traced.walk.roles):
             for atom in labels.leaves(atoms).tolist():
                 self.roles.setdefault(atom, []).append((order, path, role))
-        self.contractions = []  # FLOPs and, for each axis, its atoms and size
-        for contraction in traced.walk.contractions:
-            axes = [labels.axis_pairs(axis) for axis in contraction.axes]
-            sizes = [(atoms, int(at.max(initial=0)) + 1) for at, atoms in axes]
-            self.contractions.append((contraction.flops, sizes))
 
-    def group(self, pairs: np.ndarray) -> tuple[tuple, Group]:
-        """(sort key: order of production, place; group) for the pairs [3, n] of one group."""
+    def group(self, pairs: np.ndarray) -> tuple[tuple, Group, np.ndarray]:
+        """(sort key: order of production, place; group; its units) for the pairs [3, n] of one."""
         axis_ids, positions, atoms = pairs
         places = [self.where[i] for i in np.unique(axis_ids)]
         roles = self._roles_of(atoms[0], {path for path, _ in places})
@@ -116,50 +141,22 @@ class _Collector:
             at = axis_ids == axis_id
             order = np.lexsort((positions[at], rank[atoms[at]]))
             index = positions[at][order].reshape(units.size, -1)
-            members.append(Member(path, axis, index, _role(roles, places, path, axis)))
+            shared = np.unique(index).size < index.size
+            members.append(Member(path, axis, index, _role(roles, places, path, axis), shared))
         reasons = dict.fromkeys(r for unit in units.tolist() for r in self.flags.get(unit, ()))
-        numbers, size = self._cost(members)
         group = Group(
             name=self._name(members, producer),
             size=units.size,
             members=tuple(members),
             exact=not reasons,
             reasons=tuple(reasons),
-            parameters=numbers,
-            bytes=size,
-            flops=self._flops(units),
         )
-        return (born, *reference, members[places.index(reference)].index[0].tolist()), group
+        first = members[places.index(reference)].index[0].tolist()
+        return (born, *reference, first), group, units
 
     def _roles_of(self, unit: int, paths: set[Path]) -> list[tuple[int, Path, str]]:
         # A leaf that was joined with a member before it met the data is none itself.
         return [role for role in self.roles.get(int(unit), ()) if role[1] in paths]
-
-    def _cost(self, members: list[Member]) -> tuple[float, float]:
-        """(numbers, bytes) of the variables that one unit holds."""
-        left: dict[Path, float] = {}
-        for m in members:
-            if m.role != "data":
-                share = m.index.shape[1] / self.traced.shapes[m.path][m.axis]
-                left[m.path] = left.get(m.path, 1.0) * (1.0 - share)
-        numbers = size = 0.0
-        for path, kept in left.items():
-            shape = self.traced.shapes[path]
-            numbers += (1.0 - kept) * np.prod(shape)
-            size += (1.0 - kept) * bytes_of(shape, self.traced.dtypes[path])
-        return float(numbers), float(size)
-
-    def _flops(self, units: np.ndarray) -> float:
-        """Work of a forward pass that one unit costs."""
-        mine = np.zeros(len(self.traced.labels), bool)
-        mine[units] = True
-        total = 0.0
-        for flops, axes in self.contractions:
-            left = 1.0
-            for atoms, size in axes:
-                left *= 1.0 - np.count_nonzero(mine[atoms]) / units.size / size
-            total += flops * (1.0 - left)
-        return total
 
     def _name(self, members: list[Member], producer: Path | None) -> str:
         if any(m.role == "data" for m in members):
@@ -174,7 +171,7 @@ class _Collector:
 
 
 def _role(roles: list, places: list[tuple[Path, int]], path: Path, axis: int) -> str:
-    if path.startswith("inputs/"):
+    if isinstance(path, InputPath):
         return "data"
     here = {role for _, p, role in roles if p == path}
     axes = [a for p, a in places if p == path]

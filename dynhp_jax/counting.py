@@ -30,9 +30,9 @@ def alive_positions(groups: Groups, path: Path, axis: int, alive: Mapping[str, A
     result = xp.ones(size)
     for group, member in groups.on_axis(path, axis):
         if group.name in alive:
-            unit = np.full(size, group.size)
-            unit[member.index] = np.arange(group.size)[:, None]
-            result = result * xp.append(xp.asarray(alive[group.name], result.dtype), 1.0)[unit]
+            mask = xp.append(xp.asarray(alive[group.name], result.dtype), 1.0)
+            for units in member.units_at(size):
+                result = result * mask[units]
     return result
 
 
@@ -58,7 +58,7 @@ class _Counts:
         here = [(g, m) for g, m in self.groups.on_axis(path, axis) if g.name in self.alive]
         if not here:
             return size
-        if len(here) == 1:
+        if len(here) == 1 and not here[0][1].shared:
             ((group, member),) = here
             return size - member.index.shape[1] * (group.size - self.units[group.name])
         return self.xp.sum(alive_positions(self.groups, path, axis, self.alive))
@@ -68,7 +68,7 @@ class _Counts:
         here = [g for g, _ in self.groups.on_axis(member.path, member.axis) if g.name in self.alive]
         if not here:
             return self.xp.full(group.size, float(member.index.shape[1]))
-        if here == [group]:
+        if here == [group] and not member.shared:
             return member.index.shape[1] * self.xp.asarray(self.alive[group.name])
         places = alive_positions(self.groups, member.path, member.axis, self.alive)
         return self.xp.sum(places[member.index], axis=1)

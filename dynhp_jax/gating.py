@@ -1,7 +1,8 @@
 """Gates on the units of a model that was never written for them.
 
 A gate multiplies a unit where its value is read: at the operand of every matrix product or
-convolution that sums over the group, or, which is the same, the rows of the kernel there. A closed
+convolution that sums over the group, or, which is the same, the rows of the kernel there. A product
+of two units (an outer product of a group with itself) is multiplied by the gates of both. A closed
 gate there is the same as a unit that is not there, whatever lies between the unit's production and
 its use; so cut and masked models agree.
 
@@ -19,18 +20,23 @@ True
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import partial_eval
 
-from dynhp_jax.groups import Group, Groups, Member
+from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis, axis_size
-from dynhp_jax.jaxprs.trace import Traced, trace
-from dynhp_jax.jaxprs.walk import Value
+from dynhp_jax.jaxprs.own_derivatives import read_by
+from dynhp_jax.jaxprs.trace import InputPath, Path, Traced, trace
+from dynhp_jax.jaxprs.walk import Analysis, Value
+from dynhp_jax.members import places
+from dynhp_jax.unit_atoms import NONE, plain_atoms, unit_atoms
 
 
 def gated(apply: Callable, groups: Groups) -> Callable:
@@ -44,16 +50,20 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     Returns:
       `f(variables, gates, *inputs) -> outputs`. `gates` maps group names to f[units] (one draw for
       the mini-batch) or f[batch, units] (one for each example); groups that it leaves out are not
-      gated. `f` can be jitted, differentiated and transformed again.
+      gated. `f` can be jitted, differentiated and transformed again. Functions with a derivative of
+      their own (custom_vjp, custom_jvp) keep it where gates can stand on their operands.
 
     Raises (when called):
-      ValueError: for an unknown group, a gate of the wrong shape, or per-example gates on units
-        that are read where no batch axis is.
+      ValueError: for an unknown group, a gate of the wrong shape, variables of other sizes than the
+        groups', per-example gates on units that are read where no batch axis is, gates where
+        integers are multiplied, or gates on units that no matrix product or convolution reads; when
+        differentiated, for a gate that had to be inside a function with a derivative of its own.
     """
 
     def with_gates(variables: Any, gates: Mapping[str, Any], *inputs: Any) -> Any:
         traced = trace(apply, variables, inputs)
         _check(gates, groups, None if traced.batch is None else traced.batch.size)
+        _check_sizes(gates, groups, traced)
         hook = _Gates(traced, groups, gates)
         leaves = jax.tree.leaves((variables, inputs))
         out = Run(traced.walk, hook=hook)(traced.analysis, leaves)
@@ -67,6 +77,11 @@ def _check(gates: Mapping[str, Any], groups: Groups, examples: int | None) -> No
     groups.check_names(list(gates))
     for name, gate in gates.items():
         shape, size = jnp.shape(gate), groups[name].size
+        if size == 1 and any(m.products for m in groups[name].members):
+            raise ValueError(
+                f"the unit that is left of group {name!r} is multiplied with itself, as often as "
+                "an axis of size one cannot tell; leave its gate out"
+            )
         if len(shape) not in (1, 2) or shape[-1] != size:
             raise ValueError(
                 f"gate of group {name!r} has shape {shape}; allowed: ({size},) or (batch, {size})"
@@ -77,68 +92,54 @@ def _check(gates: Mapping[str, Any], groups: Groups, examples: int | None) -> No
             )
 
 
-def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:
-    """(units, atoms): which atoms stand for which units in another trace of the same variables.
+def _check_sizes(gates: Mapping[str, Any], groups: Groups, traced: Traced) -> None:
+    """Raises ValueError where a leaf has other positions than those that the groups speak of.
 
-    Raises:
-      ValueError: if a unit has no atom there.
+    Inputs may come whole to a function that cuts them itself, unless their own units are gated.
     """
-    members = [m for m in group.members if m.path in traced.leaves]
-    if not members:
-        raise ValueError(f"the apply function has none of the leaves of group {group.name!r}")
-    found = [_plain_atoms(traced, member) for member in members]
-    if not any(units.size for units, _ in found):
-        found = [_shared_atoms(traced, member) for member in members]
-    units, atoms = np.concatenate(found, axis=1)
-    if np.unique(atoms).size > group.size:  # what is on other axes too is another group's
-        only = ~np.isin(atoms, _atoms_elsewhere(traced, members))
-        if np.unique(units[only]).size == group.size:
-            units, atoms = units[only], atoms[only]
-    if np.unique(units).size < group.size:
-        raise ValueError(f"the units of group {group.name!r} cannot be told apart in this function")
-    return units, atoms
+    for name, group in groups.items():
+        for m in group.members:
+            if m.path in traced.shapes and (name in gates or not isinstance(m.path, InputPath)):
+                found, wanted = traced.shapes[m.path], groups.shapes[m.path]
+                if len(found) != len(wanted) or found[m.axis] != wanted[m.axis]:
+                    raise ValueError(mismatch(m.path, found, wanted))
 
 
-_NONE = (np.empty(0, np.int64), np.empty(0, np.int64))
+def mismatch(path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What to say of a leaf of another shape than the groups expect."""
+    return (
+        f"leaf {path!r} has shape {tuple(found)}; the groups expect {tuple(wanted)} "
+        "(after a cut, use groups.shrunk(keeps))"
+    )
 
 
-def _plain_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray]:
-    """(units, atoms) of an axis whose positions have one atom each."""
-    positions, atoms = traced.labels.axis_pairs(traced.leaves[member.path][member.axis])
-    if positions.size != traced.shapes[member.path][member.axis]:
-        return _NONE
-    units, k = member.index.shape
-    return np.repeat(np.arange(units), k), atoms[member.index.reshape(-1)]
+def _used(traced: Traced) -> set[Path]:
+    """The leaves that the outputs depend on."""
+    jaxpr = traced.analysis.jaxpr
+    _, used = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return {path for path, needed in zip(traced.leaves, used, strict=True) if needed}
 
 
-def _atoms_elsewhere(traced: Traced, members: list[Member]) -> np.ndarray:
-    here = {(m.path, m.axis) for m in members}
-    others = [
-        traced.labels.axis_pairs(digits)[1]
-        for path, axes in traced.leaves.items()
-        for axis, digits in enumerate(axes)
-        if (path, axis) not in here
-    ]
-    return np.concatenate([*others, np.empty(0, np.int64)])
+def _each(
+    positions: np.ndarray, units: np.ndarray, times: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(positions, units) with a unit at a position as often as it is a factor there.
+
+    A unit that has several atoms at a position is there as often as the most frequent of them.
+    """
+    keys, where = np.unique(positions * count + units, return_inverse=True)
+    most = np.zeros(keys.size, np.int64)
+    np.maximum.at(most, where, times)
+    return np.divmod(np.repeat(keys, most), count)
 
 
-def _shared_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray]:
-    """(units, atoms) of an axis with several factors: what all positions of one unit share."""
-    units, k = member.index.shape
-    positions, atoms = traced.labels.axis_pairs(traced.leaves[member.path][member.axis])
-    unit_at = np.full(traced.shapes[member.path][member.axis], -1)
-    unit_at[member.index] = np.arange(units)[:, None]
-    pairs = np.stack([unit_at[positions], atoms])[:, unit_at[positions] >= 0]
-    pairs, times = np.unique(pairs, axis=1, return_counts=True)
-    owner, atom = pairs[:, times == k]
-    # Best are atoms that no other position has. Next best, those that no other unit has at all of
-    # its positions: a factor that all units share says nothing.
-    alone = np.bincount(atoms, minlength=1)[atom] == k
-    own = np.bincount(atom, minlength=1)[atom] == 1
-    for chosen in (alone, own):
-        if np.unique(owner[chosen]).size == units:
-            return owner[chosen], atom[chosen]
-    return _NONE
+def _product(gate: jax.Array, units: np.ndarray) -> jax.Array:
+    """f[..., axis size]: the product of the gates [..., units] at each position (int[n, size])."""
+    size = gate.shape[-1]
+    if np.array_equal(units, np.arange(size)[None]):
+        return gate
+    gate = jnp.concatenate([gate, jnp.ones((*gate.shape[:-1], 1), gate.dtype)], -1)
+    return functools.reduce(jnp.multiply, [gate[..., at] for at in units])
 
 
 SMALL = 4  # a mini-batch is small if the kernel holds more than so many times its numbers
@@ -160,6 +161,7 @@ class _Gates(Hook):
             if (np.sum(mine := self.unit_of[name] >= 0) > 1 or owners[mine].max() > 1)
         }
         self.met: set[str] = set()
+        self.reader: Any = None  # the contraction that is being gated
         batch = np.empty(0, np.int64) if traced.batch is None else traced.batch
         self.example_of = self._by_atom(traced.labels.find(batch), np.arange(batch.size))
 
@@ -173,8 +175,8 @@ class _Gates(Hook):
         owners = np.zeros(len(self.traced.labels), int)
         for group in self.groups.values():
             members = [m for m in group.members if m.path in self.traced.leaves]
-            atoms = [_plain_atoms(self.traced, m)[1] for m in members]
-            owners[np.unique(np.concatenate(atoms or [_NONE[1]]))] += 1
+            atoms = [plain_atoms(self.traced, m)[1] for m in members]
+            owners[np.unique(np.concatenate(atoms or [NONE[1]]))] += 1
         return owners
 
     def check_met(self) -> None:
@@ -183,11 +185,35 @@ class _Gates(Hook):
                 f"the units of group {name!r} are read where they cannot be told from an axis of "
                 "size one; leave its gate out"
             )
+        for name in sorted(self.gates.keys() - self.met):
+            if self._matters(name):
+                raise ValueError(
+                    f"no matrix product or convolution reads the units of group {name!r}, so its "
+                    "gate would do nothing; leave it out, or multiply by it in the model"
+                )
+
+    def _matters(self, name: str) -> bool:
+        """Whether units that were never met still do something here; what is not used need not be.
+
+        They are looked at as a whole (a reduction), are results themselves, or are read by a leaf
+        in a way that does not tell them apart.
+        """
+        labels, results = self.traced.labels, self.traced.analysis.outputs
+        seen = [labels.axis_pairs(axis)[1] for value in results for axis in value.axes]
+        looked_at = [*labels.flagged(), *labels.pinned()]
+        members = [m for m in self.groups[name].members if m.path in self.traced.leaves]
+        mine = [np.flatnonzero(self.unit_of[name] >= 0)]
+        mine += [plain_atoms(self.traced, m)[1] for m in members]
+        if np.isin(np.concatenate(mine), np.concatenate([looked_at, *seen])).any():
+            return True
+        used = _used(self.traced)
+        return any(m.role == "in" and m.path in used for m in members)
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
         primitive = eqn.primitive.name
         if primitive not in ("dot_general", "conv_general_dilated"):
             return args
+        self.reader = eqn
         side = self._data_side(values)
         value, array = values[side], args[side]
         if primitive == "dot_general":
@@ -206,10 +232,37 @@ class _Gates(Hook):
             units = self._units_on(read, values)
             if side == 0:  # the features of a group, for each of the convolution's groups
                 repeats = eqn.params["feature_group_count"]
-                units = {name: np.tile(places, repeats) for name, places in units.items()}
+                units = {name: np.tile(at, repeats) for name, at in units.items()}
             d = (numbers.lhs_spec[1], numbers.rhs_spec[1])[side]
             array = self._gate(array, value, d, units)
         return [array, args[1]] if side == 0 else [args[0], array]
+
+    def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
+        read = read_by(body, self._reads)
+        whole = [k for k in read.by_operand if not jnp.issubdtype(args[k].dtype, jnp.inexact)]
+        inside = read.inside.union(*(read.by_operand[k] for k in whole))
+        if inside:
+            return (
+                f"it reads units of group {min(inside)!r}, whose gate has to be inside; take the"
+                " matrix product out of it, or leave that gate out"
+            )
+        args = list(args)
+        for k, names in read.by_operand.items():
+            for d, axis in enumerate(values[k].axes):
+                units = self._units_on(axis, [values[k]])
+                units = {name: units[name] for name in units if name in names}
+                args[k] = self._gate(args[k], values[k], d, units)
+        return args
+
+    def _reads(self, eqn: Any, values: list[Value]) -> tuple[int, frozenset[str]]:
+        """The operand that an equation reads units from, and the groups of these."""
+        side = self._data_side(values)
+        numbers = eqn.params["dimension_numbers"]
+        if eqn.primitive.name == "dot_general":
+            axes = [values[side].axes[d] for d in numbers[0][side]]
+        else:
+            axes = [values[1].axes[numbers.rhs_spec[1]]]
+        return side, frozenset().union(*(self._units_on(axis, values) for axis in axes))
 
     def _on_rows(self, name: str, data: Any, kernel: Any) -> bool:
         """Whether a gate had better multiply the rows of a kernel than the data.
@@ -237,9 +290,11 @@ class _Gates(Hook):
 
     def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         for name, units in on_axis.items():
+            if not jnp.issubdtype(array.dtype, jnp.inexact):
+                array = self._as_result(array, name)
             gate = jnp.asarray(self.gates[name], array.dtype)
             shape = [1] * array.ndim
-            shape[d] = units.size
+            shape[d] = units.shape[1]
             if gate.ndim == 2:
                 at = self._batch_axis(value)
                 if at is None or at == d:
@@ -250,26 +305,33 @@ class _Gates(Hook):
                 if not np.array_equal(examples, np.arange(gate.shape[0])):
                     gate = gate[examples]
                 shape[at] = examples.size
-            size = gate.shape[-1]
-            if not np.array_equal(units, np.arange(size)):
-                ones = jnp.ones((*gate.shape[:-1], 1), gate.dtype)
-                gate = jnp.concatenate([gate, ones], -1)[..., units]
+            gate = _product(gate, units)
             if gate.ndim == 2 and at > d:
                 gate = gate.T
             array = array * gate.reshape(shape)
         return array
 
+    def _as_result(self, array: Any, name: str) -> Any:
+        """Integers as the numbers that they are multiplied as, where these can be gated."""
+        dtype = self.reader.outvars[0].aval.dtype
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            raise ValueError(
+                f"group {name!r} is read by '{self.reader.primitive.name}' in {array.dtype}, where "
+                "its gate would be rounded; leave it out, or quantise the model after gating it"
+            )
+        return array.astype(dtype)
+
     def _units_on(self, axis: Axis, values: list[Value]) -> dict[str, np.ndarray]:
-        """name -> int[axis size]: the unit at each position, or `units` where there is none."""
-        positions, atoms = self.traced.labels.axis_pairs(axis)
+        """name -> int[n, axis size]: the units at each position, `units` where there is none."""
+        positions, atoms, times = self.traced.labels.occurrences(axis)
         found = {}
         for name, table in self.unit_of.items():
             at = table[atoms] >= 0
             if at.any() and self._is_read(name, values):
                 self.met.add(name)
-                places = np.full(axis_size(axis), jnp.shape(self.gates[name])[-1])
-                places[positions[at]] = table[atoms[at]]
-                found[name] = places
+                count = jnp.shape(self.gates[name])[-1]
+                there, units = _each(positions[at], table[atoms[at]], times[at], count)
+                found[name] = places(units, there, axis_size(axis), count)
         return found
 
     def _batch_axis(self, value: Value) -> int | None:

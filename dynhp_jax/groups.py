@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.collecting import collect
+from dynhp_jax.costs import Work, costed
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
-from dynhp_jax.jaxprs.trace import Path, trace
+from dynhp_jax.jaxprs.trace import Path, below, trace
 from dynhp_jax.members import Group, Member, Pinned
 
 __all__ = [
@@ -51,6 +52,7 @@ class Groups(Mapping[str, Group]):
       dtypes: their dtypes.
       pinned: the axes that are in no group.
       unknown: primitives without a rule -> number of equations.
+      work: matrix products and convolutions that units have a part in.
     """
 
     groups: tuple[Group, ...]
@@ -58,6 +60,7 @@ class Groups(Mapping[str, Group]):
     dtypes: Mapping[Path, Any]
     pinned: tuple[Pinned, ...] = ()
     unknown: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    work: tuple[Work, ...] = ()
 
     @functools.cached_property
     def _by_name(self) -> dict[str, Group]:
@@ -108,34 +111,29 @@ class Groups(Mapping[str, Group]):
                 raise ValueError(self._unknown(name))
 
     def at(self, prefix: str) -> Groups:
-        """The same groups for the subtree at a path: `at('params')` for `variables['params']`."""
-        start = prefix + "/"
+        """The same groups for the subtree at a path: `at('params')` for `variables['params']`.
+
+        What a unit costs is counted in the subtree, its FLOPs in the whole model.
+        """
+        start, here = prefix + "/", below(prefix)
+
+        def of_subtree(by_path: Mapping[Path, Any]) -> dict[Path, Any]:
+            return {p.removeprefix(start): known for p, known in by_path.items() if here(p)}
+
+        def moved(part: Any) -> Any:
+            return dataclasses.replace(part, path=part.path.removeprefix(start))
+
         groups = tuple(
-            dataclasses.replace(
-                g,
-                members=tuple(
-                    dataclasses.replace(m, path=m.path.removeprefix(start))
-                    for m in g.members
-                    if m.path.startswith(start)
-                ),
-            )
+            dataclasses.replace(g, members=tuple(moved(m) for m in g.members if here(m.path)))
             for g in self.groups
         )
         return dataclasses.replace(
             self,
             groups=groups,
-            shapes={
-                k.removeprefix(start): s for k, s in self.shapes.items() if k.startswith(start)
-            },
-            dtypes={
-                k.removeprefix(start): s for k, s in self.dtypes.items() if k.startswith(start)
-            },
-            pinned=tuple(
-                dataclasses.replace(p, path=p.path.removeprefix(start))
-                for p in self.pinned
-                if p.path.startswith(start)
-            ),
-        )
+            shapes=of_subtree(self.shapes),
+            dtypes=of_subtree(self.dtypes),
+            pinned=tuple(moved(p) for p in self.pinned if here(p.path)),
+        )._costed()
 
     def tie(self, path: Path, axis: int, name: str, shape: tuple[int, ...] | None = None) -> Groups:
         """With one more leaf whose `axis` holds the units of group `name` one to one.
@@ -144,13 +142,17 @@ class Groups(Mapping[str, Group]):
         """
         group = self[name]
         member = Member(path, axis, np.arange(group.size)[:, None], "with")
-        groups = tuple(
-            dataclasses.replace(g, members=(*g.members, member)) if g is group else g
-            for g in self.groups
-        )
         shapes = {**self.shapes, path: shape or (group.size,)}
         dtypes = {**self.dtypes, path: np.dtype(np.float32)}
+        tied = dataclasses.replace(group, members=(*group.members, member))
+        tied = costed(tied, shapes, dtypes, self.work)
+        groups = tuple(tied if g is group else g for g in self.groups)
         return dataclasses.replace(self, groups=groups, shapes=shapes, dtypes=dtypes)
+
+    def _costed(self) -> Groups:
+        """With the costs of units in the variables that these groups speak of."""
+        costs = tuple(costed(g, self.shapes, self.dtypes, self.work) for g in self.groups)
+        return dataclasses.replace(self, groups=costs)
 
     def on_axis(self, path: Path, axis: int) -> list[tuple[Group, Member]]:
         """The groups that have units on an axis."""
@@ -197,37 +199,68 @@ class Groups(Mapping[str, Group]):
         return np.flatnonzero(alive)
 
     def shrunk(self, keeps: Keeps) -> Groups:
-        """The groups of the model after a cut: smaller sizes, positions counted anew."""
+        """The groups of the model after a cut: smaller sizes, positions and costs counted anew.
+
+        Args:
+          keeps: group name -> sorted indices of the surviving units; a missing name keeps all.
+
+        Raises:
+          ValueError: for keeps that `check_keeps` refuses, or that leave the units of a group
+            unequal numbers of positions on an axis.
+        """
         keeps = self.check_keeps(keeps)
         ranks: dict[tuple[Path, int], np.ndarray] = {}
-        shapes = {k: list(s) for k, s in self.shapes.items()}
-        for g in self.groups:
-            for m in g.members:
-                if (m.path, m.axis) not in ranks:
-                    kept = self.positions(m.path, m.axis, keeps)
-                    rank = np.full(self.shapes[m.path][m.axis], -1)
-                    rank[kept] = np.arange(kept.size)
-                    ranks[m.path, m.axis] = rank
-                    shapes[m.path][m.axis] = kept.size
+        for path, axis in self._by_axis:
+            kept = self.positions(path, axis, keeps)
+            ranks[path, axis] = rank = np.full(self.shapes[path][axis], -1)
+            rank[kept] = np.arange(kept.size)
         groups = []
         for g in self.groups:
             keep = keeps.get(g.name, np.arange(g.size))
             members = []
             for m in g.members:
-                index = ranks[m.path, m.axis][m.index[keep]]
-                # Other groups on this axis may have taken positions from every unit alike.
-                index = index[:, (index >= 0).all(0)]
+                index = _left(ranks[m.path, m.axis][m.index[keep]], g, m)
                 members.append(dataclasses.replace(m, index=index))
             groups.append(dataclasses.replace(g, size=keep.size, members=tuple(members)))
-        return dataclasses.replace(
-            self, groups=tuple(groups), shapes={k: tuple(s) for k, s in shapes.items()}
-        )
+        shapes = self.shapes_after(keeps)
+        work = tuple(product.shrunk(keeps) for product in self.work)
+        small = dataclasses.replace(self, groups=tuple(groups), shapes=shapes, work=work)
+        return small._costed()
+
+    def shapes_after(self, keeps: Keeps) -> dict[Path, tuple[int, ...]]:
+        """The shape of every leaf and input after a cut.
+
+        Raises:
+          ValueError: for keeps that `check_keeps` refuses.
+        """
+        keeps = self.check_keeps(keeps)
+        shapes = {path: list(shape) for path, shape in self.shapes.items()}
+        for path, axis in self._by_axis:
+            shapes[path][axis] = self.positions(path, axis, keeps).size
+        return {path: tuple(shape) for path, shape in shapes.items()}
 
     def describe(self) -> str:
         """A table of the groups and of the axes that stay whole, for a person to read."""
         from dynhp_jax.describe import table
 
         return table(self)
+
+
+def _left(index: np.ndarray, group: Group, member: Member) -> np.ndarray:
+    """int[units, fewer]: an index map without the positions that went, -1, whatever their column.
+
+    What goes with a unit are also positions that others hold: of another group on this axis, or of
+    this one, where a unit meets another in an outer product.
+    """
+    alive = index >= 0
+    count = alive.sum(1)
+    if (count != count[0]).any():
+        raise ValueError(
+            f"the units of group {group.name!r} would hold {count.min()} to {count.max()} "
+            f"positions on axis {member.axis} of {member.path!r}; cut the model with these keeps "
+            "and find the groups of what is left anew"
+        )
+    return index[alive].reshape(len(index), -1)
 
 
 def find_groups(apply: Callable, variables: Any, *inputs: Any) -> Groups:
@@ -248,5 +281,5 @@ def find_groups(apply: Callable, variables: Any, *inputs: Any) -> Groups:
     traced = trace(apply, variables, inputs)
     for value in traced.analysis.outputs:
         traced.walk.pin(value, "an output")
-    groups, pinned = collect(traced)
-    return Groups(groups, traced.shapes, traced.dtypes, pinned, dict(traced.walk.unknown))
+    groups, pinned, work = collect(traced)
+    return Groups(groups, traced.shapes, traced.dtypes, pinned, dict(traced.walk.unknown), work)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -14,17 +15,31 @@ class Member:
     """One axis of one array that holds units of a group.
 
     Attributes:
-      path: leaf path ('params/hidden_1/kernel'), or 'inputs/0' for an input.
+      path: leaf path ('params/hidden_1/kernel'), or an `InputPath` ('inputs/0') for an input.
       axis: the axis.
-      index: int[units, k], the k positions of the axis that each unit holds.
+      index: int[units, k], the k positions of the axis that each unit holds; in the outer product
+        of units with themselves a position is held by two of them.
       role: 'out' where the leaf produces the units, 'in' where it reads them, 'with' where it
         accompanies them (bias, scale, statistics), 'data' for an input.
+      products: whether positions hold products of several of the group's units, or did before a
+        cut that left one unit.
     """
 
     path: Path
     axis: int
     index: np.ndarray
     role: str
+    products: bool = False
+
+    @functools.cached_property
+    def shared(self) -> bool:
+        """Whether some position is held by more than one unit."""
+        return np.unique(self.index).size < self.index.size
+
+    def units_at(self, size: int) -> np.ndarray:
+        """int[n, size]: the units that hold each position of an axis of this size; see `places`."""
+        units, k = self.index.shape
+        return places(np.repeat(np.arange(units), k), self.index.reshape(-1), size, units)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +52,7 @@ class Group:
       members: every axis that holds them.
       exact: whether cutting a unit equals multiplying it by zero wherever it is read.
       reasons: why not, if not.
-      parameters: numbers in the variables that one unit costs.
+      parameters: numbers that one unit costs, in the variables that the groups speak of.
       bytes: their bytes.
       flops: work that one unit costs in a forward pass of the example inputs.
     """
@@ -60,3 +75,18 @@ class Pinned:
     axis: int
     positions: int
     reason: str
+
+
+def places(units: np.ndarray, positions: np.ndarray, size: int, nothing: int) -> np.ndarray:
+    """int[n, size]: the units at each position of an axis, `nothing` where there are less than n.
+
+    >>> places(np.array([0, 1, 1]), np.array([2, 0, 2]), 3, 9)
+    array([[1, 9, 0],
+           [9, 9, 1]])
+    """
+    order = np.argsort(positions, kind="stable")
+    units, positions = units[order], positions[order]
+    nth = np.arange(positions.size) - np.searchsorted(positions, positions)
+    found = np.full((nth.max(initial=0) + 1, size), nothing)
+    found[nth, positions] = units
+    return found

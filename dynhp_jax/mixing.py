@@ -2,7 +2,7 @@
 
 Per-example gradients exist only where it does. Of every primitive that is known to keep positions
 of an axis apart, the table below says along which axes it does not; a primitive that is not in it
-is refused.
+is refused. So is a result that has the batch on two axes: it is of pairs of examples.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
-from dynhp_jax.jaxprs.labels import Axis
+from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
 from dynhp_jax.jaxprs.walk import Analysis
 
@@ -36,14 +36,13 @@ def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:
       ValueError: an equation mixes them, or may do so; it says which primitive, and what to use.
     """
     for index, eqn in enumerate(analysis.jaxpr.eqns):
-        name = eqn.primitive.name
+        name, met = eqn.primitive.name, False
         for k, atom in enumerate(eqn.invars):
-            value = analysis.value(atom)
-            if value.sources:
-                continue
-            examples = {d for d, axis in enumerate(value.axes) if batched(axis)}
+            axes = analysis.value(atom).axes
+            examples = {d for d, axis in enumerate(axes) if batched(axis)}
             if not examples:
                 continue
+            met = True
             if name == "scan":
                 if 0 in examples and k >= eqn.params["num_consts"] + eqn.params["num_carry"]:
                     raise _unclear("'scan' goes from example to example")
@@ -52,13 +51,20 @@ def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:
             elif name not in _ALONG:
                 raise _unclear(f"'{name}' has no rule for this")
             elif examples.intersection(_ALONG[name](eqn, k)):
-                raise ValueError(
-                    f"'{name}' mixes the examples of a batch (batch normalisation in training?),"
-                    " so per-example gradients do not exist; use variance='micro'"
-                    " (of_micro_batches)"
-                )
+                raise _mixed(f"'{name}' mixes the examples of a batch")
+        for var in eqn.outvars if met else ():
+            axes = analysis.values[var].axes
+            if sum(axis_size(axis) > 1 and batched(axis) for axis in axes) > 1:
+                raise _mixed(f"'{name}' pairs the examples of a batch with each other")
         for body in analysis.inner.get(index, ()):
             check(body, batched)
+
+
+def _mixed(what: str) -> ValueError:
+    return ValueError(
+        f"{what} (batch normalisation in training? a contrastive loss?), so per-example gradients"
+        " do not exist; use variance='micro' (of_micro_batches)"
+    )
 
 
 def _unclear(why: str) -> ValueError:

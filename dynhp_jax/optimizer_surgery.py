@@ -146,7 +146,7 @@ def _plan(params: Any, groups: Groups, keeps: Keeps) -> Any:
     cuts = surgery.plan(groups, keeps)
     leaves, names = jax.tree.leaves(_shapes(params)), leaf_paths(params)
     surgery.check_tree(
-        [(name, leaf.shape) for name, leaf in zip(names, leaves, strict=True)], groups
+        [(name, leaf.shape) for name, leaf in zip(names, leaves, strict=True)], groups.shapes
     )
     plan = [
         functools.partial(surgery.cut_leaf, cuts=cuts[name]) if name in cuts else None

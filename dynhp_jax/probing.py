@@ -22,16 +22,22 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.extend import core as jex
 
 from dynhp_jax import mixing
-from dynhp_jax.example_norms import broadcast_with_norms, in_chunks, outer_product_norms
+from dynhp_jax.example_norms import (
+    broadcast_with_norms,
+    convolution_norms,
+    look_up_norms,
+    outer_product_norms,
+    product_with_norms,
+)
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis
-from dynhp_jax.jaxprs.trace import Traced, below, trace
-from dynhp_jax.jaxprs.walk import Analysis, Value
+from dynhp_jax.jaxprs.trace import Path, Traced, trace
+from dynhp_jax.jaxprs.walk import Value
+from dynhp_jax.precision import wide, wide_type
+from dynhp_jax.uses import Place, Uses, differentiable, place
 
 
 def probed(apply: Callable, prefix: str = "params") -> Callable:
@@ -48,91 +54,87 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
       (`of_probe` turns it into ||S||_1).
 
     Raises (when called):
-      ValueError: if a parameter meets the data in a way for which there is no closed form, or more
-        than once, or if examples are mixed; it names the leaf and the estimator to use instead.
+      ValueError: if no leaf is below `prefix`; if `probe` is no f32[batch] (or f64); if examples
+        are mixed; if a trained leaf meets the data in a way for which there is no closed form, or
+        more than once, or reaches an output without the examples (returned as it is, or as a
+        penalty). It names the leaf and the estimator to use instead. Only axis 0 of the first
+        input, and what is combined with it position by position, is known to be the examples.
     """
 
     def with_probe(variables: Any, probe: Any, *inputs: Any) -> Any:
         traced = trace(apply, variables, inputs)
-        hook = _Probe(traced, probe)
+        _check_probe(traced, probe)
+        hook = _Probe(traced, _trained(traced, variables, prefix), probe)
         mixing.check(traced.analysis, hook.batched)
         out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
-        trained = below(prefix)
-        operands = {id(atom) for eqn in traced.analysis.jaxpr.eqns for atom in eqn.invars}
-        for path, var in zip(traced.leaves, traced.analysis.jaxpr.invars, strict=True):
-            if not trained(path):
-                continue
-            if hook.met.get(path, 0) > 1:
-                _refuse(path, "is used more than once, so its gradients have cross terms")
-            if path not in hook.met and path in hook.seen:
-                _refuse(path, f"meets the data in '{hook.seen[path]}', which has no closed form")
-            if path not in hook.met and id(var) in operands:
-                _refuse(path, "is changed before it meets the data (carried by a loop?)")
+        hook.uses.check(hook.met)
         return jax.tree.unflatten(traced.out_tree, out)
 
     return with_probe
 
 
-def _refuse(path: str, why: str) -> None:
-    raise ValueError(
-        f"leaf {path!r} {why}; use variance='vmap' (per_example), or variance='micro' "
-        "(of_micro_batches) where examples are mixed"
-    )
+def _check_probe(traced: Traced, probe: Any) -> None:
+    if traced.batch is None:
+        raise ValueError("the inputs have no batch axis; give at least one array with an axis")
+    shape, dtype = jnp.shape(probe), jnp.result_type(probe)
+    if shape != traced.batch.shape or wide_type(dtype) != dtype or not differentiable(dtype):
+        raise ValueError(
+            f"the probe is {dtype}{list(shape)}; give float32 zeros of shape "
+            f"{list(traced.batch.shape)}, one for each example of the first input"
+        )
+
+
+def _trained(traced: Traced, variables: Any, prefix: str) -> frozenset[Path]:
+    """The leaves of the variables below a prefix that have gradients."""
+    start = prefix + "/" if prefix else ""
+    leaves = list(traced.leaves)[: len(jax.tree.leaves(variables))]  # those of inputs come after
+    below = [path for path in leaves if f"{path}/".startswith(start)]
+    if prefix and not below:
+        there = ", ".join(sorted({repr(path.split("/")[0]) for path in leaves}))
+        raise ValueError(
+            f"no leaf is below prefix {prefix!r}, so nothing is trained; there is {there}; pass "
+            "one of these, or prefix='' if all leaves are trained"
+        )
+    return frozenset(path for path in below if differentiable(traced.dtypes[path]))
 
 
 class _Probe(Hook):
-    def __init__(self, traced: Traced, probe: Any):
+    def __init__(self, traced: Traced, trained: frozenset[Path], probe: Any):
         self.traced, self.probe = traced, probe
         self.batch = set(traced.labels.find(traced.batch).tolist())
-        self.met: dict[str, int] = {}
-        self.seen: dict[str, str] = {}
+        self.uses = Uses(traced, trained, self.batched)
+        self.met: set[tuple[Path, Place]] = set()
         # Variables of the jaxpr that are a leaf times a factor: (the leaf, the factor).
-        self.scaled: dict[Any, tuple[str, Any]] = {}
+        self.scaled: dict[Any, tuple[Path, Any]] = {}
 
     def bind(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         name = eqn.primitive.name
-        if name == "mul" and self._scales(eqn, values, args):
+        carried = [arg for v, arg in zip(values, args, strict=True) if self.uses.carried(v)]
+        if not carried or any(jnp.iscomplexobj(arg) for arg in carried):
             return run(*args)
-        scaled = [self.scaled[a] for a in self._variables(eqn) if a in self.scaled]
-        if scaled and name != "dot_general":
-            for path, _ in scaled:
-                self.seen[path] = name
-        leaves = [v.sources for v in values if v.sources] or [{path} for path, _ in scaled]
-        if not leaves:
-            return run(*args)
+        if name == "mul":
+            self._note_scaled(eqn, values, args)
         if not any(self._with_examples(v) for v in values):
-            return (
-                self._broadcast(eqn, values, args, run)
-                if name == "broadcast_in_dim"
-                else run(*args)
-            )
-        form = {
-            "dot_general": self._dot_general,
-            "conv_general_dilated": self._conv,
-            "gather": self._gather,
-            **dict.fromkeys(ELEMENTWISE, self._elementwise),
-        }.get(name)
+            form = self._broadcast if name == "broadcast_in_dim" else None
+        else:
+            form = {
+                "dot_general": self._dot_general,
+                "conv_general_dilated": self._conv,
+                "gather": self._gather,
+                **dict.fromkeys(ELEMENTWISE, self._elementwise),
+            }.get(name)
         result = form(eqn, values, args, run) if form else None
-        if result is None:
-            for path in frozenset().union(*leaves):
-                self.seen[path] = name
-            return run(*args)
-        return result
+        return run(*args) if result is None else result
 
-    def _scales(self, eqn: Any, values: list[Value], args: list[Any]) -> bool:
+    def _note_scaled(self, eqn: Any, values: list[Value], args: list[Any]) -> None:
         """Notes a leaf times what all examples share (gates on the rows of a kernel)."""
+        self.scaled.pop(eqn.outvars[0], None)  # calls of one function share their variables
         for k, value in enumerate(values):
             factor = values[1 - k]
             path = self._leaf(value)
-            shared = not factor.sources and self._batch_axis(factor) is None
+            shared = not self.uses.carried(factor) and self._batch_axis(factor) is None
             if path is not None and shared and jnp.ndim(args[k]) == jnp.ndim(args[1 - k]):
                 self.scaled[eqn.outvars[0]] = (path, args[1 - k])
-                return True
-        return False
-
-    @staticmethod
-    def _variables(eqn: Any) -> list[Any]:
-        return [atom for atom in eqn.invars if not isinstance(atom, jex.Literal)]
 
     # -- where the batch axis is ------------------------------------------------------------------
 
@@ -152,25 +154,24 @@ class _Probe(Hook):
         return next((d for d, axis in enumerate(value.axes) if self.batched(axis)), None)
 
     def _with_examples(self, value: Value) -> bool:
-        return not value.sources and self._batch_axis(value) is not None
+        return not self.uses.carried(value) and self._batch_axis(value) is not None
 
-    def _result(self, eqn: Any) -> Value | None:
-        return _find(self.traced.analysis, eqn.outvars[0])
-
-    def _leaf(self, value: Value) -> str | None:
-        if not value.linear or len(value.sources) != 1:
+    def _leaf(self, value: Value) -> Path | None:
+        """The leaf that a value is, up to its shape or type."""
+        carried = self.uses.carried(value)
+        if not value.linear or len(carried) != 1:
             return None
-        (path,) = value.sources
+        (path,) = carried
         return path
 
-    def _meet(self, path: str) -> None:
-        self.met[path] = self.met.get(path, 0) + 1
+    def _meet(self, path: Path, eqn: Any, values: list[Value]) -> None:
+        self.met.add((path, place(eqn, values)))
 
     # -- forms ------------------------------------------------------------------------------------
 
     def _dot_general(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         scaled = [k for k in (0, 1) if eqn.invars[k] in self.scaled]
-        side = scaled[0] if scaled else 1 if values[1].sources else 0
+        side = scaled[0] if scaled else 1 if self.uses.carried(values[1]) else 0
         path, factor = self.scaled[eqn.invars[side]] if scaled else (self._leaf(values[side]), None)
         (contracted, batched) = eqn.params["dimension_numbers"]
         data = 1 - side
@@ -184,7 +185,7 @@ class _Probe(Hook):
         digits = self._batch_digits(values[data].axes[b])
         if path is None or b in contracted[data] or b in batched[data] or not digits[0]:
             return None
-        self._meet(path)
+        self._meet(path, eqn, values)
         rank = values[data].axes
         shared, summed = tuple(batched[data]), tuple(contracted[data])
         free = tuple(d for d in range(len(rank)) if d not in (*shared, *summed))
@@ -208,7 +209,7 @@ class _Probe(Hook):
             return jnp.swapaxes(moved, 1, 2)
 
         def norms(array: Any, cotangent: Any, factor: Any) -> Any:
-            array = array if factor is None else array * factor
+            array = array if factor is None else wide(array) * factor
             a = blocks(array, b, shared, free, summed)
             d = blocks(
                 cotangent,
@@ -219,45 +220,27 @@ class _Probe(Hook):
             )
             return outer_product_norms(a, d)
 
-        return [self._with_norms(run, args, data, norms, factor)]
+        return [product_with_norms(run, args, self.probe, data, norms, factor)]
 
     def _conv(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         path, p = self._leaf(values[1]), eqn.params
-        numbers, groups = p["dimension_numbers"], p["feature_group_count"]
-        if path is None or not values[1].sources or p["batch_group_count"] != 1:
+        numbers = p["dimension_numbers"]
+        if path is None or p["batch_group_count"] != 1:
             return None
         if self._batch_axis(values[0]) != numbers.lhs_spec[0]:
             return None
         digits = self._batch_digits(values[0].axes[numbers.lhs_spec[0]])
         if digits != [True]:
             return None
-        self._meet(path)
+        self._meet(path, eqn, values)
         kernel = tuple(args[1].shape[d] for d in numbers.rhs_spec[2:])
 
         def norms(image: Any, cotangent: Any, _: None) -> Any:
             image = jnp.transpose(image, numbers.lhs_spec)  # [batch, in, *space]
             cotangent = jnp.transpose(cotangent, numbers.out_spec)  # [batch, out, *space]
+            return convolution_norms(image, cotangent, kernel, p)
 
-            def one(pair: tuple) -> Any:
-                x, d = pair
-                patches = lax.conv_general_dilated_patches(
-                    x[None],
-                    kernel,
-                    p["window_strides"],
-                    p["padding"],
-                    lhs_dilation=p["lhs_dilation"],
-                    rhs_dilation=p["rhs_dilation"],
-                )[0]  # [in * kernel, *space], features grouped by channel
-                a = patches.reshape(groups, -1, math.prod(patches.shape[1:]))
-                d = d.reshape(groups, -1, math.prod(d.shape[1:]))
-                return outer_product_norms(
-                    jnp.swapaxes(a, 1, 2)[None], jnp.swapaxes(d, 1, 2)[None]
-                )[0]
-
-            entries = math.prod(cotangent.shape[2:]) * image.shape[1] * math.prod(kernel)
-            return in_chunks(one, (image, cotangent), entries * image.dtype.itemsize)
-
-        return [self._with_norms(run, args, 0, norms)]
+        return [product_with_norms(run, args, self.probe, 0, norms)]
 
     def _gather(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         path, numbers = self._leaf(values[0]), eqn.params["dimension_numbers"]
@@ -272,7 +255,7 @@ class _Probe(Hook):
         )
         if not plain:
             return None
-        self._meet(path)
+        self._meet(path, eqn, values)
         places = tuple(
             d for d in range(len(eqn.outvars[0].aval.shape)) if d not in numbers.offset_dims
         )
@@ -290,74 +273,50 @@ class _Probe(Hook):
             (change,) = jax.linear_transpose(lambda t: run(t, indices)[0], table)(cotangent)
             d = jnp.transpose(cotangent, (*places, *numbers.offset_dims))
             d = d.reshape(examples, -1, math.prod(d.shape[len(places) :]))
-            at = indices.reshape(examples, -1)
-            same = (at[:, :, None] == at[:, None, :]).astype(d.dtype)
-            gram = jnp.einsum("bsk,btk->bst", d, d)
-            return change, jnp.sum(gram * same, (1, 2)).astype(self.probe.dtype)
+            squares = look_up_norms(indices.reshape(examples, -1), d)
+            return change, squares.astype(self.probe.dtype)
 
         look_up.defvjp(forward, backward)
         return [look_up(args[0], self.probe)]
 
     def _elementwise(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
-        shape = eqn.outvars[0].aval.shape
         data = next(v for v in values if self._with_examples(v))
-        return self._expanded(values, args, shape, self._batch_axis(data), run)
+        return self._expanded(eqn, values, args, data, run)
 
     def _broadcast(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         """A leaf that gets its batch axis by itself, before it meets the data."""
-        result = self._result(eqn)
-        b = None if result is None else self._batch_axis(result)
-        dims = eqn.params["broadcast_dimensions"]
-        if b is None or b in dims:
-            return run(*args)
-        shape = eqn.params["shape"]
-        return self._expanded(values, args, shape, b, lambda x: [x], dims)
+        result, dims = self.uses.result(eqn, values), eqn.params["broadcast_dimensions"]
+        if result is None or self._batch_axis(result) in dims:
+            return None
+        return self._expanded(eqn, values, args, result, lambda x: [x], dims)
 
     def _expanded(
         self,
+        eqn: Any,
         values: list[Value],
         args: list[Any],
-        shape: tuple[int, ...],
-        b: int,
+        examples: Value,
         run: Callable,
         dims: tuple[int, ...] | None = None,
     ) -> Any:
-        changed = list(args)
+        """`run` on leaves that are broadcast first, to the axes of a value that has examples."""
+        shape, b = eqn.outvars[0].aval.shape, self._batch_axis(examples)
+        if not self._batch_digits(examples.axes[b])[0]:
+            return None
+        changed, met = list(args), []
         for k, value in enumerate(values):
-            if not value.sources:
+            if not self.uses.carried(value):
                 continue
             path, rank = self._leaf(value), jnp.ndim(args[k])
             at = tuple(range(len(shape) - rank, len(shape))) if dims is None else dims
             varies = b in at and args[k].shape[at.index(b)] != 1
             if path is None or varies:
                 return None
-            self._meet(path)
+            met.append(path)
             changed[k] = broadcast_with_norms(args[k], self.probe, tuple(shape), at, b)
+        for path in met:
+            self._meet(path, eqn, values)
         return run(*changed)
-
-    def _with_norms(
-        self, run: Callable, args: list[Any], data: int, norms: Callable, factor: Any = None
-    ) -> Any:
-        """The equation, whose backward pass also adds `norms(data, cotangent, factor)` to probe."""
-
-        @jax.custom_vjp
-        def product(left: Any, right: Any, probe: Any, factor: Any) -> Any:
-            return run(left, right)[0]
-
-        def forward(left: Any, right: Any, probe: Any, factor: Any) -> tuple:
-            return run(left, right)[0], (left, right, factor)
-
-        def backward(saved: tuple, cotangent: Any) -> tuple:
-            left, right, factor = saved
-            changes = [
-                jax.linear_transpose(lambda x: run(x, right)[0], left)(cotangent)[0],
-                jax.linear_transpose(lambda y: run(left, y)[0], right)(cotangent)[0],
-            ]
-            squares = norms(saved[data], cotangent, factor).astype(self.probe.dtype)
-            return (*changes, squares, None)  # the factor's gradient comes by way of the leaf
-
-        product.defvjp(forward, backward)
-        return product(args[0], args[1], self.probe, factor)
 
 
 def _along(factor: Any, axes: tuple[int, ...], others: tuple[int, ...], rank: int) -> Any:
@@ -377,15 +336,3 @@ def _along(factor: Any, axes: tuple[int, ...], others: tuple[int, ...], rank: in
     order = [d for _, d in sorted(zip(others, axes, strict=True))]
     free = [d for d in range(factor.ndim) if d not in axes]
     return jnp.transpose(factor, (*order, *free)).reshape(shape)
-
-
-def _find(analysis: Analysis, var: Any) -> Value | None:
-    """The value of a variable of a jaxpr or of a jaxpr inside it."""
-    if var in analysis.values:
-        return analysis.values[var]
-    for bodies in analysis.inner.values():
-        for body in bodies:
-            found = _find(body, var)
-            if found is not None:
-                return found
-    return None

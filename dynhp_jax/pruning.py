@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +86,8 @@ def prune_to(
 
     Args:
       scores: {group: [units]}; groups that are left out stay whole. Of equal scores, the unit with
-        the higher index goes first.
+        the higher index goes first; if all scores of a group are equal and units of it go, there
+        is a warning.
       groups: of the network as it is.
       target: what may remain.
       scope: 'global' compares the units of all groups; 'group' leaves every group the same share.
@@ -125,7 +127,9 @@ def prune_to(
             f"units from {', '.join(path.sizes)}; the smallest that can is {reached:,}, with the "
             f"widths {path.widths(0)}"
         )
-    return Pruned(path.keeps(chosen), before, reached, target, path.sizes)
+    keeps = path.keeps(chosen)
+    _warn_of_equal_scores(path, keeps)
+    return Pruned(keeps, before, reached, target, path.sizes)
 
 
 def _last_within(measure: Any, target: Target, steps: int, before: int) -> tuple[int, int]:
@@ -150,6 +154,17 @@ def _last_within(measure: Any, target: Target, steps: int, before: int) -> tuple
     return low, look(low)
 
 
+def _warn_of_equal_scores(path: _Path, keeps: Mapping[str, np.ndarray]) -> None:
+    """Where all scores of a group are the same, its units go by their index, whatever they do."""
+    cut_alike = [n for n, keep in keeps.items() if keep.size < path.sizes[n] and path.alike[n]]
+    if cut_alike:
+        warnings.warn(
+            f"all units of {', '.join(map(repr, cut_alike))} have the same score, so those of the "
+            "highest index go; see whether the criterion fits the model and its loss",
+            stacklevel=3,
+        )
+
+
 class _Path:
     """Widths from the smallest (step 0) to the whole (step `steps`), each within the next."""
 
@@ -163,6 +178,7 @@ class _Path:
         multiple: int,
     ):
         self.sizes = {name: groups[name].size for name in scores}
+        self.alike = {name: bool((score == score[0]).all()) for name, score in scores.items()}
         self.scope, self.multiple = scope, _whole("multiple", multiple)
         if isinstance(minimum, Mapping):
             groups.check_names(list(minimum))

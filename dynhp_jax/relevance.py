@@ -30,9 +30,11 @@ What is no contraction:
   the contributions that the scale turns round.
 - element-wise functions and factors: unchanged to the operand that depends on the inputs. Of a
   product of two such operands each has half. A denominator, `rsqrt` (the statistics of a
-  normalisation) and `stop_gradient` count as constants.
+  normalisation) and `stop_gradient` count as constants. So does a reciprocal (1 / s, s**-0.5) that
+  multiplies such an operand; alone it is a function like any other, as in 1 / (1 + exp(-x)).
 - maxima, selections: all to the one that was taken.
-- moves (reshape, transpose, slice, gather, ...): along with the entry.
+- moves (reshape, transpose, slice, gather, stack, tile, ...): along with the entry.
+- an operand that is repeated along axes of size one has the sum of the shares of its repetitions.
 """
 
 from __future__ import annotations
@@ -44,25 +46,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend import core as jex
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.jaxprs.control import scan_counts
+from dynhp_jax.jaxprs.dependence import CONSTANT, DATA, MOVES, STOPS, Kinds, kind_of, kinds
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
 from dynhp_jax.jaxprs.trace import trace
 from dynhp_jax.jaxprs.walk import Analysis, Walk
+from dynhp_jax.precision import wide, wide_type
 
 RULES = ("z+", "epsilon")
 
-_STOPS = {"stop_gradient", "rsqrt"}
 _OWN_DERIVATIVE = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
-_NAMES = """
-reshape transpose squeeze broadcast_in_dim expand_dims rev slice dynamic_slice dynamic_update_slice
-concatenate pad gather convert_element_type reduce_precision copy copy_p split optimization_barrier
-device_put sharding_constraint
-"""
-_MOVES = frozenset(_NAMES.split())
 _ROUTES = {"max", "min", "select_n"}
 _ROUTES |= {"reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"}
 _SUMS = {"add", "add_any", "sub", "reduce_sum", "reduce_window_sum", "cumsum"}
@@ -110,23 +105,17 @@ class _Relevance(Run):
     def __init__(self, walk: Walk, hook: Hook | None = None, *, rule: str, epsilon: float):
         super().__init__(walk, hook=hook or Hook())
         self.rule, self.epsilon = rule, epsilon
-        self._of_data: dict[Analysis, set] = {}
+        self._kinds: Kinds = {}
 
     def __call__(self, analysis: Analysis, args: Sequence[Any]) -> list[Any]:
-        if not self._of_data:  # the whole function; what is inside it is found along with it
+        if not self._kinds:  # the whole function; what is inside it is found along with it
             values = [analysis.values[var] for var in analysis.jaxpr.invars]
-            _depending(analysis, [not v.sources for v in values], self._of_data)
+            kinds(analysis, [CONSTANT if v.sources else DATA for v in values], self._kinds)
         return super().__call__(analysis, args)
 
     def _equation(self, analysis: Analysis, index: int, eqn: Any, args: list) -> Sequence[Any]:
         # A loop without data is not in the table: nothing in it depends on the inputs.
-        name, known = eqn.primitive.name, self._of_data.get(analysis, frozenset())
-        data = [
-            not isinstance(atom, jex.Literal)
-            and atom in known
-            and jnp.issubdtype(atom.aval.dtype, jnp.floating)
-            for atom in eqn.invars
-        ]
+        name, data = eqn.primitive.name, self._data(analysis, eqn)
         if index in analysis.inner:
             if name == "while" and any(data):
                 _refuse(name, eqn)
@@ -135,7 +124,7 @@ class _Relevance(Run):
             return BODIES[name](self, analysis, index, eqn, args)
         args = self.hook.operands(eqn, [analysis.value(atom) for atom in eqn.invars], args)
         floating = [jnp.issubdtype(var.aval.dtype, jnp.floating) for var in eqn.outvars]
-        if not any(data) or not any(floating) or name in _STOPS:
+        if not any(data) or not any(floating) or name in STOPS:
             return bind(eqn, [lax.stop_gradient(a) for a in args])
         backward = self._rule(name, eqn, data)
 
@@ -151,16 +140,31 @@ class _Relevance(Run):
                 return bind(eqn, [next(rest) if d else a for a, d in zip(args, data, strict=True)])
 
             shares = iter(backward(forward, free, relevance, args))
-            return tuple(next(shares) if is_data else None for is_data in data)
+            return tuple(
+                _fitted(next(shares), a) if is_data else None
+                for a, is_data in zip(args, data, strict=True)
+            )
 
         function.defvjp(lambda *args: (function(*args), args), back)
         return function(*args)
+
+    def _data(self, analysis: Analysis, eqn: Any) -> list[bool]:
+        """Which operands have a share in the relevance of the results."""
+        # A loop without data is not in the table: nothing in it depends on the inputs.
+        known = self._kinds.get(analysis, {})
+        found = [kind_of(atom, known) for atom in eqn.invars]
+        for i, atom in enumerate(eqn.invars):
+            if found[i] and not jnp.issubdtype(atom.aval.dtype, jnp.floating):
+                found[i] = CONSTANT
+        # To divide by a value and to multiply by its reciprocal is the same.
+        least = DATA if eqn.primitive.name == "mul" and DATA in found else CONSTANT + 1
+        return [kind >= least for kind in found]
 
     # -- rules: (forward of the data operands, these operands, relevance, all operands) -> shares --
 
     def _rule(self, name: str, eqn: Any, data: list[bool]) -> Callable:
         several = sum(data) > 1
-        if name in _MOVES or (name in _ROUTES and (several or name not in ("max", "min"))):
+        if name in MOVES or (name in _ROUTES and (several or name not in ("max", "min"))):
             return _transposed
         if name in _CONTRACTIONS:
             return functools.partial(self._contraction, eqn, data)
@@ -178,7 +182,8 @@ class _Relevance(Run):
         return _refuse(name, eqn)
 
     def _quotient(self, relevance: Any, total: Any) -> Any:
-        """Relevance per unit of what contributed to `total`."""
+        """Relevance per unit of what contributed to `total`, wide."""
+        relevance, total = wide(relevance), wide(total)
         if self.rule == "z+":
             return relevance / (total + self.epsilon)
         return relevance / (total + jnp.where(total < 0, -self.epsilon, self.epsilon))
@@ -191,20 +196,26 @@ class _Relevance(Run):
 
     def _factor(self, eqn: Any, side: int, args: tuple, share: Any) -> Any:
         """What one factor gets of a result's relevance."""
-        mine, other = args[side], args[1 - side]
+        mine, other = wide(args[side]), wide(args[1 - side])
+        changed = _wide_results(eqn)
         # Pairs of factors whose products are the contributions.
         pairs = [(mine, other)]
         if self.rule == "z+":
             pairs = [(_positive(mine), _positive(other)), (_negative(mine), _negative(other))]
         total, backs = 0.0, []
         for a, b in pairs:
-            value, back = jax.vjp(lambda a, b=b: bind(eqn, [a, b] if side == 0 else [b, a])[0], a)
+
+            def product(a: Any, b: Any = b) -> Any:
+                return bind(eqn, [a, b] if side == 0 else [b, a], **changed)[0]
+
+            value, back = jax.vjp(product, a)
             total, backs = total + value, [*backs, back]
         each = self._quotient(share, total)
         return sum(a * back(each)[0] for (a, _), back in zip(pairs, backs, strict=True))
 
     def _sum(self, name: str, forward: Callable, free: list, relevance: Any, args: tuple) -> list:
-        parts = [free[0], *(-part if name == "sub" else part for part in free[1:])]
+        first, *others = map(wide, free)
+        parts = [first, *(-part if name == "sub" else part for part in others)]
         # Of positive and negative parts alike: the summands, added up as the equation does.
         add = (lambda *parts: sum(parts)) if len(parts) > 1 else (lambda part: forward(part)[0])
         if self.rule == "epsilon":
@@ -213,9 +224,9 @@ class _Relevance(Run):
             return [part * share for part, share in zip(parts, each, strict=True)]
         above, back = jax.vjp(add, *map(_positive, parts))
         below = add(*map(_negative, parts))
-        some = above > 0
-        ups = back(jnp.where(some, relevance[0] / (above + self.epsilon), 0))
-        downs = back(jnp.where(some, 0, relevance[0] / (below - self.epsilon)))
+        some, relevance = above > 0, wide(relevance[0])
+        ups = back(jnp.where(some, relevance / (above + self.epsilon), 0))
+        downs = back(jnp.where(some, 0, relevance / (below - self.epsilon)))
         return [
             _positive(part) * up + _negative(part) * down
             for part, up, down in zip(parts, ups, downs, strict=True)
@@ -242,34 +253,20 @@ def _transposed(forward: Callable, free: list, relevance: Any, args: tuple) -> t
     return jax.vjp(lambda *free: tuple(forward(*free)), *free)[1](tuple(relevance))
 
 
-def _depending(analysis: Analysis, of_data: Sequence[bool], found: dict[Analysis, set]) -> list:
-    """Notes the variables of a jaxpr that depend on the inputs; returns which results do."""
-    known = found.setdefault(analysis, set())
-    known.update(v for v, is_data in zip(analysis.jaxpr.invars, of_data, strict=True) if is_data)
-    for index, eqn in enumerate(analysis.jaxpr.eqns):
-        name = eqn.primitive.name
-        flags = [not isinstance(a, jex.Literal) and a in known for a in eqn.invars]
-        if index in analysis.inner and name != "while":
-            results = _of_bodies(name, eqn, analysis.inner[index], flags, found)
-        else:
-            results = [any(flags) and name not in _STOPS] * len(eqn.outvars)
-        known.update(v for v, is_data in zip(eqn.outvars, results, strict=True) if is_data)
-    return [not isinstance(a, jex.Literal) and a in known for a in analysis.jaxpr.outvars]
+def _fitted(share: Any, operand: Any) -> Any:
+    """A share as its operand is: summed over the axes of size one that were repeated."""
+    if share is None:
+        return None
+    shape = operand.shape  # a scalar is repeated along every axis
+    axes = tuple(d for d, n in enumerate(share.shape) if not shape or shape[d] != n)
+    return jnp.sum(share, axes).reshape(shape).astype(operand.dtype)
 
 
-def _of_bodies(name: str, eqn: Any, bodies: list, flags: list, found: dict) -> list[bool]:
-    if name == "cond":
-        every = [_depending(body, flags[1:], found) for body in bodies]
-        return [any(branch) for branch in zip(*every, strict=True)]
-    if name != "scan":
-        return _depending(bodies[0], flags, found)
-    consts, carry = scan_counts(eqn.params)
-    while True:  # until the carry depends on nothing more
-        results = _depending(bodies[0], flags, found)
-        after = [a or b for a, b in zip(flags[consts : consts + carry], results, strict=False)]
-        if after == flags[consts : consts + carry]:
-            return results
-        flags = [*flags[:consts], *after, *flags[consts + carry :]]
+def _wide_results(eqn: Any) -> dict[str, Any]:
+    """Parameters of a contraction to change for operands that were made wide."""
+    if not any(wide_type(v.aval.dtype) != v.aval.dtype for v in (*eqn.invars, *eqn.outvars)):
+        return {}
+    return {"preferred_element_type": None, "precision": None}
 
 
 def _positive(array: Any) -> Any:

@@ -13,17 +13,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.gating import unit_atoms
+from dynhp_jax.gating import mismatch
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
-from dynhp_jax.jaxprs.trace import Traced, path_name, trace
+from dynhp_jax.jaxprs.trace import Path, Traced, abstract, of_variables, path_name, trace
+from dynhp_jax.unit_atoms import unit_atoms
 
 
 def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray], ...]]:
@@ -71,7 +72,7 @@ def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
     """
     cuts = plan(groups, keeps)
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], groups)
+    check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], groups.shapes)
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: (
             cut_leaf(leaf, cuts[path_name(path)]) if path_name(path) in cuts else leaf
@@ -80,9 +81,11 @@ def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
     )
 
 
-def check_tree(leaves: list[tuple[str, tuple[int, ...]]], groups: Groups) -> None:
-    """Raises ValueError unless the leaves (path, shape) are those of the groups' variables."""
-    known = {p: s for p, s in groups.shapes.items() if not p.startswith("inputs/")}
+def check_tree(
+    leaves: list[tuple[Path, tuple[int, ...]]], shapes: Mapping[Path, tuple[int, ...]]
+) -> None:
+    """Raises ValueError unless the leaves (path, shape) are the variables of a groups' shapes."""
+    known = of_variables(shapes)
     for path, shape in leaves:
         if path not in known:
             raise ValueError(
@@ -90,10 +93,7 @@ def check_tree(leaves: list[tuple[str, tuple[int, ...]]], groups: Groups) -> Non
                 f"{next(iter(known), 'none')!r} (for a subtree use groups.at(prefix))"
             )
         if tuple(shape) != tuple(known[path]):
-            raise ValueError(
-                f"leaf {path!r} has shape {tuple(shape)}; the groups expect {tuple(known[path])} "
-                "(after a cut, use groups.shrunk(keeps))"
-            )
+            raise ValueError(mismatch(path, shape, known[path]))
     missing = sorted(set(known) - {path for path, _ in leaves})
     if missing:
         raise ValueError(
@@ -119,34 +119,32 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
       were computed from a size, such as the scale of an attention's logits, stay the original's.
 
     Raises:
-      ValueError: for keeps that are not allowed; when called, for variables of other shapes or a
-        function in which the units must stay.
+      ValueError: for keeps that are not allowed; when called, for variables of other shapes, for
+        inputs that are neither whole nor cut, or for a function in which the units must stay.
     """
     keeps = groups.check_keeps(keeps)
-    small_groups = groups.shrunk(keeps)
+    small_shapes = groups.shapes_after(keeps)
     shapes = jax.tree.map(np.shape, variables)
     cuts = plan(groups, keeps)
 
     def small_apply(small_variables: Any, *inputs: Any) -> Any:
         leaves = jax.tree_util.tree_leaves_with_path(small_variables)
-        check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], small_groups)
+        check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], small_shapes)
         # The dtypes are those of now: parameters may have been cast since the groups were found.
         whole = jax.tree.map(
-            lambda a, shape: jax.ShapeDtypeStruct(shape, jax.dtypes.result_type(a)),
+            lambda leaf, shape: abstract(leaf).update(shape=shape),
             small_variables,
             shapes,
         )
         whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
         traced = trace(apply, whole, whole_inputs)
         run = Run(traced.walk, dead_atoms(traced, groups, keeps) if keeps else None)
-        for path, axes in traced.leaves.items():
-            if not path.startswith("inputs/"):
-                found = tuple(run.size(axis) for axis in axes)
-                if found != small_groups.shapes[path]:
-                    raise ValueError(
-                        f"this function couples the axes of {path!r} in another way than the one "
-                        "that the groups were found on; find the groups on this one"
-                    )
+        for path, axes in of_variables(traced.leaves).items():
+            if tuple(run.size(axis) for axis in axes) != small_shapes[path]:
+                raise ValueError(
+                    f"this function couples the axes of {path!r} in another way than the one "
+                    "that the groups were found on; find the groups on this one"
+                )
         out = run(traced.analysis, [leaf for _, leaf in leaves] + jax.tree.leaves(small_inputs))
         return jax.tree.unflatten(traced.out_tree, out)
 
@@ -170,13 +168,23 @@ def dead_atoms(traced: Traced, groups: Groups, keeps: Keeps) -> np.ndarray:
 
 
 def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:
-    """(shapes before the cut, arrays after it) of the inputs, which may come whole or cut."""
+    """(shapes before the cut, arrays after it) of the inputs, which may come whole or cut.
+
+    Raises:
+      ValueError: for an input of another size.
+    """
 
     def shape(path: Any, leaf: Any) -> jax.ShapeDtypeStruct:
-        full = list(np.shape(leaf))
-        for axis, _ in cuts.get("inputs/" + path_name(path), ()):
-            full[axis] = groups.shapes["inputs/" + path_name(path)][axis]
-        return jax.ShapeDtypeStruct(tuple(full), jnp.result_type(leaf))
+        name, full = "inputs/" + path_name(path), list(np.shape(leaf))
+        for axis, kept in cuts.get(name, ()):
+            before = groups.shapes[name]
+            if len(full) != len(before) or full[axis] not in (before[axis], kept.size):
+                raise ValueError(
+                    f"input {name!r} has shape {np.shape(leaf)}; allowed on axis {axis} of "
+                    f"{len(before)}: {before[axis]} (whole) or {kept.size} (cut)"
+                )
+            full[axis] = before[axis]
+        return abstract(leaf).update(shape=tuple(full))
 
     def small(path: Any, leaf: Any) -> Any:
         for axis, kept in cuts.get("inputs/" + path_name(path), ()):

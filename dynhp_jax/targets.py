@@ -25,7 +25,7 @@ from dynhp_jax.errors import UserError
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.labels import axis_size
-from dynhp_jax.jaxprs.trace import Traced, bytes_of, trace
+from dynhp_jax.jaxprs.trace import Traced, bytes_of, of_variables, trace
 from dynhp_jax.surgery import cut, dead_atoms
 
 if TYPE_CHECKING:
@@ -199,5 +199,4 @@ def of_step(make: Callable[[Keeps], jax.stages.Compiled]) -> Callable[[Keeps], i
 
 def _variables(groups: Groups, keeps: Keeps) -> dict[str, tuple[int, ...]]:
     """Shapes of the variables after a cut."""
-    shapes = groups.shrunk(keeps).shapes
-    return {path: shape for path, shape in shapes.items() if not path.startswith("inputs/")}
+    return of_variables(groups.shapes_after(keeps))

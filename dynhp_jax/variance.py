@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.precision import wide
 from dynhp_jax.probing import probed
 
 __all__ = ["of_micro_batches", "of_probe", "per_example", "probed", "squared_norm"]
@@ -51,11 +52,13 @@ def per_example(loss: Callable, params: Any, *examples: Any) -> tuple[Any, Any]:
       *examples: arrays (or pytrees) with a leading batch axis.
 
     Returns:
-      (||S||_1 f[], mean gradient like `params`). Keeps all per-example gradients in memory.
+      (||S||_1 f[], float32 at least; mean gradient like `params`). Keeps all per-example gradients
+      in memory.
     """
     grads = jax.vmap(jax.grad(loss), in_axes=(None, *(0 for _ in examples)))(params, *examples)
-    mean = jax.tree.map(lambda g: g.mean(0), grads)
-    centred = jax.tree.map(lambda g, m: jnp.sum((g - m) ** 2) / g.shape[0], grads, mean)
+    mean = jax.tree.map(lambda g: wide(g).mean(0), grads)
+    centred = jax.tree.map(lambda g, m: jnp.sum((wide(g) - m) ** 2) / g.shape[0], grads, mean)
+    mean = jax.tree.map(lambda g, m: m.astype(g.dtype), grads, mean)
     return sum(jax.tree.leaves(centred)), mean
 
 
@@ -72,9 +75,9 @@ def of_micro_batches(grads: Any, size: int) -> Any:
       size: examples in each micro-batch.
 
     Returns:
-      f32[].
+      f[], float32 at least.
     """
-    leaves = jax.tree.leaves(grads)
+    leaves = [wide(leaf) for leaf in jax.tree.leaves(grads)]
     k = leaves[0].shape[0]
     if k < 2:
         raise ValueError(f"the variance of {k} micro-batch mean; give at least 2 micro-batches")
@@ -83,5 +86,5 @@ def of_micro_batches(grads: Any, size: int) -> Any:
 
 
 def squared_norm(tree: Any) -> Any:
-    """Sum of squares of all entries."""
-    return sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree))
+    """Sum of squares of all entries, in float32 at least."""
+    return sum(jnp.sum(jnp.square(wide(leaf))) for leaf in jax.tree.leaves(tree))

@@ -74,7 +74,7 @@ def check(place: Place) -> None:
         naming.parse(criterion)
     for fraction in place.comparison.fractions:
         asked = dataclasses.replace(base.scores, fraction=fraction)
-        any_scores = {name: np.zeros(groups[name].size) for name in groups}
+        any_scores = {name: np.arange(groups[name].size) for name in groups}
         most = asked.most(groups)
         pruning.prune_to(any_scores, groups, asked.target(most), scope=asked.scope)
         settings.cell(base, place.comparison, 0, place.comparison.criteria[0], fraction)

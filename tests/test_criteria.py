@@ -11,6 +11,9 @@ import numpy as np
 import oracle_models
 import oracles
 import pytest
+from flax import nnx
+from foreign import nets_nnx
+from foreign.cases import of_nnx
 
 from dynhp_jax import criteria
 from dynhp_jax.criteria import coupling, flexrel
@@ -269,6 +272,22 @@ def test_batch_norm_scale_of_a_stream_is_a_mean():
     assert "input" not in scores  # it passes no normalisation, so it stays whole
     with pytest.raises(UserError, match="no group has a leaf called 'scale'"):
         criteria.score("batch_norm", models.evidence("mlp"))
+
+
+def test_batch_norm_scale_of_an_nnx_module():
+    """NNX keeps every array in a leaf called 'value'."""
+    module = nets_nnx.CNN((4, 6, 8), 8, 3, nnx.Rngs(0))
+    wanted = {"conv_1": [0.5, -2, 1, 0], "conv_2": [3.0, 1, -1, 2, 0, -4]}
+    for norm, scale in zip((module.norm_1, module.norm_2), wanted.values(), strict=True):
+        norm.scale[...] = jnp.array(scale)
+    apply, state, (x,) = of_nnx(module, jnp.ones((2, 8, 8, 1)))
+    evidence = criteria.Evidence(apply, find_groups(apply, state, x), state)
+    for criterion in ("batch_norm", criteria.get("batch_norm", leaf="bias")):
+        scores = criteria.score(criterion, evidence)
+        assert set(scores) >= set(wanted)
+        for name, scale in wanted.items():
+            expected = np.abs(scale) if criterion == "batch_norm" else np.zeros(len(scale))
+            np.testing.assert_array_equal(scores[name], expected)
 
 
 @pytest.mark.parametrize("model", ["lenet", "resnet"])

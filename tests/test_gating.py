@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
+from jax import lax
 
 from dynhp_jax.gating import gated
 from dynhp_jax.groups import find_groups
@@ -149,6 +150,19 @@ def test_the_dtype_of_the_model_stays():
     assert gated(apply, groups)(half[0], gates, *half[1]).dtype == jnp.bfloat16
 
 
+def test_a_python_number_among_the_variables_takes_on_their_dtype():
+    apply, variables, inputs, _ = built("mlp")
+    half = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), (variables, inputs))
+    scaled, whole = (lambda v, x: apply(v[0], x) * v[1]), (half[0], 2.0)
+    groups = find_groups(scaled, whole, *half[1])
+    wanted = scaled(whole, *half[1])
+    same = gated(scaled, groups)(whole, {}, *half[1])
+    uncut = resized(scaled, whole, groups, {})(whole, *half[1])
+    assert wanted.dtype == same.dtype == uncut.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(same, wanted)
+    np.testing.assert_array_equal(uncut, wanted)
+
+
 @pytest.mark.parametrize(
     ("gates", "said"),
     [
@@ -165,3 +179,115 @@ def test_gates_that_do_not_fit_are_refused(gates, said):
     with pytest.raises(ValueError, match=said) as error:
         gated(apply, groups)(variables, gates, *inputs)
     assert "\n" not in str(error.value)
+
+
+# Plain functions of x[16, 4], a[4, 6] and others
+
+
+X = np.random.default_rng(1).normal(size=(16, 4))
+PARAMS = {"a": np.random.default_rng(2).normal(size=(4, 6)),
+          "b": np.random.default_rng(3).normal(size=(6, 2)),
+          "w": np.random.default_rng(4).normal(size=6)}  # fmt: skip
+
+
+def two_layers(p, x):
+    return jnp.tanh(x @ p["a"]) @ p["b"]
+
+
+def quantised(a):
+    return jnp.round(a * 20).astype(jnp.int8)
+
+
+def in_integers(made):
+    def apply(p, x):
+        return lax.dot_general(
+            quantised(jnp.tanh(x @ p["a"])), quantised(p["b"]), (((1,), (0,)), ((), ())),
+            preferred_element_type=made,
+        ).astype(jnp.float64)  # fmt: skip
+
+    return apply
+
+
+def test_gates_are_not_rounded_to_integers(x64):
+    apply = in_integers(jnp.int32)
+    groups = find_groups(apply, PARAMS, X)
+    assert "a" in groups.prunable
+    with pytest.raises(ValueError, match="group 'a' is read by 'dot_general' in int8") as error:
+        gated(apply, groups)(PARAMS, {"a": np.full(6, 0.9)}, X)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("batch", [None, 16])
+def test_integers_that_are_multiplied_as_floats_are_gated_as_floats(x64, batch):
+    apply = in_integers(jnp.float32)
+    gate = drawn(groups := find_groups(apply, PARAMS, X), batch)["a"]
+    left, right = (np.asarray(quantised(m), float) for m in (np.tanh(X @ PARAMS["a"]), PARAMS["b"]))
+    out = gated(apply, groups)(PARAMS, {"a": gate}, X)
+    np.testing.assert_allclose(out, (left * gate) @ right, rtol=1e-5, atol=1e-3)
+
+
+def summed(p, x):  # [batch, 4] -> [batch]; a reduction reads the units
+    return jnp.sum(jnp.tanh(x @ p["a"]) * p["w"], -1)
+
+
+def hidden(p, x):
+    return jnp.tanh(x @ p["a"])
+
+
+@pytest.mark.parametrize(("found_on", "apply"), [(summed, summed), (two_layers, hidden),
+                                                 (two_layers, summed)])  # fmt: skip
+def test_a_gate_that_would_do_nothing_is_refused(x64, found_on, apply):
+    groups = find_groups(found_on, PARAMS, X)
+    said = "no matrix product or convolution reads the units of group 'a'.*leave it out"
+    with pytest.raises(ValueError, match=said) as error:
+        gated(apply, groups)(PARAMS, {"input": np.ones(4), "a": np.zeros(6)}, X)
+    assert "\n" not in str(error.value)
+    gated(apply, groups)(PARAMS, {"input": np.ones(4)}, X)
+
+
+def test_gates_of_units_that_nothing_uses_do_no_harm(x64):
+    """Columns that are sliced away, a head that is not returned: cutting them changes nothing."""
+
+    def apply(p, x):
+        h = jnp.tanh(x @ p["a"])
+        return h[:, :4] @ p["b"][:4]
+
+    def first_layer(p, x):
+        return x.sum(1)
+
+    groups = find_groups(apply, PARAMS, X)
+    unread = [n for n in groups.prunable if {m.role for m in groups[n].members} == {"out"}]
+    assert [groups[name].size for name in unread] == [2]
+    closed = {name: np.zeros(2) for name in unread}
+    np.testing.assert_array_equal(gated(apply, groups)(PARAMS, closed, X), apply(PARAMS, X))
+    groups = find_groups(two_layers, PARAMS, X)
+    out = gated(first_layer, groups)(PARAMS, {"a": np.zeros(6)}, X)
+    np.testing.assert_array_equal(out, first_layer(PARAMS, X))
+
+
+def test_variables_of_other_sizes_than_the_groups_are_refused():
+    groups, keeps = find_groups(two_layers, PARAMS, X), {"a": np.arange(3)}
+    small, smaller = cut(PARAMS, groups, keeps), groups.shrunk(keeps)
+    cases = [
+        (groups, small, np.ones(6), r"leaf 'a' has shape \(4, 3\); the groups expect \(4, 6\)"),
+        (smaller, PARAMS, np.ones(3), r"leaf 'a' has shape \(4, 6\); the groups expect \(4, 3\)"),
+    ]
+    for known, variables, gate, said in cases:
+        with pytest.raises(ValueError, match=said + r" \(after a cut, use groups.shrunk\(keeps"):
+            gated(two_layers, known)(variables, {"a": gate}, X)
+        with pytest.raises(ValueError, match=said):  # whichever group is gated
+            gated(two_layers, known)(variables, {"input": np.ones(4)}, X)
+
+
+def test_inputs_of_other_sizes_than_the_gated_groups_are_refused(x64):
+    """A function that cuts its inputs itself takes them whole, but not with gates on them."""
+    groups, keeps = find_groups(two_layers, PARAMS, X), {"input": np.array([1, 3])}
+    small, smaller = cut(PARAMS, groups, keeps), groups.shrunk(keeps)
+    run = gated(resized(two_layers, PARAMS, groups, keeps), smaller)
+    gate = np.linspace(0.5, 1.0, 6)
+    wanted = (np.tanh(X[:, [1, 3]] @ small["a"]) * gate) @ small["b"]
+    for x in (X, X[:, [1, 3]]):
+        np.testing.assert_allclose(run(small, {"a": gate}, x), wanted, rtol=1e-12)
+    said = r"leaf 'inputs/0' has shape \(16, 4\); the groups expect \(16, 2\)"
+    with pytest.raises(ValueError, match=said):
+        run(small, {"input": np.ones(2)}, X)

@@ -20,7 +20,7 @@ from dynhp_jax.groups import (
     parameters_held,
 )
 from dynhp_jax.jaxprs.trace import path_name
-from dynhp_jax.surgery import cut
+from dynhp_jax.surgery import cut, resized
 
 EVERY = sorted(zoo.MODELS)
 
@@ -158,6 +158,38 @@ def test_the_cost_of_a_unit_is_what_a_cut_saves(found, name):
         assert group.bytes == pytest.approx(4 * group.parameters)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["mlp", "conv_flatten_dense", "residual_block", "concatenated_features", "grouped_convolution",
+     "depthwise_separable", "gated_linear_unit", "lstm"],
+)  # fmt: skip
+def test_costs_after_a_cut_are_those_of_the_cut_model(found, name):
+    (apply, variables, inputs, _), groups = found[name]
+    rng = np.random.default_rng(0)
+    sizes = {g: groups[g].size for g in groups.prunable}
+    keeps = {g: np.sort(rng.choice(n, max(2, n // 2), replace=False)) for g, n in sizes.items()}
+    small = [np.take(x, groups.positions(f"inputs/{k}", x.ndim - 1, keeps), -1)
+             for k, x in enumerate(inputs)]  # fmt: skip
+    run = resized(apply, variables, groups, keeps)
+    left = find_groups(run, cut(variables, groups, keeps), *small)
+    told = groups.shrunk(keeps)
+    assert list(left) == list(told)
+    for group in left:
+        for cost in ("parameters", "bytes", "flops"):
+            wanted = getattr(left[group], cost)
+            assert getattr(told[group], cost) == pytest.approx(wanted, rel=1e-9), (group, cost)
+
+
+def test_costs_after_a_cut_by_hand():
+    apply, variables, (x,), _ = zoo.build("mlp")  # 3-4-5 and outputs
+    groups = find_groups(apply, variables, x)
+    told = groups.shrunk({"input": np.array([1]), "b": np.array([0, 4])})
+    assert (groups["a"].parameters, told["a"].parameters) == (3 + 1 + 5, 1 + 1 + 2)
+    assert told["a"].flops == pytest.approx(2 * len(x) * (1 + 2))
+    assert told.at("params/a")["a"].parameters == 1 + 1  # of its kernel and bias alone
+    assert "a               4         4          16" in told.describe()
+
+
 def test_flops_of_a_unit():
     apply, variables, (x,), _ = zoo.build("mlp")
     groups = find_groups(apply, variables, x)
@@ -236,6 +268,29 @@ def test_fan_out_of_the_paper_s_network():
     fewer = fan_out(groups, {"b": jnp.arange(100) < 30})
     assert [float(fewer[n][0]) for n in groups] == [300, 30, 10]
     assert float(fewer["b"][99]) == 0
+
+
+@pytest.mark.parametrize("take", [lambda w, i: w[i], lambda w, i: jnp.take(w, i, axis=0)])
+def test_layers_that_a_loop_takes_by_its_counter_are_those_that_a_scan_passes(take):
+    params = {"made": jnp.ones((4, 6)), "w": jnp.ones((3, 6, 6)), "read": jnp.ones((6, 2))}
+
+    def counted(p, x):
+        return jax.lax.fori_loop(0, 3, lambda i, h: jnp.tanh(h @ take(p["w"], i)), x @ p["made"])
+
+    def scanned(p, x):
+        return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x @ p["made"], p["w"])[0]
+
+    def described(body):
+        found = find_groups(lambda p, x: body(p, x) @ p["read"], params, jnp.ones((8, 4)))
+        group = found["made"]
+        roles = sorted((m.path, m.axis, m.role) for m in group.members)
+        return roles, float(fan_out(found, {})["made"][0]), group.flops, group.parameters
+
+    assert described(counted) == described(scanned)
+    assert described(counted)[:2] == (
+        [("made", 1, "out"), ("read", 0, "in"), ("w", 1, "in"), ("w", 2, "out")],
+        3 * 6 + 2,
+    )
 
 
 # Views

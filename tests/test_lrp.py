@@ -200,6 +200,157 @@ def test_statistics_of_a_normalisation_count_as_constants(x64):
     np.testing.assert_allclose(found, [[0, 1, 0]])
 
 
+def squeeze_and_excitation(p, x):
+    h = jax.nn.relu(x @ p["c"])  # [batch, 5, 5, 4]
+    return (h * jax.nn.sigmoid(h.mean((1, 2), keepdims=True) @ p["s"])).mean((1, 2)) @ p["o"]
+
+
+REPEATED = {  # operands with axes of size one, and scalars, beside whole ones
+    "squeeze_and_excitation": squeeze_and_excitation,
+    "features_as_tokens": lambda p, x: jax.nn.relu(x[..., None] * p["t"]).mean((1, 2, 3)) @ p["o"],
+    "added_mean": lambda p, x: (x + x.mean((1, 2), keepdims=True)).sum((1, 2)) @ p["c"],
+    "offsets": lambda p, x: (x[..., None] + 0.0 * p["t"]).sum((1, 2, 3)),
+    "scalar": lambda p, x: (x.mean() * x).sum((1, 2)) @ p["c"],
+    "divided": lambda p, x: (x.mean((1, 2), keepdims=True) / (1 + x)).sum((1, 2)) @ p["c"],
+    "largest": lambda p, x: jnp.maximum(x, x.mean(-1, keepdims=True)).sum((1, 2)) @ p["c"],
+}
+
+
+@pytest.mark.parametrize("rule", ["z+", "epsilon"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_operands_that_are_repeated_have_the_shares_of_their_repetitions(x64, name, rule):
+    rng = np.random.default_rng(0)
+    sizes = {"c": (3, 4), "s": (4, 4), "o": (4, 2), "t": (3, 4)}
+    params = {name: jnp.asarray(rng.uniform(0.1, 1, size)) for name, size in sizes.items()}
+    x = jnp.asarray(rng.uniform(0.1, 1, (2, 5, 5, 3)))
+    apply = REPEATED[name]
+    value, back = jax.vjp(lambda x: relevant(apply, rule, 1e-13)(params, x), x)
+    np.testing.assert_allclose(value, apply(params, x), rtol=1e-12)
+    (found,) = back(value)
+    np.testing.assert_allclose(found.sum(), value.sum(), rtol=1e-8)
+    if name == "features_as_tokens":  # one factor: its products share R_j in proportion
+        t, o = np.asarray(params["t"]), np.asarray(params["o"])
+        parts = np.asarray(x)[..., None] * (t * (o.sum(1) / 75))
+        np.testing.assert_allclose(found, parts.sum(-1), rtol=1e-8)
+
+
+def by_the_kernel(a, kernel):
+    """z+ of `a @ kernel`, a >= 0, from its results."""
+    parts = np.maximum(np.asarray(a)[:, :, None] * np.asarray(kernel), 0)
+    shares = parts / (parts.sum(1, keepdims=True) + 1e-13)
+    return (shares * np.asarray(a @ kernel)[:, None]).sum(2)
+
+
+def mean_square(x):
+    return jnp.mean(x**2, -1, keepdims=True)
+
+
+NORMALISED = {
+    "div": lambda x, s: x / s,
+    "reciprocal": lambda x, s: x * (1 / s),
+    "reciprocal of a square": lambda x, s: x * jnp.sqrt(1 / s**2),
+    "repeated": lambda x, s: jnp.broadcast_to(1 / s, x.shape) * x,
+    "reciprocal with a scale": lambda x, s: x * (2.0 * jax.jit(jnp.reciprocal)(s)) / 2.0,
+    "integer_pow": lambda x, s: s**-2 * (x * lax.stop_gradient(s)),
+    "pow": lambda x, s: x * (s**2) ** -0.5,
+    "pow by a number": lambda x, s: x * jnp.power(s, jnp.float64(-1.0)),
+    "rsqrt": lambda x, s: x * lax.rsqrt(s**2),
+    "bounded": lambda x, s: x * jnp.where(s > 0, jnp.minimum(1 / s, 1e6), 0.0),
+    "in a loop": lambda x, s: lax.scan(lambda f, _: (f * (1 / s), None), x, None, 1)[0],
+    "in a branch": lambda x, s: x * lax.cond(x[0, 0] > 0, lambda s: 1 / s, lambda s: 2 / s, s),
+}
+
+
+@pytest.mark.parametrize("name", NORMALISED)
+def test_a_reciprocal_that_multiplies_is_a_denominator(x64, name):
+    rng = np.random.default_rng(1)
+    x, kernel = jnp.asarray(rng.uniform(0.1, 1, (3, 4))), jnp.asarray(rng.normal(size=(4, 2)))
+
+    def apply(kernel, x):
+        return NORMALISED[name](x, jnp.sqrt(mean_square(x))) @ kernel
+
+    value, back = jax.vjp(lambda x: relevant(apply, "z+", 1e-13)(kernel, x), x)
+    normal = np.asarray(x) / np.sqrt((np.asarray(x) ** 2).mean(-1, keepdims=True))
+    np.testing.assert_allclose(value, normal @ np.asarray(kernel), rtol=1e-12)
+    np.testing.assert_allclose(back(value)[0], by_the_kernel(normal, kernel), rtol=1e-8)
+
+
+@pytest.mark.parametrize("power", [lambda a: 1 / a, jnp.reciprocal, lambda a: a**-1.0])
+def test_a_reciprocal_alone_is_a_function_like_any_other(x64, power):
+    """A sigmoid written out; alone, and added to what is no reciprocal."""
+    rng = np.random.default_rng(2)
+    kernels = [jnp.asarray(rng.uniform(0.1, 1, size)) for size in ((4, 5), (5, 2))]
+    x = jnp.asarray(rng.uniform(0.1, 1, (3, 4)))
+
+    def apply(kernels, x):
+        h = power(1 + jnp.exp(-(x @ kernels[0])))
+        return h @ kernels[1] + 0.1 * x[:, :2]
+
+    value, back = jax.vjp(lambda x: relevant(apply, "z+", 1e-13)(kernels, x), x)
+    (found,) = back(value)
+    np.testing.assert_allclose(found.sum(1), value.sum(1), rtol=1e-8)
+    assert (found > 0).all()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda x: jnp.stack([x[:, :2], x[:, 2:]], 1).reshape(-1, 4),
+        lambda x: jnp.concatenate([row[None] for row in jnp.unstack(x)]),
+        lambda x: jnp.tile(x, (1, 3))[:, 4:8],
+    ],
+)
+def test_moves_take_relevance_along(x64, move):
+    rng = np.random.default_rng(3)
+    x, kernel = jnp.asarray(rng.uniform(0.1, 1, (3, 4))), jnp.asarray(rng.normal(size=(4, 2)))
+    function = relevant(lambda kernel, x: move(x) @ kernel, "z+", 1e-13)
+    value, back = jax.vjp(lambda x: function(kernel, x), x)
+    np.testing.assert_allclose(back(value)[0], by_the_kernel(x, kernel), rtol=1e-8)
+
+
+def test_each_repetition_of_a_tile_adds_to_its_entry(x64):
+    x, kernel = jnp.array([[1.0, 2.0]]), jnp.arange(1.0, 9.0).reshape(4, 2)
+    function = relevant(lambda kernel, x: jnp.tile(x, (1, 2)) @ kernel, "z+", 1e-13)
+    value, back = jax.vjp(lambda x: function(kernel, x), x)
+    wanted = np.asarray(x) * (np.asarray(kernel).reshape(2, 2, 2).sum((0, 2)))
+    np.testing.assert_allclose(back(value)[0], wanted, rtol=1e-8)
+
+
+NARROW = {
+    "dense": lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"],
+    "sums": lambda p, x: (jax.nn.relu(x @ p["a"]) + 1e-4 * (x @ p["a"])).sum(1, keepdims=True),
+    "conv": lambda p, x: lax.conv_general_dilated(
+        jax.nn.relu(x @ p["a"])[:, :, None], p["b"][:3, None, :], (1,), "SAME",
+        dimension_numbers=("NWC", "WIO", "NWC"),
+    ).sum(1),
+    "pooled": lambda p, x: lax.reduce_window(
+        jax.nn.relu(x @ p["a"]), 0.0, lax.add, (1, 2), (1, 2), "VALID"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", ["z+", "epsilon"])
+@pytest.mark.parametrize("name", NARROW)
+@pytest.mark.parametrize("size", [0.0, 1e-4, 0.5])
+def test_float16_is_float32_to_rounding(name, rule, size):
+    """Sums of zero, and sums so small that one over them is beyond float16."""
+    rng = np.random.default_rng(4)
+    params = {"a": -size * rng.uniform(0.2, 1, (5, 6)), "b": rng.uniform(0.2, 1, (6, 2))}
+    if size:  # some units are off, the others on
+        params["a"][:, :4] *= -1
+    half = jax.tree.map(lambda a: jnp.asarray(a, jnp.float16), params)
+    x = jnp.asarray(rng.uniform(0.2, 1, (3, 5)), jnp.float16)
+
+    def relevance(params, x):
+        value, back = jax.vjp(lambda x: relevant(NARROW[name], rule)(params, x), x)
+        return np.asarray(back(100 * jnp.ones_like(value))[0], np.float64)
+
+    wanted = relevance(*jax.tree.map(lambda a: a.astype(jnp.float32), (half, x)))
+    found = relevance(half, x)
+    assert np.isfinite(found).all() and wanted.any() == bool(size)
+    np.testing.assert_allclose(found, wanted, rtol=0.03, atol=2e-3 * abs(wanted).max())
+
+
 def test_functions_with_their_own_derivative_are_walked_into(x64):
     """jax.nn.relu's derivative is zero where it is off; relevance passes element-wise functions."""
     x = jnp.array([-1.0, 2.0])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -147,9 +148,25 @@ def test_scale_decides_what_is_compared():
 def test_ties_keep_the_first_and_minimum_can_be_given_by_group():
     _, _, _, groups, _ = ON_MLP
     scores = {name: np.ones(groups[name].size) for name in groups.prunable}
-    found = prune_to(scores, groups, Parameters(60), minimum={"hidden_1": 6})
+    with pytest.warns(UserWarning, match="units of 'hidden_1', 'hidden_2' have the same"):
+        found = prune_to(scores, groups, Parameters(60), minimum={"hidden_1": 6})
     assert found.widths["hidden_1"] >= 6
     assert all(keep.tolist() == list(range(keep.size)) for keep in found.keeps.values())
+
+
+def test_equal_scores_are_worth_a_warning_where_units_go_by_them():
+    _, _, _, groups, scores = ON_MLP
+    with pytest.warns(UserWarning, match="all units of 'hidden_1' have the same score.*highest"):
+        found = prune_to({**scores, "hidden_1": np.zeros(8)}, groups, Parameters(60))
+    assert found.keeps["hidden_1"].tolist() == [0, 1, 2]  # nothing else is as low
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prune_to(scores, groups, Parameters(60))
+        equal = {**scores, "hidden_1": np.ones(8)}
+        whole = prune_to(equal, groups, Parameters(90), minimum={"hidden_1": 8})
+        assert whole.widths["hidden_1"] == 8 and sum(whole.widths.values()) < 6 + 8 + 5
+        one = built(MLPSpec((6, 1, 5, 3)))[3]  # a group of one unit has no order
+        prune_to({"hidden_1": np.ones(1), "hidden_2": scores["hidden_2"]}, one, Parameters(24))
 
 
 # Targets, against the smaller network itself

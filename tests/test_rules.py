@@ -482,6 +482,22 @@ def test_rule(x64, name):
         agree(apply, params, x, groups, keeps)
 
 
+def test_a_remainder_has_the_sign_of_the_dividend(x64):
+    """As in C and in lax.rem, and unlike in Python: -2 rem 3 is -2, the last position but one."""
+    apply, params, x = network(lambda h, _: h[:, lax.rem(jnp.arange(4) - 3, 3)])
+    groups = find_groups(apply, params, x)
+    read = np.array([0, -2, -1, 0]) % N
+    found = {g.name: m.index for g, m in groups.on_axis("a", 1) if g.name in groups.prunable}
+    assert {4, 5} <= set(np.concatenate([index.ravel() for index in found.values()]).tolist())
+    hidden = np.sin(x @ params["a"] + params["bias"])
+    for name, index in found.items():
+        for unit in range(len(index)):
+            masked = hidden * ~np.isin(np.arange(N), index[unit])
+            gate = np.arange(len(index)) != unit
+            out = gated(apply, groups)(params, {name: gate * 1.0}, x)
+            np.testing.assert_allclose(out, masked[:, read] @ params["b"], rtol=1e-12)
+
+
 def agree(apply, params, x, groups, keeps):
     """Masked and cut: outputs and gradients."""
     masks = {g: np.isin(np.arange(groups[g].size), k) * 1.0 for g, k in keeps.items()}

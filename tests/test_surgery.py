@@ -5,13 +5,18 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import zoo
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax.groups import find_groups
+from dynhp_jax.gating import gated
+from dynhp_jax.groups import find_groups, parameter_count
+from dynhp_jax.optimizer_surgery import cut_optimizer
 from dynhp_jax.surgery import cut, plan, resized
+from dynhp_jax.targets import Parameters
 
 CUTTABLE = ("mlp", "conv_flatten_dense", "residual_block", "concatenated_features",
             "grouped_convolution", "depthwise_separable", "gated_linear_unit", "lstm")  # fmt: skip
@@ -186,3 +191,77 @@ def test_a_tree_that_does_not_match_is_told_by_leaf_and_shape(models):
         cut(changed(lambda leaf: None), groups, keeps)
     with pytest.raises(ValueError, match=f"leaf '{path}' has shape"):
         resized(apply, variables, groups, keeps)(variables, *inputs)  # not cut yet
+
+
+# Inputs, and variables that are called like them
+
+
+def layers(params, x):
+    return jnp.tanh(x @ params["a"]) @ params["b"]
+
+
+def test_inputs_come_whole_or_cut_and_in_no_other_size(x64):
+    rng = np.random.default_rng(0)
+    params = {"a": rng.normal(size=(10, 6)), "b": rng.normal(size=(6, 2))}
+    x, keep = rng.normal(size=(3, 10)), np.array([1, 3, 8, 9])
+    groups = find_groups(layers, params, x)
+    small = cut(params, groups, {"input": keep})
+    run = resized(layers, params, groups, {"input": keep})
+    wanted = np.tanh(x[:, keep] @ params["a"][keep]) @ params["b"]
+    np.testing.assert_allclose(run(small, x), wanted, rtol=1e-12)
+    np.testing.assert_allclose(run(small, x[:, keep]), wanted, rtol=1e-12)
+    for wrong in (x[:, :6], x[:, :3], np.tile(x, 2), x[0], x[None]):
+        said = f"input 'inputs/0' has shape {wrong.shape}; allowed on axis 1 of 2: 10 (whole) or 4"
+        with pytest.raises(ValueError, match=re.escape(said)):
+            run(small, wrong)
+
+
+def test_a_layer_called_inputs_is_a_layer(x64):
+    """In a plain tree, where its path begins like that of an input, and below `params`."""
+
+    def apply(params, x):
+        return jnp.tanh(x @ params["inputs"]["w"] + params["inputs"]["bias"]) @ params["b"]
+
+    rng = np.random.default_rng(0)
+    params = {"inputs": {"w": rng.normal(size=(4, 6)), "bias": rng.normal(size=6)},
+              "b": rng.normal(size=(6, 2))}  # fmt: skip
+    x, keep, tx = rng.normal(size=(5, 4)), np.array([0, 2, 5]), optax.adam(1e-3)
+    groups = find_groups(apply, params, x)
+    assert list(groups) == ["input", "inputs"] == list(groups.prunable)
+    members = {(m.path, m.axis): m.role for m in groups["input"].members}
+    assert members == {("inputs/0", 1): "data", ("inputs/w", 0): "in"}
+    assert Parameters(1).measure(groups, {}) == parameter_count(groups, {}, "") == 24 + 6 + 12
+    assert "given by   inputs/0[1]" in groups.describe()
+    keeps = {"inputs": keep}
+    small = cut(params, groups, keeps)
+    masked = {**params, "b": params["b"] * np.isin(np.arange(6), keep)[:, None]}
+    np.testing.assert_allclose(apply(small, x), apply(masked, x), rtol=1e-12)
+    mask = np.isin(np.arange(6), keep) * 1.0
+    out = gated(apply, groups)(params, {"inputs": mask}, x)
+    np.testing.assert_allclose(out, apply(masked, x), rtol=1e-12)
+    np.testing.assert_allclose(
+        resized(apply, params, groups, keeps)(small, x), apply(masked, x), rtol=1e-12
+    )
+    with pytest.raises(ValueError, match="the tree lacks leaf 'inputs/"):
+        cut({"b": params["b"]}, groups, keeps)
+    tree, below = {"params": params}, find_groups(lambda v, x: apply(v["params"], x),
+                                                  {"params": params}, x)  # fmt: skip
+    for known, of_tree, part in ((below, tree, "params"), (groups, params, "inputs")):
+        less = cut(of_tree[part], known.at(part), keeps)
+        jax.tree.map(np.testing.assert_array_equal, less, cut(of_tree, known, keeps)[part])
+        state = cut_optimizer(tx, tx.init(of_tree[part]), of_tree[part], known.at(part), keeps)
+        assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, tx.init(less))
+
+
+def test_a_linen_module_called_inputs_is_cut_below_params():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(nn.relu(nn.Dense(6, name="inputs")(x)))
+
+    net, x = Net(), np.ones((5, 4), np.float32)
+    variables = net.init(jax.random.key(0), x)
+    groups, keeps = find_groups(net.apply, variables, x), {"inputs": np.arange(3)}
+    small = cut(variables["params"], groups.at("params"), keeps)
+    jax.tree.map(np.testing.assert_array_equal, small, cut(variables, groups, keeps)["params"])
+    assert small["inputs"]["bias"].shape == (3,)

@@ -13,7 +13,7 @@ import numpy as np
 
 from dynhp_jax.criteria.activation import ActivationRate
 from dynhp_jax.criteria.batch_norm import BatchNormScale
-from dynhp_jax.criteria.evidence import Criterion, Evidence, cross_entropy
+from dynhp_jax.criteria.evidence import Criterion, Evidence, check_losses, cross_entropy
 from dynhp_jax.criteria.fisher import Fisher
 from dynhp_jax.criteria.flexrel import FlexRel
 from dynhp_jax.criteria.geometric_median import GeometricMedian
@@ -80,7 +80,8 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
       Group name -> f32[units], finite; the units with the lowest go first.
 
     Raises:
-      UserError: evidence that the criterion needs is missing, or the criterion has no hash.
+      UserError: evidence that the criterion needs is missing, or an example's loss is not finite,
+        or the criterion has no hash.
       ValueError: scores of another shape, or that are not finite; the group is named.
     """
     if isinstance(criterion, str):
@@ -92,7 +93,10 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
             f"the criterion {type(criterion).__name__} cannot be hashed; make it a frozen dataclass"
             " whose fields can be"
         ) from None
-    return check_scores(_compiled(criterion, evidence), evidence.groups)
+    scores = _compiled(criterion, evidence)
+    if not all(np.isfinite(np.asarray(s, np.float32)).all() for s in jax.tree.leaves(scores)):
+        check_losses(evidence)  # whose scores are not finite either
+    return check_scores(scores, evidence.groups)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -22,7 +22,8 @@ class BatchNormScale(Section):
     """|gamma|.
 
     Attributes:
-      leaf: what the scale is called, the last part of its path: 'scale' in Flax.
+      leaf: what the scale is called, the last part of its path: 'scale' in Flax. The 'value' in
+        which NNX holds it is no part of its name.
       scale: what each normalisation's scores are divided by.
       reduction: over the normalisations.
     """
@@ -44,7 +45,7 @@ class BatchNormScale(Section):
             members = [
                 m
                 for m in evidence.groups[name].members
-                if m.role == "with" and m.path.split("/")[-1] == self.leaf
+                if m.role == "with" and _called(m.path, self.leaf)
             ]
             if members:
                 each = [jnp.mean(jnp.abs(r), 1) for r in evidence.rows(evidence.variables, members)]
@@ -55,3 +56,7 @@ class BatchNormScale(Section):
                 "model with batch normalisation, or the option leaf=..."
             )
         return found
+
+
+def _called(path: str, name: str) -> bool:
+    return name in (path.split("/")[-1], path.removesuffix("/value").split("/")[-1])

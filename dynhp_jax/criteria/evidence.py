@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynhp_jax.errors import UserError
 from dynhp_jax.groups import Groups
@@ -29,10 +30,43 @@ class Criterion(Protocol):
         ...
 
 
+_OTHERS = "for other outputs or labels give a loss of your own, Evidence(loss=...)"
+
+
 def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log softmax(outputs)[label], f32[batch], of logits [batch, classes] and int[batch]."""
-    log_probabilities = jax.nn.log_softmax(outputs)
-    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1)[:, 0]
+    """-log softmax(outputs)[label], one number per example.
+
+    Args:
+      outputs: logits [batch, classes], of two classes or more.
+      labels: int[batch], from 0 to classes - 1. The loss of any other is nan, as are its
+        derivatives.
+
+    Returns:
+      f32[batch].
+
+    Raises:
+      UserError: outputs or labels of another shape or dtype.
+    """
+    shape = getattr(outputs, "shape", ())
+    if len(shape) != 2 or shape[1] < 2:
+        raise UserError(
+            f"the outputs are {shapes(outputs)}; the cross entropy allows logits [batch, classes] "
+            f"of two classes or more; {_OTHERS}"
+        )
+    whole = jnp.issubdtype(getattr(labels, "dtype", bool), jnp.integer)
+    if not whole or labels.shape != shape[:1]:
+        raise UserError(
+            f"the labels are {shapes(labels)}; the cross entropy allows int[{shape[0]}], from 0 to "
+            f"{shape[1] - 1}; {_OTHERS}"
+        )
+    at = jnp.clip(labels, 0, shape[1] - 1)
+    taken = jnp.take_along_axis(jax.nn.log_softmax(outputs), at[:, None], axis=1)[:, 0]
+    return -taken * jnp.where(at == labels, 1, jnp.nan).astype(taken.dtype)
+
+
+def shapes(tree: Any) -> str:
+    """Dtypes and shapes for a message: float32[7,3]."""
+    return str(jax.tree.map(lambda leaf: jax.typeof(leaf).str_short(), tree)).replace("'", "")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -103,6 +137,34 @@ class Evidence:
         """The numbers of every unit, [units, numbers], at some members of a tree like variables."""
         leaves = dict(zip(leaf_paths(tree), jax.tree.leaves(tree), strict=True))
         return [rows(leaves[member.path], member) for member in members]
+
+
+def nan_unless(finite: jax.Array, scores: Scores) -> Scores:
+    """The scores, or nan for all of them: no score follows from a loss that is not finite."""
+    return {name: jnp.where(finite, score, jnp.nan) for name, score in scores.items()}
+
+
+def check_losses(evidence: Evidence) -> None:
+    """Raises UserError for the first example whose loss is not finite, where there are losses."""
+    if evidence.inputs is None or evidence.labels is None:
+        return
+    try:
+        losses = np.asarray(_losses(evidence))
+    except (TypeError, ValueError):
+        return  # labels that the loss does not fit, for a criterion that does without it
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if bad.size:
+        first = bad[0]
+        label = jax.tree.map(lambda leaf: np.asarray(leaf)[first].tolist(), evidence.labels)
+        raise UserError(
+            f"the loss of example {first} is {losses[first]}, its label {label}; allowed: finite "
+            "losses; the cross entropy's labels go from 0 to the number of classes - 1"
+        )
+
+
+@jax.jit
+def _losses(evidence: Evidence) -> jax.Array:
+    return evidence.loss(evidence.apply(evidence.variables, *evidence.inputs), evidence.labels)
 
 
 jax.tree_util.register_dataclass(

@@ -13,7 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.criteria.evidence import Evidence, Scores, kernel_members
+from dynhp_jax.criteria.evidence import Evidence, Scores, kernel_members, nan_unless
 from dynhp_jax.criteria.reading import summed
 
 
@@ -28,12 +28,13 @@ class GradientNorm:
         def loss(variables):
             return evidence.mean_loss(evidence.apply(variables, *evidence.inputs))
 
-        grads = jax.grad(loss, allow_int=True)(evidence.variables)
+        value, grads = jax.value_and_grad(loss, allow_int=True)(evidence.variables)
         activations = summed(evidence, jnp.ones_like)
         found = {}
         for name in evidence.scored:
             rows = evidence.rows(grads, kernel_members(evidence.groups[name], "read"))
             square = sum(jnp.sum(r**2, axis=1) for r in rows)
-            cost = sum(r.shape[1] for r in rows) + activations[name] / evidence.examples
+            read = activations.get(name, 0.0)  # nothing that has a derivative may read them
+            cost = sum(r.shape[1] for r in rows) + read / evidence.examples
             found[name] = jnp.sqrt(square) / cost
-        return found
+        return nan_unless(jnp.isfinite(value), found)

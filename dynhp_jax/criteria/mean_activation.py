@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.reading import summed
+from dynhp_jax.errors import UserError
 from dynhp_jax.fields import Section, choice
 
 STATISTICS = {
@@ -35,8 +36,19 @@ class MeanActivation(Section):
     statistic: str = choice("absolute", tuple(STATISTICS), "of an activation")
 
     def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units]."""
+        """Group name -> f32[units].
+
+        Raises:
+          UserError: a group whose activations the backward pass does not meet.
+        """
         evidence.need("mean_activation", "inputs")
         totals = summed(evidence, STATISTICS[self.statistic])
+        for name in evidence.scored:
+            if name not in totals:
+                raise UserError(
+                    f"criterion 'mean_activation' sees no activation of group {name!r}: nothing "
+                    "that has a derivative reads its units (a stop_gradient or a rounding behind "
+                    "them hides who does); take that out of apply, or leave the group out of names"
+                )
         counts = summed(evidence, jnp.ones_like)
         return {name: total / counts[name] for name, total in totals.items()}

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.errors import UserError
 from dynhp_jax.gating import _Gates
 from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.evaluate import Run
@@ -71,6 +72,8 @@ def _sum_dtype(array: Any) -> Any:
 class Reads(_Gates):
     """Calls `read(place, operand) -> operand` where gates would multiply."""
 
+    values_only = True
+
     def __init__(self, traced: Traced, groups: Groups, names: Sequence[str], read: Callable):
         super().__init__(traced, groups, {name: np.ones(groups[name].size) for name in names})
         self.read = read
@@ -93,6 +96,7 @@ def noted(
     names: Sequence[str],
     statistic: Callable,
     make_run: Callable[..., Run] = Run,
+    reached: set[str] | None = None,
 ) -> Callable:
     """Makes the backward pass add up a statistic of the units where they are read.
 
@@ -106,6 +110,7 @@ def noted(
       names: those to look at.
       statistic: (operand, cotangent) -> array of the operand's shape.
       make_run: (walk, hook=...) -> the evaluation, `Run` or one with other backward rules.
+      reached: the names of the groups that the backward pass meets are added, as it is traced.
 
     Returns:
       `f(variables, probes, *inputs) -> outputs`, with probes {name: f32[units]} of zeros.
@@ -120,6 +125,8 @@ def noted(
                 return array
 
             def back(array: Any, cotangent: Any) -> tuple:
+                if reached is not None:
+                    reached.add(place.name)
                 found = place.by_unit(statistic(array, cotangent))
                 return cotangent, found.astype(probes[place.name].dtype)
 
@@ -136,21 +143,31 @@ def noted(
 
 
 def summed(evidence: Evidence, statistic: Callable) -> Scores:
-    """{group: f32[units]}: `statistic(operand)` summed over the places that read a unit."""
+    """{group: f32[units]}: `statistic(operand)` summed over the places that read a unit.
+
+    A group is missing where the backward pass meets none of them: nothing reads its units, or
+    behind them is a `stop_gradient` or a rounding (sign, argmax).
+    """
+    reached: set[str] = set()
     function = noted(
-        evidence.apply, evidence.groups, evidence.scored, lambda array, _: statistic(array)
+        evidence.apply,
+        evidence.groups,
+        evidence.scored,
+        lambda array, _: statistic(array),
+        reached=reached,
     )
     probes = {name: jnp.zeros(evidence.groups[name].size) for name in evidence.scored}
 
     def total(probes: Scores) -> jax.Array:
         outputs = function(evidence.variables, probes, *evidence.inputs)
-        return sum(
+        return jnp.zeros(()) + sum(
             jnp.sum(leaf).astype(jnp.float32)
             for leaf in jax.tree.leaves(outputs)
             if jnp.issubdtype(leaf.dtype, jnp.floating)
         )
 
-    return jax.grad(total)(probes)
+    found = jax.grad(total)(probes)
+    return {name: found[name] for name in evidence.scored if name in reached}
 
 
 class _Outside(Run):
@@ -172,6 +189,7 @@ def captured(evidence: Evidence, variables: Any) -> list[tuple[Place, jax.Array]
     """The operands themselves, in the order in which they are read.
 
     Raises:
+      UserError: nothing reads the units of a group.
       ValueError: units are read inside a loop, a branch or a checkpoint.
     """
     traced = trace(evidence.apply, variables, evidence.inputs)
@@ -190,4 +208,10 @@ def captured(evidence: Evidence, variables: Any) -> list[tuple[Place, jax.Array]
     run = _Outside(traced.walk, hook=hook)
     run(traced.analysis, jax.tree.leaves((variables, evidence.inputs)))
     hook.check_met()
+    for name in evidence.scored:
+        if all(place.name != name for place, _ in found):
+            raise UserError(
+                f"nothing reads the units of group {name!r}, so they have no activation; leave it"
+                " out of names"
+            )
     return found

@@ -14,7 +14,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.criteria.evidence import Evidence, Scores, nan_unless, shapes
 from dynhp_jax.criteria.reading import noted
 from dynhp_jax.errors import UserError
 from dynhp_jax.fields import Section, choice, positive
@@ -41,7 +41,8 @@ class Relevance(Section):
         """Group name -> f32[units].
 
         Raises:
-          UserError: outputs that are not [batch, classes], or a primitive without a rule.
+          UserError: outputs that are not [batch, classes], labels that are not theirs, or a
+            primitive without a rule.
         """
         evidence.need("relevance", "inputs")
         if self.start == "labels":
@@ -64,5 +65,13 @@ class Relevance(Section):
                 f"{jax.tree.map(jnp.shape, outputs)}"
             )
         chosen = outputs.argmax(axis=1) if self.start == "predicted" else evidence.labels
-        (totals,) = back(outputs * jax.nn.one_hot(chosen, outputs.shape[1], dtype=outputs.dtype))
-        return {name: total / evidence.examples for name, total in totals.items()}
+        if self.start == "labels" and (chosen.shape != outputs.shape[:1] or outputs.shape[1] < 2):
+            raise UserError(
+                f"relevance cannot start from the labels {shapes(chosen)} of outputs that are "
+                f"{shapes(outputs)}; allowed: one for each example, of two classes or more; or "
+                "start='predicted'"
+            )
+        start = jax.nn.one_hot(chosen, outputs.shape[1], dtype=outputs.dtype)
+        (totals,) = back(outputs * start)
+        known = jnp.all(jnp.any(start, axis=1))  # else an example starts from no logit
+        return nan_unless(known, {n: total / evidence.examples for n, total in totals.items()})

@@ -13,7 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.criteria.evidence import Evidence, Scores
+from dynhp_jax.criteria.evidence import Evidence, Scores, nan_unless
 from dynhp_jax.fields import Section, choice
 from dynhp_jax.gating import gated
 
@@ -48,14 +48,19 @@ def gate_gradients(evidence: Evidence, per_example: bool) -> Scores:
     Args:
       evidence: with inputs and labels.
       per_example: of every example's loss, f32[batch, units]; else of their mean, f32[units].
+
+    Returns:
+      {group: derivatives}, nan if the loss of an example is not finite.
     """
     gated_apply = gated(evidence.apply, evidence.groups)
     lead = (evidence.examples,) if per_example else ()
     ones = {name: jnp.ones((*lead, evidence.groups[name].size)) for name in evidence.scored}
 
-    def loss(gates: Scores) -> jax.Array:
+    def loss(gates: Scores) -> tuple[jax.Array, jax.Array]:
         outputs = gated_apply(evidence.variables, gates, *evidence.inputs)
         losses = evidence.loss(outputs, evidence.labels)
-        return jnp.sum(losses) if per_example else jnp.mean(losses)
+        total = jnp.sum(losses) if per_example else jnp.mean(losses)
+        return total, jnp.all(jnp.isfinite(losses))
 
-    return jax.grad(loss)(ones)
+    grads, finite = jax.grad(loss, has_aux=True)(ones)
+    return nan_unless(finite, grads)

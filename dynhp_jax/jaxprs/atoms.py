@@ -110,6 +110,27 @@ class Atoms:
             return np.empty(0, np.int64), np.empty(0, np.int64)
         return np.concatenate(indices), np.concatenate(leaves)
 
+    def powers(self, digit: Digit) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(index, atom, times): the `pairs`, and how often each enters: (i, (i, j)) has i twice."""
+        index, atoms, times = np.arange(digit.size), self.find(digit), np.ones(digit.size, int)
+        found: tuple[list, list, list] = ([], [], [])
+        opened = np.empty(0, np.int64)
+        while index.size:
+            keys, where = np.unique(index * self._count + atoms, return_inverse=True)
+            times = np.bincount(where, times).astype(np.int64)
+            index, atoms = np.divmod(keys, self._count)
+            parts = self._parts[atoms]
+            leaf = parts[:, 0] < 0
+            for into, array in zip(found, (index, atoms, times), strict=True):
+                into.append(array[leaf])
+            # As in `pairs`: an atom can be joined with one of its own parts.
+            opens = ~leaf & ~np.isin(keys, opened)
+            opened = np.concatenate([opened, keys[opens]])
+            index, times = np.repeat(index[opens], 2), np.repeat(times[opens], 2)
+            atoms = self.find(parts[opens].reshape(-1))
+        index, atoms, times = (np.concatenate([*a, np.empty(0, np.int64)]) for a in found)
+        return index, atoms, times
+
     def leaves(self, atoms: np.ndarray) -> np.ndarray:
         """The distinct atoms without parts that these depend on."""
         return np.unique(self.pairs(np.unique(self.find(atoms)))[1])

@@ -14,8 +14,13 @@ from jax import lax
 from jax.extend import linear_util as lu
 
 from dynhp_jax.jaxprs.control import CALLS, open_jaxpr, scan_counts, tie
-from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
+from dynhp_jax.jaxprs.evaluate import BODIES, Run, bind
 from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
+
+_SYMBOLIC = (
+    "with symbolic_zeros=True it cannot be made smaller; define it without, or do not cut the"
+    " groups whose units it computes with"
+)
 
 
 def _body(*names: str) -> Callable:
@@ -42,20 +47,31 @@ def _remat(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> li
 
 
 def _custom(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list | None:
-    """Results of a function with its own derivative if the transform leaves it as it is."""
+    """Results of a function with its own derivative, unless some of its operands are cut."""
     inner = analysis.inner[index][0]
-    if type(run.hook) is not Hook and _reads_units(inner):
-        return run(inner, args)  # hooks act inside; the body is differentiated as written
+    changed = run.hook.around(inner, [analysis.value(atom) for atom in eqn.invars], args)
+    if isinstance(changed, str):
+        results = run(inner, args)
+        return results if run.hook.values_only else _without_derivative(results, inner, changed)
     if run.dead is None or not _any_cut(run, inner):
-        return list(bind(eqn, args))
+        return list(bind(eqn, changed))
     return None
 
 
-def _reads_units(analysis: Analysis) -> bool:
-    names = {eqn.primitive.name for eqn in analysis.jaxpr.eqns}
-    return bool(names & {"dot_general", "conv_general_dilated"}) or any(
-        _reads_units(body) for bodies in analysis.inner.values() for body in bodies
-    )
+def _without_derivative(results: list, function: Analysis, why: str) -> list:
+    """The same results, which raise ValueError when they are differentiated."""
+    name = getattr(function.jaxpr.debug_info, "func_name", "a function")
+    name = name.split(" at ")[0]
+
+    @jax.custom_jvp
+    def same(x: Any) -> Any:
+        return x
+
+    @same.defjvp
+    def refuse(primals: Any, tangents: Any) -> Any:
+        raise ValueError(f"{name!r} has a derivative of its own, which would be lost: {why}")
+
+    return [same(x) for x in results]
 
 
 def _any_cut(run: Run, analysis: Analysis) -> bool:
@@ -93,7 +109,7 @@ def _custom_jvp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
         ]
 
     if eqn.params["symbolic_zeros"]:
-        return run(inner, args)
+        return _without_derivative(run(inner, args), inner, _SYMBOLIC)
     subfuns = (
         lu.wrap_init(lambda *operands: run(inner, operands), debug_info=fun.debug_info),
         lu.wrap_init(resized_jvp, debug_info=jvp.debug_info),
@@ -108,7 +124,7 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
         return done
     inner = analysis.inner[index][0]
     if eqn.params["symbolic_zeros"]:
-        return run(inner, args)
+        return _without_derivative(run(inner, args), inner, _SYMBOLIC)
     values = [analysis.value(atom) for atom in eqn.invars]
     consts, results = eqn.params["num_consts"], [analysis.values[var] for var in eqn.outvars]
     params = eqn.primitive.get_bind_params(eqn.params)

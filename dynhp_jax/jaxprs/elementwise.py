@@ -28,7 +28,7 @@ _INTEGER = {
     "add": np.add,
     "sub": np.subtract,
     "mul": np.multiply,
-    "rem": np.remainder,
+    "rem": np.fmod,  # as lax.rem: the sign is the dividend's
     "max": np.maximum,
     "min": np.minimum,
     "lt": np.less,

@@ -27,7 +27,13 @@ BODIES: dict[str, Callable] = {}
 
 
 class Hook:
-    """What a transform does to equations as they run."""
+    """What a transform does to equations as they run.
+
+    Attributes:
+      values_only: whether the derivatives of what runs are of no interest.
+    """
+
+    values_only = False
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
         """The operands of an equation, perhaps changed."""
@@ -36,6 +42,14 @@ class Hook:
     def bind(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         """The results of an equation; `run(*args)` gives the ordinary ones."""
         return run(*args)
+
+    def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
+        """Operands, perhaps changed, for a function with a derivative of its own.
+
+        What is to change inside the function, so that it has to be run as its body is written, is
+        said in words instead.
+        """
+        return args
 
 
 @dataclasses.dataclass(eq=False)

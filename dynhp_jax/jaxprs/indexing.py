@@ -50,7 +50,9 @@ def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
             offset.append(walk.pinned_axes((sizes[d],), "a window of a gather")[0])
     rank = len(eqn.outvars[0].aval.shape)
     out = [offset.pop(0) if d in numbers.offset_dims else batch.pop(0) for d in range(rank)]
-    return [Value(tuple(out))]
+    # One place for all examples, such as a loop's counter: still a part of the leaf.
+    sources = value.sources if len(indices.axes) == 1 else frozenset()
+    return [Value(tuple(out), sources=sources)]
 
 
 @rule("dynamic_slice")
@@ -62,7 +64,8 @@ def _dynamic_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
         else:
             walk.labels.pin_axis(axis, "a window at a computed place")
             axes.append(walk.pinned_axes((size,), "a window at a computed place")[0])
-    return [Value(tuple(axes))]
+    # Where the window lies is the same for all examples, so that it is a part of the leaf.
+    return [Value(tuple(axes), sources=value.sources)]
 
 
 @rule("dynamic_update_slice")

@@ -196,21 +196,19 @@ class Labels(Atoms):
 
     def axis_pairs(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:
         """(position, atom) for every atom that a position of the axis depends on."""
-        positions = np.arange(axis_size(axis))
-        all_positions, all_atoms = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        inner = positions.size
-        for digit in axis:
-            inner //= max(digit.size, 1)
-            index, atoms = self.pairs(digit)
-            order = np.argsort(index, kind="stable")
-            start = np.searchsorted(index[order], np.arange(digit.size + 1))
-            entry = positions // inner % digit.size
-            count = np.diff(start)[entry]
-            nth = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
-            all_positions.append(np.repeat(positions, count))
-            all_atoms.append(atoms[order][np.repeat(start[entry], count) + nth])
-        keys = np.concatenate(all_positions) * self._count + np.concatenate(all_atoms)
-        return np.divmod(np.unique(keys), max(self._count, 1))
+        positions, atoms = _spread(axis, [self.pairs(digit) for digit in axis], 1)
+        return np.divmod(np.unique(positions * self._count + atoms), max(self._count, 1))
+
+    def occurrences(self, axis: Axis) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(position, atom, times): the pairs of an axis, and how often the atom enters there.
+
+        In the outer product of an axis with itself both factors of a position are units of that
+        axis; on the diagonal they are one unit, twice.
+        """
+        positions, atoms, times = _spread(axis, [self.powers(digit) for digit in axis], 2)
+        keys, where = np.unique(positions * self._count + atoms, return_inverse=True)
+        total = np.bincount(where, times, keys.size).astype(np.int64)
+        return *np.divmod(keys, max(self._count, 1)), total
 
     def alive(self, axis: Axis, dead: np.ndarray) -> np.ndarray:
         """bool[axis size]: the positions that survive, given what does not (`dead_mask`)."""
@@ -218,3 +216,21 @@ class Labels(Atoms):
         for digit in axis:
             mask = (mask[:, None] & ~dead[digit]).reshape(-1)
         return mask
+
+
+def _spread(axis: Axis, of_digits: Sequence[tuple], facts: int) -> list[np.ndarray]:
+    """What is known of the entries of each digit (index, *facts), by positions of the axis."""
+    positions = np.arange(axis_size(axis))
+    inner = positions.size
+    found = [[np.empty(0, np.int64)] for _ in range(1 + facts)]
+    for digit, (index, *known) in zip(axis, of_digits, strict=True):
+        inner //= max(digit.size, 1)
+        order = np.argsort(index, kind="stable")
+        start = np.searchsorted(index[order], np.arange(digit.size + 1))
+        entry = positions // inner % digit.size
+        count = np.diff(start)[entry]
+        nth = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+        found[0].append(np.repeat(positions, count))
+        for into, fact in zip(found[1:], known, strict=True):
+            into.append(fact[order][np.repeat(start[entry], count) + nth])
+    return [np.concatenate(arrays) for arrays in found]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,15 @@ from dynhp_jax.jaxprs.labels import Axis, Labels
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
 
 Path = str
+
+
+class InputPath(str):
+    """The path of a leaf of the inputs: `inputs/0`.
+
+    A type of its own, since no name is safe: variables may be called `inputs/w`, or anything else.
+    """
+
+    __slots__ = ()
 
 
 _NEEDS_VALUES = (
@@ -37,7 +46,12 @@ def path_name(path: Sequence[Any]) -> Path:
 def below(prefix: str) -> Callable[[Path], bool]:
     """Tells the paths of leaves below a prefix; of all leaves but the inputs if it is empty."""
     start = prefix + "/" if prefix else ""
-    return lambda path: path.startswith(start) and not path.startswith("inputs/")
+    return lambda path: path.startswith(start) and not isinstance(path, InputPath)
+
+
+def of_variables(by_path: Mapping[Path, Any]) -> dict[Path, Any]:
+    """The entries for leaves of the variables, without the inputs."""
+    return {path: entry for path, entry in by_path.items() if not isinstance(path, InputPath)}
 
 
 def _key(entry: Any) -> str:
@@ -48,15 +62,15 @@ def _key(entry: Any) -> str:
 
 
 def abstract(tree: Any) -> Any:
-    """The shapes and dtypes of a pytree of arrays."""
-    return jax.tree.map(
-        lambda a: (
-            jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.result_type(a))
-            if not isinstance(a, jax.ShapeDtypeStruct)
-            else a
-        ),
-        tree,
-    )
+    """The shapes and dtypes of a pytree of arrays; Python's numbers take on the dtype they meet."""
+    return jax.tree.map(_abstract, tree)
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    dtype = jax.dtypes.result_type(leaf)
+    return jax.ShapeDtypeStruct(np.shape(leaf), dtype, weak_type=jax.typeof(leaf).weak_type)
 
 
 @dataclasses.dataclass(eq=False)
@@ -66,7 +80,7 @@ class Traced:
     Attributes:
       walk: labels, contractions and roles.
       analysis: the values of all variables.
-      leaves: path -> axes, of the variables ('params/...') and inputs ('inputs/0').
+      leaves: path -> axes, of the variables ('params/...') and inputs (`InputPath`s: 'inputs/0').
       shapes: path -> shape.
       batch: atoms of the batch axis (axis 0 of the first input), None if there is none.
       out_tree: structure of the results.
@@ -119,10 +133,10 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         {"": abstract(variables), "inputs": abstract(tuple(inputs))}
     ):
-        name = path_name(path).removeprefix("/")
+        data = path[0].key == "inputs"
+        name = (InputPath if data else str)(path_name(path).removeprefix("/"))
         if name in leaves:
             raise ValueError(f"two leaves are called {name!r}; rename one of them")
-        data = path[0].key == "inputs"
         sources = frozenset() if data else frozenset([name])
         values.append(Value(walk.labels.fresh_axes(leaf.shape), None, sources, linear=not data))
         leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype

@@ -100,7 +100,7 @@ Rule = Callable[[Walk, Any, list[Value]], list[Axes] | list[Value]]
 _RULES: dict[str, Rule] = {}
 _BODIES: dict[str, Callable[..., tuple[list[Value], list[Analysis]]]] = {}
 # Primitives that only move or relabel the entries of a leaf (a broadcast if it repeats none).
-_MOVES = {
+MOVES = {
     "transpose",
     "reshape",
     "squeeze",
@@ -179,7 +179,7 @@ def _constant(walk: Walk, const: Any) -> Value:
 
 
 def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
-    moves = eqn.primitive.name in _MOVES
+    moves = eqn.primitive.name in MOVES
     if moves and operands[0].summed:
         result = dataclasses.replace(result, summed=operands[0].summed)
     if result.sources:
