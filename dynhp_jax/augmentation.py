@@ -15,6 +15,7 @@ import numpy as np
 from dynhp_jax import gates as hard_concrete
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError
+from dynhp_jax.input_noise import normal
 from dynhp_jax.network import Network
 from dynhp_jax.sections import Data
 
@@ -59,9 +60,9 @@ def make_view(image_shape: tuple[int, ...], data: Data) -> Callable | None:
 
     Args:
       image_shape: (height, width, ...), of a whole example.
-      data: of the config. `shift`, the pixels that an image is moved by at most, down or up and to
-        the right or left, each number as likely as any other; what comes in is 0. `flip`, whether
-        every second image or so is mirrored, left to right, before it is moved.
+      data: of the config. `shift`, the standard deviation in pixels of the normal numbers that,
+        rounded, an image is moved by, down or up and to the right or left; what comes in is 0.
+        `flip`, whether every second image or so is mirrored, left to right, before it is moved.
 
     Returns:
       `view(images, rows, places, key, first) -> f32[batch, *left]`: of images
@@ -72,22 +73,19 @@ def make_view(image_shape: tuple[int, ...], data: Data) -> Callable | None:
     if not data.augmented:
         return None
     height, width, *channels = image_shape
-    depth, shift = math.prod(channels), data.shift
+    depth = math.prod(channels)
 
     def view(images: Array, rows: Array, places: Array, key: Array, first: Array | int) -> Array:
         numbers = jnp.uint32(first) + jnp.arange(len(rows), dtype=jnp.uint32)
         positions = 3 * numbers[:, None] + jnp.arange(3, dtype=jnp.uint32)
-        down, right, mirror = hard_concrete.uniform(key, positions.shape, positions=positions).T
-
-        def moves(uniform: Array) -> Array:  # [batch, 1], from -shift to shift
-            return (jnp.floor((2 * shift + 1) * uniform).astype(jnp.int32) - shift)[:, None]
-
+        uniform = hard_concrete.uniform(key, positions.shape, positions=positions)
+        moves = jnp.round(data.shift * normal(uniform[:, :2])).astype(jnp.int32)
         flat = places.reshape(-1)
-        y = flat // (width * depth) - moves(down)  # [batch, left]
-        x = flat // depth % width - moves(right)
+        y = flat // (width * depth) - moves[:, :1]  # [batch, left]
+        x = flat // depth % width - moves[:, 1:]
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
         if data.flip:
-            x = jnp.where(mirror[:, None] < 0.5, width - 1 - x, x)
+            x = jnp.where(uniform[:, 2:] < 0.5, width - 1 - x, x)
         source = jnp.where(inside, (y * width + x) * depth + flat % depth, 0)
         found = images.reshape(len(images), -1)[rows[:, None], source]
         return jnp.where(inside, found, 0).reshape(len(rows), *places.shape)

@@ -69,7 +69,10 @@ class Data(Section):
         0.0, 0.0, math.inf, "a number, 0 or more",
         "standard deviation of Gaussian noise on the inputs in training",
     )  # fmt: skip
-    shift: int = whole(0, 0, "pixels that training images are moved by at most, at random")
+    shift: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "standard deviation, in pixels, of random moves of training images",
+    )  # fmt: skip
     flip: bool = switch(False, "mirror training images at random, left to right")
 
     @property

@@ -40,7 +40,7 @@ EVERYTHING = {
         learning_rate=0.02, schedule="cosine", warmup=1, final=0.1, weight_decay=0.02, ema=0.5
     ),
     "gates": config.Gates(per_example=True, learning_rate=0.05),
-    "data": config.Data(noise=0.1),
+    "data": config.Data(noise=0.1, shift=0.6),
     "batch": config.Batch(size=16),
     "compiling": config.Compiling(shrink=0.4, ahead=False),
 }
