@@ -22,11 +22,12 @@ from configs import mnist_best
 def get_config():
     config = mnist_best.get_config()  # the same recipe
     config.name = "fmnist_best"
-    config.epochs = 80
+    config.epochs = 320
     config.data.name = "fashion_mnist"
-    config.data.noise = 0.15
+    config.data.noise = 0.1
+    config.data.shift = 0.6
     config.penalty.convention = "parameters"
-    config.penalty.lam = 0.07
+    config.penalty.lam = 0.075
     config.batch.size = 128
     config.memory.sp_batch = 128
     return config
