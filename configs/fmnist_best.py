@@ -27,7 +27,7 @@ def get_config():
     config.data.noise = 0.1
     config.data.shift = 0.6
     config.penalty.convention = "parameters"
-    config.penalty.lam = 0.075
+    config.penalty.lam = 0.074
     config.batch.size = 128
     config.memory.sp_batch = 128
     return config
