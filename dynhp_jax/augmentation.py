@@ -43,7 +43,7 @@ def check(config: Config, example_shape: tuple[int, ...]) -> None:
         raise ConfigError(field, found, allowed)
 
 
-def places(whole: Network, keeps: Mapping[str, np.ndarray]) -> np.ndarray:
+def input_places(whole: Network, keeps: Mapping[str, np.ndarray]) -> np.ndarray:
     """i32[*left]: which of a whole example's numbers, counted row by row, the inputs are.
 
     Args:
@@ -67,8 +67,8 @@ def make_view(image_shape: tuple[int, ...], data: Data) -> Callable | None:
     Returns:
       `view(images, rows, places, key, first) -> f32[batch, *left]`: of images
       f32[examples, ...], whole, the `rows`, i32[batch]; `places`, i32[*left], is what
-      `places` gives; `first`, i32[], is the place of the first of the rows in the mini-batch, so
-      that its parts see what it would.
+      `input_places` gives; `first`, i32[], is the place of the first of the rows in the
+      mini-batch, so that its parts see what it would.
     """
     if not data.augmented:
         return None

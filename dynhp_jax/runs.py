@@ -296,7 +296,7 @@ class Trainer:
         if self.config.data.augmented:
             given = given._replace(
                 input_moves=train_state.stream(self.config.seed, "input moves"),
-                places=jnp.asarray(augmentation.places(self.whole, keeps)),
+                places=jnp.asarray(augmentation.input_places(self.whole, keeps)),
             )
         return given
 

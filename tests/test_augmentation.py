@@ -125,11 +125,11 @@ def test_places_are_those_of_the_inputs_that_are_left(model):
     large = FEW if model == "mlp" else LARGE
     trainer, run = start(make(model=config.Model(name=model)), large)
     shape = trainer.whole.spec.input_shape
-    assert augmentation.places(trainer.whole, run.keeps).shape == shape
+    assert augmentation.input_places(trainer.whole, run.keeps).shape == shape
     keeps = dict(run.keeps)
     if model == "mlp":
         keeps["input"] = np.array([3, 17, 63])
-        assert augmentation.places(trainer.whole, keeps).tolist() == [3, 17, 63]
+        assert augmentation.input_places(trainer.whole, keeps).tolist() == [3, 17, 63]
     cut = splits.cut(trainer.config, large, trainer.whole, keeps, trainer.place)
     assert cut["train"].images.shape == (200, *shape)
     assert cut["test"].images.shape[1:] == ((3,) if model == "mlp" else shape)
