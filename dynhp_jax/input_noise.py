@@ -37,11 +37,15 @@ def make_perturb(network: Network, deviation: float) -> Callable:
             numbers, of = _numbers(network, axis, shape[axis], units)
             along = numbers.reshape([-1 if each == axis else 1 for each in range(len(shape))])
             place = place * jnp.uint32(of) + along
-        uniform = hard_concrete.uniform(key, shape, positions=place)
-        normal = math.sqrt(2) * jax.lax.erf_inv(2 * uniform - 1)
-        return images + deviation * normal.astype(images.dtype)
+        noise = normal(hard_concrete.uniform(key, shape, positions=place))
+        return images + deviation * noise.astype(images.dtype)
 
     return perturb
+
+
+def normal(uniform: Array) -> Array:
+    """Standard normal numbers from uniform ones between 0 and 1."""
+    return math.sqrt(2) * jax.lax.erf_inv(2 * uniform - 1)
 
 
 def _numbers(

@@ -46,7 +46,7 @@ def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: 
     tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
     given = arguments[-3]._replace(
         noise=DATA, lam=DATA, prices="gates", units="gates", input_noise=DATA, rate=DATA,
-        forgetting=DATA, teaching=DATA,
+        forgetting=DATA, teaching=DATA, input_moves=DATA, places=DATA,
     )  # fmt: skip
     labels = (labels_of(arguments[0]), *tally, DATA, DATA, given, DATA, DATA)
     return _parts(compiled_bytes(compiled, labels), examples, example_shape)

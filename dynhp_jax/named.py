@@ -46,4 +46,5 @@ def network_of(config: Config, dataset: Dataset) -> Network:
     }
     spec = models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
     names = config.pruning.groups if config.masked else None
-    return whole_network(spec, names, config.gates.inputs)
+    network = whole_network(spec, names, config.gates.inputs)
+    return dataclasses.replace(network, example_shape=dataset.example_shape)

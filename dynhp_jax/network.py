@@ -27,11 +27,13 @@ class Network:
       spec: the static sizes.
       groups: those that are gated and may be pruned; the other ones stay whole.
       all_units: how many units the groups had before any were cut.
+      example_shape: of the data set's examples, which the model may get flat; () if not known.
     """
 
     spec: Spec
     groups: Groups
     all_units: int = 0
+    example_shape: tuple[int, ...] = ()
 
     def evaluate(self, variables: Variables, inputs: jax.Array) -> jax.Array:
         """Logits [batch, classes], with stored batch statistics."""

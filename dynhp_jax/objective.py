@@ -46,7 +46,9 @@ class Examples(NamedTuple):
       count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
         the others are does not matter.
       first: i32[], the place of the first row in the mini-batch, where these are a part of one.
-      perturb: `perturb(images, first) -> images`, what training does to them; None for nothing.
+      view: `view(images, rows, first) -> f32[batch, ...]`, what training sees of whole images, see
+        `augmentation`; None for the rows as they are.
+      perturb: `perturb(images, first) -> images`, the noise on them; None for none.
     """
 
     images: Array
@@ -54,6 +56,7 @@ class Examples(NamedTuple):
     rows: Array
     count: Array | None = None
     first: Array | int = 0
+    view: Callable | None = None
     perturb: Callable | None = None
 
     def gathered(self) -> tuple[Array, Array]:
@@ -64,7 +67,9 @@ class Examples(NamedTuple):
         return images, self.labels[self.rows]
 
     def clean(self) -> Array:
-        """images f32[batch, ...], as they are in the split."""
+        """images f32[batch, ...], without noise."""
+        if self.view is not None:
+            return self.view(self.images, self.rows, self.first)
         return self.images[self.rows]
 
     @property

@@ -25,7 +25,8 @@ from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Keeps, Split, Trainer, keeps_of
+from dynhp_jax.runs import Keeps, Trainer, keeps_of
+from dynhp_jax.splits import Split
 from dynhp_jax.stacking import common_keeps, make_epoch, member_of, stacked
 from dynhp_jax.train_state import Given, TrainState
 

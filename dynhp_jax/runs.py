@@ -16,13 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax import (
+    augmentation,
     batch_size,
     compiling,
     devices,
-    feeding,
     memory,
     models,
     named,
+    splits,
     train_state,
     training,
 )
@@ -34,21 +35,11 @@ from dynhp_jax.criteria import naming
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network
+from dynhp_jax.splits import Split
 from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
 
 Keeps = Mapping[str, np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Examples, cut to the input units that the arrays of the network still have.
-
-    On every device of the run, or on the host (NumPy) if they are too large for that: `feeding`.
-    """
-
-    images: jax.Array | np.ndarray  # f32[examples, ...]
-    labels: jax.Array | np.ndarray  # i32[examples]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -128,10 +119,12 @@ class Trainer:
       UserError: the criterion that the config names cannot be found.
       ConfigError: the budget is smaller than the network plus one example, the batch larger than
         the training set or than the paper's meter has room for, or no multiple of the devices,
-        there are fewer of these, or a group is unknown.
+        there are fewer of these, a group is unknown, or `data.shift` or `flip` does not go with
+        the examples.
     """
 
     def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
+        augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
         by_scores = config.method == "scores" and config.scores.criterion
         self.criterion = naming.parse(config.scores.criterion) if by_scores else None
@@ -299,7 +292,13 @@ class Trainer:
             first += group.size
         lam, one = jnp.float32(self.config.penalty.lam), jnp.float32(1)
         streams = [train_state.stream(self.config.seed, name) for name in ("z", "input noise")]
-        return Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
+        given = Given(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
+        if self.config.data.augmented:
+            given = given._replace(
+                input_moves=train_state.stream(self.config.seed, "input moves"),
+                places=jnp.asarray(augmentation.input_places(self.whole, keeps)),
+            )
+        return given
 
     def _network(self, host: Mapping[str, Any]) -> Network:
         spec = models.from_dict(host["spec"])
@@ -307,20 +306,8 @@ class Trainer:
         return dataclasses.replace(self.whole, spec=spec, groups=groups)
 
     def splits(self, keeps: Keeps) -> dict[str, Split]:
-        """The data, without the input units that `keeps` lacks, on the device if it may be."""
-        data = self.dataset
-        arrays = {"train": (data.x_train, data.y_train), "test": (data.x_test, data.y_test)}
-        if len(data.y_validation):
-            arrays["validation"] = (data.x_validation, data.y_validation)
-
-        def ready(images, labels):
-            inputs = images.reshape(len(images), *self.whole.spec.input_shape)  # flat for the MLP
-            inputs = self.whole.cut_inputs(inputs, keeps)
-            if feeding.streams(self.config, len(inputs), inputs.shape[1:]):
-                return Split(inputs, labels)
-            return Split(*self.place((jnp.asarray(inputs), jnp.asarray(labels))))
-
-        return {name: ready(*pair) for name, pair in arrays.items()}
+        """The data for arrays that hold these units."""
+        return splits.cut(self.config, self.dataset, self.whole, keeps, self.place)
 
 
 def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:

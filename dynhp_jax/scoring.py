@@ -73,6 +73,8 @@ def evidence(trainer: Trainer, run: Run, earlier: tuple = ()) -> tuple[Network, 
     split = run.splits.get("validation", run.splits["train"])
     count = min(trainer.config.scores.examples, len(split.labels))
     images, labels = split.images[:count], jnp.asarray(split.labels[:count])
+    if images.shape[1:] != network.spec.input_shape:  # whole, as training moves them about
+        images = trainer.whole.cut_inputs(np.asarray(images), run.keeps)
     if any(keep.size < network.groups[name].size for name, keep in keeps.items()):
         groups = network.groups
         images = network.cut_inputs(np.asarray(images), keeps)

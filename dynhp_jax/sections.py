@@ -69,6 +69,16 @@ class Data(Section):
         0.0, 0.0, math.inf, "a number, 0 or more",
         "standard deviation of Gaussian noise on the inputs in training",
     )  # fmt: skip
+    shift: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "standard deviation, in pixels, of random moves of training images",
+    )  # fmt: skip
+    flip: bool = switch(False, "mirror training images at random, left to right")
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training sees images moved or mirrored."""
+        return self.shift > 0 or self.flip
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,8 +75,9 @@ class Steps:
         key = (network.spec, batch, self.used)
         state, number = self.state_shapes(network), Shape((), np.int32)
         fed = self.fed(network, batch)
-        images, labels = self._data_shapes(network, fed)
-        data = (images, labels, train_state.given_shapes(state), Shape((fed,), np.int32))
+        images, labels = self._data_shapes(self._held(network, "train"), fed)
+        moved = network.spec.input_shape if self.config.data.augmented else None
+        data = (images, labels, train_state.given_shapes(state, moved), Shape((fed,), np.int32))
         if not self.on_host and not self.streams(network, "train"):
             make = functools.partial(training.make_epoch, *what)
             return self._programs.get("epoch", key, make, state, *data, number)
@@ -93,11 +94,11 @@ class Steps:
 
     def streams(self, network: Network, split: str) -> bool:
         """Whether a split is sent to the device in chunks; see `feeding`."""
-        return feeding.streams(self.config, self.examples[split], network.spec.input_shape)
+        return feeding.streams(self.config, self.examples[split], self._held(network, split))
 
     def fed(self, network: Network, batch: int) -> int:
         """How many examples of the training set `training_program` takes at once."""
-        shape = network.spec.input_shape
+        shape = self._held(network, "train")
         return feeding.at_once(self.config, self.examples["train"], shape, batch)
 
     def evaluated(self, chunk: int, split: str) -> int:
@@ -116,7 +117,7 @@ class Steps:
             (network.spec, chunk),
             lambda: training.make_evaluation(network, chunk, self.devices),
             *(state.variables, state.gates, state.masks),
-            *self._data_shapes(network, fed),
+            *self._data_shapes(network.spec.input_shape, fed),
             Shape((), np.int32),
         )
 
@@ -141,9 +142,11 @@ class Steps:
             self._state_shapes[network.spec] = found
         return found
 
-    def _data_shapes(self, network: Network, count: int) -> tuple[Shape, Shape]:
+    def _held(self, network: Network, split: str) -> tuple[int, ...]:
+        """The shape of a split's examples, as they are kept for a network."""
+        whole = split == "train" and self.config.data.augmented
+        return (self.whole if whole else network).spec.input_shape
+
+    def _data_shapes(self, example: tuple[int, ...], count: int) -> tuple[Shape, Shape]:
         """Images and labels of so many examples."""
-        return (
-            Shape((count, *network.spec.input_shape), np.float32),
-            Shape((count,), np.int32),
-        )
+        return Shape((count, *example), np.float32), Shape((count,), np.int32)

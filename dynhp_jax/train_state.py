@@ -76,6 +76,8 @@ class Given(NamedTuple):
       rate: f32[], factor of all step sizes.
       forgetting: f32[], share of a step in `TrainState.averages`.
       teaching: f32[], the teacher's share of the loss.
+      input_moves: key<fry>[], of what `augmentation` does; () where it does nothing.
+      places: i32[*inputs], the positions that the inputs have in a whole example; or ().
     """
 
     noise: Array
@@ -86,6 +88,8 @@ class Given(NamedTuple):
     rate: Array
     forgetting: Array
     teaching: Array
+    input_moves: Array | tuple[()] = ()
+    places: Array | tuple[()] = ()
 
 
 class Tally(NamedTuple):
@@ -175,8 +179,8 @@ def state_shapes(network: Network, config: Config, tx: optax.GradientTransformat
     )
 
 
-def given_shapes(state: TrainState) -> Given:
-    """Shapes and types of what goes with a state."""
+def given_shapes(state: TrainState, inputs: tuple[int, ...] | None = None) -> Given:
+    """Shapes and types of what goes with a state; `inputs` is their shape, if they are moved."""
     masks, number = state.masks.items(), jax.ShapeDtypeStruct((), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return Given(
@@ -188,6 +192,8 @@ def given_shapes(state: TrainState) -> Given:
         rate=number,
         forgetting=number,
         teaching=number,
+        input_moves=() if inputs is None else key,
+        places=() if inputs is None else jax.ShapeDtypeStruct(inputs, jnp.int32),
     )
 
 

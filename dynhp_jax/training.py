@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynhp_jax import averaging, devices
+from dynhp_jax import augmentation, averaging, devices
 from dynhp_jax import gates as hard_concrete
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import activation
@@ -48,6 +48,7 @@ def make_step(
     gradients = make_gradients(network, config, examples, savings)
     draw = make_draw(network, config)
     perturb = make_perturb(network, config.data.noise)
+    view = augmentation.make_view(network.example_shape, config.data)
     annealed = config.optimizer.schedule != "constant" or config.optimizer.warmup > 0
 
     def step(state: TrainState, tally: Tally, examples: Examples, given: Given):
@@ -57,6 +58,11 @@ def make_step(
         def z_of(gates):
             return draw(gates, state.masks, given, state.step, len(examples.rows))
 
+        if config.data.augmented:
+            moves = jax.random.fold_in(given.input_moves, state.step)
+            examples = examples._replace(
+                view=lambda images, rows, first: view(images, rows, given.places, moves, first)
+            )
         if config.data.noise:
             key = jax.random.fold_in(given.input_noise, state.step)
             examples = examples._replace(

@@ -40,7 +40,7 @@ EVERYTHING = {
         learning_rate=0.02, schedule="cosine", warmup=1, final=0.1, weight_decay=0.02, ema=0.5
     ),
     "gates": config.Gates(per_example=True, learning_rate=0.05),
-    "data": config.Data(noise=0.1),
+    "data": config.Data(noise=0.1, shift=0.6),
     "batch": config.Batch(size=16),
     "compiling": config.Compiling(shrink=0.4, ahead=False),
 }
@@ -284,6 +284,8 @@ def test_with_everything_on_a_run_prunes_only_in_its_epochs_and_learns():
     assert units[:2] == [83, 83] and units[5] == units[6] < units[2]
     assert records[-1]["materialised"] < trainer.whole_parameters
     assert records[-1]["test_error"] < 50 < records[0]["test_error"]
+    left = run.network.spec.input_shape  # of the test set; training needs whole images to move
+    assert run.splits["test"].images.shape[1:] == left < run.splits["train"].images.shape[1:]
     np.testing.assert_allclose([r["lam"] for r in records], [0, 2, 4, 4, 4, 0, 0])
     assert records[1]["learning_rate"] == 0.02 > records[2]["learning_rate"]
     assert records[-1]["penalty"] == 0 < records[4]["penalty"]

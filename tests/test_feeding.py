@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dynhp_jax import compiling, config, data, feeding, loop, metering, runs, train_state
 from dynhp_jax.config import Config
+from dynhp_jax.splits import Split
 
 DIGITS = data.load("digits", validation=0.1)
 LARGER = dataclasses.replace(  # 100 of them, every pixel four times
@@ -161,7 +162,7 @@ def test_an_epoch_takes_every_example_in_the_order_it_was_given(examples):
     images, labels = np.arange(2.0 * examples).reshape(examples, 2), np.arange(examples)
     order = np.random.default_rng(0).permutation(examples)
     seen = []
-    split = runs.Split(images, labels)
+    split = Split(images, labels)
     for part in feeding.parts(split, order, 48, 16, examples // 16, jax.device_put):
         assert part.images.shape == (48, 2) and part.labels.shape == part.rows.shape == (48,)
         rows = np.asarray(part.rows)[: part.steps * 16]

@@ -52,8 +52,8 @@ SETTINGS = {
         alphas=(0.9916, 0.9975),
         chosen="the optimizer, its step sizes and L2 were chosen by errors on a tenth of the"
         " training set held out, lambda so that HP's size there comes near the paper's; our first"
-        " alpha is what --calibrate proposes for a large mini-batch from a run on that part, with"
-        " the second (and with 0.994) it stays at 16",
+        " alpha is what --calibrate proposes for a large mini-batch from a run on that part; with"
+        " it, as with the second (and with 0.994), the mini-batch stays at 16",
         optimizer="sgd",
         learning_rate=SGD_RATE,
         gates_learning_rate=SGD_GATES_RATE,
