@@ -73,11 +73,11 @@ def evidence(trainer: Trainer, run: Run, earlier: tuple = ()) -> tuple[Network, 
     split = run.splits.get("validation", run.splits["train"])
     count = min(trainer.config.scores.examples, len(split.labels))
     images, labels = split.images[:count], jnp.asarray(split.labels[:count])
-    if images.shape[1:] != network.spec.input_shape:  # whole, as training moves them about
-        images = trainer.whole.cut_inputs(np.asarray(images), run.keeps)
+    whole = images.shape[1:] != network.spec.input_shape  # as training moves them about
+    kept = {name: run.keeps[name][keep] for name, keep in keeps.items()} if whole else keeps
+    images = (trainer.whole if whole else network).cut_inputs(np.asarray(images), kept)
     if any(keep.size < network.groups[name].size for name, keep in keeps.items()):
         groups = network.groups
-        images = network.cut_inputs(np.asarray(images), keeps)
         variables, *earlier = (cut(tree, groups, keeps) for tree in (variables, *earlier))
         network = network.shrunk(variables["params"], keeps)
     key = jax.random.fold_in(train_state.stream(trainer.config.seed, "scores"), run.epoch)

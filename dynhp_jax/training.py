@@ -58,7 +58,7 @@ def make_step(
         def z_of(gates):
             return draw(gates, state.masks, given, state.step, len(examples.rows))
 
-        if config.data.augmented:
+        if view is not None:
             moves = jax.random.fold_in(given.input_moves, state.step)
             examples = examples._replace(
                 view=lambda images, rows, first: view(images, rows, given.places, moves, first)

@@ -1,6 +1,9 @@
 """What every test shares: the CPU, a cache of its own, the real data, float64."""
 
+import gzip
+import hashlib
 import os
+import shutil
 from pathlib import Path
 
 # Before anything imports jax or tensorflow_datasets.
@@ -15,8 +18,10 @@ if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from data_files import FIRST_LABELS, LOAD, MD5, idx_files, python  # noqa: E402
 
 from dynhp_jax import compiling  # noqa: E402
+from dynhp_jax.data import load  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,6 +45,52 @@ def tfds_dir() -> Path:
     if missing:
         pytest.skip(f"needs real data: TFDS_DATA_DIR={root} does not hold {', '.join(missing)}")
     return Path(root)
+
+
+@pytest.fixture(scope="session")
+def mnist_cache(tfds_dir, dynhp_cache, tmp_path_factory):
+    """A cache that holds MNIST, decoded from the prepared directory without TensorFlow."""
+    folder = tmp_path_factory.mktemp("cache")
+    run = python(
+        LOAD, folder, "mnist", TFDS_DATA_DIR=str(tfds_dir), XDG_CACHE_HOME=str(folder / "xdg")
+    )
+    assert (run.returncode, run.stdout) == (0, FIRST_LABELS), run.stderr
+    decoded = folder / "xdg" / "dynhp_jax"
+    # Other files' tests need not decode it again.
+    shutil.copytree(decoded, dynhp_cache, dirs_exist_ok=True)
+    return decoded
+
+
+@pytest.fixture(scope="session")
+def mnist(mnist_cache):
+    return load("mnist", cache=mnist_cache)
+
+
+@pytest.fixture(scope="session")
+def original_files(mnist, tmp_path_factory):
+    """A directory of MNIST's original files: they have the published hashes."""
+    folder = tmp_path_factory.mktemp("originals")
+    for name, raw in idx_files(mnist).items():
+        assert hashlib.md5(raw).hexdigest() == MD5["mnist"][name]
+        (folder / name).write_bytes(raw)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packed_files(original_files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("packed")
+    for file in original_files.iterdir():
+        (folder / f"{file.name}.gz").write_bytes(gzip.compress(file.read_bytes(), 1))
+    return folder
+
+
+@pytest.fixture
+def nowhere(monkeypatch, tmp_path):
+    """No data beside what a test names."""
+    for name in ("TFDS_DATA_DIR", "DYNHP_ORIGINALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DYNHP_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
