@@ -54,9 +54,8 @@ def of_sums(gradients: Callable, objective: Objective, kind: str, parts: int) ->
     def whole(trained, fixed, z_of, batch):
         def of_part(sums, grads, found):
             total, squares = sums
-            mean = objective.without_penalty(grads, trained, fixed)
             # Of examples within the part, or of the part's own mean; either way mean squares.
-            squares = squares + found.grad_variance + variance.squared_norm(mean)
+            squares = squares + found.grad_variance + variance.squared_norm(grads["params"])
             return (jax.tree.map(jnp.add, total, grads), squares), ()
 
         start = (jax.tree.map(jnp.zeros_like, trained), jnp.zeros((), jnp.float32))
@@ -64,8 +63,8 @@ def of_sums(gradients: Callable, objective: Objective, kind: str, parts: int) ->
             gradients, objective, parts, of_part, start, trained, fixed, z_of, batch
         )
         grads = jax.tree.map(lambda leaf: leaf / parts, total)
-        mean = objective.without_penalty(grads, trained, fixed)
-        spread = jnp.maximum(squares / parts - variance.squared_norm(mean), 0.0)
+        spread = squares / parts - variance.squared_norm(grads["params"])
+        spread = jnp.maximum(spread, 0.0)
         if kind == "micro":
             size = len(batch.rows) // parts
             spread = spread * size * parts / (parts - 1)

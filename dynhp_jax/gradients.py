@@ -57,18 +57,26 @@ def make_gradients(
     """
     kind = estimator(network, config)
     objective = Objective(network, config, examples, savings.remat)
-    at_once = _at_once(objective, kind)
+    of_examples = _at_once(objective, kind)
     if savings.parts > 1:
-        return accumulation.of_sums(at_once, objective, kind, savings.parts)
-    if kind == "micro":
-        return accumulation.of_means(at_once, objective, config.batch.micro_batches)
-    return at_once
+        of_examples = accumulation.of_sums(of_examples, objective, kind, savings.parts)
+    elif kind == "micro":
+        of_examples = accumulation.of_means(of_examples, objective, config.batch.micro_batches)
+
+    def gradients(
+        trained: dict[str, Any], fixed: Fixed, z_of: Callable, batch: Examples
+    ) -> tuple[dict[str, Any], Found]:
+        grads, found = of_examples(trained, fixed, z_of, batch)
+        penalty, more = jax.value_and_grad(objective.penalty)(trained, fixed)
+        return jax.tree.map(jnp.add, grads, more), found._replace(penalty=penalty)
+
+    return gradients
 
 
 def _at_once(objective: Objective, kind: str) -> Callable:
-    """Of all examples of a mini-batch side by side."""
+    """Of the mean loss of all examples of a mini-batch, side by side."""
     config = objective.config
-    differentiate = jax.grad(objective, argnums=(0, 1), has_aux=True)
+    differentiate = jax.grad(objective.mean_loss, argnums=(0, 1), has_aux=True)
     spread = devices.spreading(config.devices)
     teach = distilling.make_teach(objective.network) if config.distillation.weight else None
 
@@ -83,8 +91,7 @@ def _at_once(objective: Objective, kind: str) -> Callable:
             trained, probe, fixed, z_of, images, truth, batch.valid
         )
         if kind == "norms":
-            mean = objective.without_penalty(grads, trained, fixed)
-            size = variance.of_probe(of_probe, mean, batch.count)
+            size = variance.of_probe(of_probe, grads["params"], batch.count)
         elif kind == "vmap":
             size = _by_vmap(objective, trained, fixed, found.z, images, truth)
         else:

@@ -1,4 +1,4 @@
-"""The objective of one mini-batch: the loss of its examples, a teacher's part, the penalty."""
+"""The objective of one mini-batch: the loss of its examples, with a teacher's part; the penalty."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,20 +87,25 @@ class Found(NamedTuple):
     """What one mini-batch showed, beside its gradients.
 
     Attributes:
-      loss, cross_entropy, penalty, grad_variance: f32[]; with a teacher its part is in the
-        cross-entropy (and so in F of the batch rule, as it is in ||S||_1).
+      cross_entropy, grad_variance: f32[]; with a teacher its part is in the cross-entropy (and so
+        in F of the batch rule, as it is in ||S||_1).
       wrong: i32[], misclassified examples.
       z: {group: [units] or [batch, units]}, the gates that were drawn.
       updates: collections that training updates (batch statistics).
+      penalty: f32[], of gates and weights.
     """
 
-    loss: Array
     cross_entropy: Array
-    penalty: Array
     grad_variance: Array
     wrong: Array
     z: dict[str, Array]
     updates: dict[str, Any]
+    penalty: Array
+
+    @property
+    def loss(self) -> Array:
+        """f32[]: what training makes small."""
+        return self.cross_entropy + self.penalty
 
 
 class Objective:
@@ -132,16 +137,16 @@ class Objective:
         temperature = self.config.distillation.temperature
         return distilling.losses(logits, *truth, fixed.teaching, temperature)
 
-    def penalty(self, params: Any, gates: dict[str, Array], fixed: Fixed) -> Array:
-        """f32[]: of gates and, with L2, of weights."""
-        l2 = self.config.penalty.l2
+    def penalty(self, trained: dict[str, Any], fixed: Fixed) -> Array:
+        """f32[]: of gates and, with L2, of weights; `trained` is {'params', 'gates'}."""
+        params, gates, section = trained["params"], trained["gates"], self.config.penalty
+        convention, l2 = section.convention, section.l2
         squares = squares_of(self.network, params, fixed.masks) if l2 else (None, 0.0)
-        convention = self.config.penalty.convention
         return hard_concrete.penalty(
             gates, fixed.prices, fixed.masks, fixed.lam, self.examples, convention, l2, *squares
         )
 
-    def __call__(
+    def mean_loss(
         self,
         trained: dict[str, Any],
         probe: Array | None,
@@ -151,7 +156,10 @@ class Objective:
         truth: Truth,
         valid: Array | None,
     ) -> tuple[Array, Found]:
-        """The loss of a mini-batch, and what else was found; its `grad_variance` is left at 0.
+        """The mean loss of the examples of a mini-batch, and what else was found.
+
+        The penalty is no part of it: the same for every example, it is no part of their gradients'
+        variance. `Found` has it as 0, and `grad_variance`, too.
 
         Args:
           trained: {'params', 'gates'}.
@@ -177,24 +185,8 @@ class Objective:
         else:
             cross_entropy = jnp.sum(jnp.where(valid, losses, 0.0)) / jnp.sum(valid)
             wrong = jnp.sum(wrong & valid)
-        penalty = self.penalty(trained["params"], trained["gates"], fixed)
-        loss, zero = cross_entropy + penalty, jnp.zeros((), jnp.float32)
-        return loss, Found(loss, cross_entropy, penalty, zero, wrong, z, updates)
-
-    def without_penalty(self, grads: dict[str, Any], trained: dict[str, Any], fixed: Fixed) -> Any:
-        """Gradients of the examples' mean loss alone, with respect to the parameters.
-
-        The penalty's gradient is the same for every example: no part of their variance.
-
-        Args:
-          grads: of the whole objective, as `trained`.
-          trained: {'params', 'gates'}.
-          fixed: what is read beside.
-        """
-        if not self.config.penalty.l2:
-            return grads["params"]  # a penalty of gates only does not depend on weights
-        same = jax.grad(self.penalty)(trained["params"], trained["gates"], fixed)
-        return jax.tree.map(jnp.subtract, grads["params"], same)
+        zero = jnp.zeros((), jnp.float32)
+        return cross_entropy, Found(cross_entropy, zero, wrong, z, updates, zero)
 
 
 def _products(primitive, *_, **__) -> bool:
