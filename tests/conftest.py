@@ -4,14 +4,30 @@ import gzip
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+
+def with_flag(flag: str) -> str:
+    """XLA_FLAGS with one more, if this XLA knows it: of any that it does not know it dies."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if flag in flags:  # of the process that started this one
+        return flags
+    more = f"{flags} {flag}".strip()
+    probe = [sys.executable, "-c", "import jax; jax.devices()"]
+    known = subprocess.run(probe, env=os.environ | {"XLA_FLAGS": more}, capture_output=True)
+    return flags if known.returncode else more
+
 
 # Before anything imports jax or tensorflow_datasets.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# XLA's passes stay, and with them what programs allocate; LLVM's, which are most of the time that
-# compiling takes, are left out but in tests that ask for `optimised`. With 0 in the environment all
-# is compiled as for users.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Compiling is most of the suite's time. XLA's passes stay, and with them nearly all of what
+# programs allocate; LLVM's are left out but in tests that ask for `optimised`, and fused loops are
+# written by the older of two emitters, which is the faster one. With 0 in the environment all is
+# compiled as for users.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0":
+    os.environ["XLA_FLAGS"] = with_flag("--xla_cpu_use_fusion_emitters=false")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
 if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
     os.environ["TFDS_DATA_DIR"] = str(_BESIDE)
@@ -102,7 +118,7 @@ def x64():
 
 @pytest.fixture
 def optimised():
-    """Programs of this process are compiled as for users; vectorised sums may round otherwise."""
+    """LLVM optimises programs of this process as for users; vectorised sums may round otherwise."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield

@@ -30,11 +30,12 @@ def both(tmp_path_factory):
         str(each): whole_run(make(1, each), compiling.Programs(), folder / "one" / str(each))
         for each in (False, True)
     }
+    flags = os.environ.get("XLA_FLAGS", "")
     done = subprocess.run(
         [sys.executable, "-m", "on_eight_devices", str(folder)],
         env=os.environ
         | {
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+            "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=8",
             "PYTHONPATH": f"{HERE.parent}:{HERE}",
         },
         capture_output=True,
