@@ -63,8 +63,8 @@ def of_sums(gradients: Callable, objective: Objective, kind: str, parts: int) ->
             gradients, objective, parts, of_part, start, trained, fixed, z_of, batch
         )
         grads = jax.tree.map(lambda leaf: leaf / parts, total)
-        spread = squares / parts - variance.squared_norm(grads["params"])
-        spread = jnp.maximum(spread, 0.0)
+        # The difference of two sums that are nearly the same may round to less than 0.
+        spread = jnp.maximum(squares / parts - variance.squared_norm(grads["params"]), 0.0)
         if kind == "micro":
             size = len(batch.rows) // parts
             spread = spread * size * parts / (parts - 1)

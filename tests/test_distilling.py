@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_annealing import NAMES
-from test_training import FEW, copy, make, start
+from small_runs import FEW, NAMES, copy, make, start
 
 from dynhp_jax import config, distilling, gates, loop, train_state, training
 from dynhp_jax.config import ConfigError

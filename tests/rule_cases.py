@@ -1,0 +1,399 @@
+"""Functions that use every primitive with a rule, and what each must do to the units in between.
+
+A case stands between a layer that makes units and one that reads them; see `test_rules`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.interpreters.ad import add_jaxvals
+
+B, N = 2, 6
+CASES = {}
+
+
+def case(verdict, *primitives):
+    """Registers a function of f64[B, N] (and of a key) -> [B, M] under its primitives.
+
+    verdict: 'exact', 'flagged', 'pinned', or the indices of the units that are free.
+    """
+
+    def register(function):
+        CASES[function.__name__.strip("_")] = (verdict, primitives, function)
+        return function
+
+    return register
+
+
+# Position by position
+
+
+def apply_all(names, *arguments):
+    return sum(getattr(lax, name)(*arguments) for name in names.split())
+
+
+@case(
+    "exact", "abs", "cbrt", "ceil", "cos", "cosh", "erf", "exp", "exp2", "expm1", "floor", "log1p"
+)
+def of_one(x, k):
+    y = apply_all("abs cbrt ceil cos cosh erf exp exp2 expm1 floor", x)
+    return y + lax.log1p(jnp.abs(x))
+
+
+@case("exact", "logistic", "neg", "round", "sign", "sin", "sinh", "square", "tan", "tanh", "asinh")
+def of_one_more(x, k):
+    return apply_all("logistic neg round sign sin sinh square tan tanh asinh", x)
+
+
+@case("exact", "asin", "acos", "atanh", "erf_inv", "atan", "erfc")
+def of_a_small_one(x, k):
+    return apply_all("asin acos atanh erf_inv atan erfc", x / (2 + jnp.abs(x)))
+
+
+@case("exact", "acosh", "log", "rsqrt", "sqrt", "digamma", "lgamma")
+def of_a_large_one(x, k):
+    return apply_all("acosh log rsqrt sqrt digamma lgamma", 2 + jnp.abs(x)) + jnp.log2(1 + x * x)
+
+
+@case("exact", "add", "sub", "mul", "div", "max", "min", "pow", "atan2", "rem")
+def of_two(x, k):
+    return apply_all("add sub mul div max min pow atan2 rem", 2 + jnp.abs(x), 1 + x * x)
+
+
+@case("exact", "eq", "ne", "lt", "le", "gt", "ge", "is_finite")
+def compared(x, k):
+    return jnp.stack([lax.eq(x, x), lax.ne(x, x), x < 1, x <= 1, x > 0, x >= 0]).sum(
+        0
+    ) + lax.is_finite(x)
+
+
+@case("exact", "igamma", "igammac", "zeta", "nextafter", "polygamma", "stop_gradient")
+def without_derivative(x, k):
+    y = lax.stop_gradient(1 + x * x)
+    y = apply_all("igamma igammac zeta nextafter", 1 + y, y) + lax.polygamma(jnp.ones_like(y), y)
+    return x * y
+
+
+@case("exact", "bessel_i0e", "bessel_i1e", "regularized_incomplete_beta")
+def special(x, k):
+    y = lax.stop_gradient(1 + x * x)
+    return x * (apply_all("bessel_i0e bessel_i1e", x) + lax.betainc(y, y + 1, 1 / (1 + y)))
+
+
+def whole(x):
+    return (x * 8).astype(jnp.int32)
+
+
+@case("exact", "and", "or", "xor", "not", "shift_left", "shift_right_arithmetic")
+def bits(x, k):
+    y = whole(x)
+    y = (y & 6) | (y ^ 5) ^ ~y
+    return ((y >> 1) + (y << 2)).astype(x.dtype)
+
+
+@case("exact", "shift_right_logical", "clz", "population_count", "bitcast_convert_type")
+def more_bits(x, k):
+    y = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    y = lax.shift_right_logical(y, jnp.full_like(y, 3))
+    return (lax.clz(y) + lax.population_count(y)).astype(x.dtype)
+
+
+@case("exact", "complex", "real", "imag", "conj")
+def complex_numbers(x, k):
+    y = lax.conj(lax.complex(x, jnp.sin(x)) ** 2)
+    return lax.real(y) + lax.imag(y)
+
+
+@case("exact", "clamp", "select_n", "integer_pow", "convert_element_type", "reduce_precision")
+def choices(x, k):
+    y = jnp.where(x > 0, x, x**3)
+    return lax.reduce_precision(lax.clamp(-2.0, y, 2.0), 11, 52) + (x > 1)
+
+
+@case("exact", "add_any", "name", "optimization_barrier")
+def markers(x, k):
+    y = checkpoint_name(add_jaxvals(x, x), "here")
+    return lax.optimization_barrier(y)
+
+
+# Shapes
+
+
+@case("exact", "transpose", "reshape", "broadcast_in_dim")
+def there_and_back(x, k):
+    y = jnp.broadcast_to(x.T[:, None], (N, 3, B)) * np.arange(1, 4.0)[:, None]
+    return jnp.moveaxis(y, 2, 0).reshape(B, -1)
+
+
+@case("exact", "rev", "concatenate", "slice")
+def reversed_halves(x, k):
+    return jnp.concatenate([x[:, ::-1], x[:, 1::2], -x[:, :2]], 1)
+
+
+@case("exact", "split")
+def halves(x, k):
+    a, b = jnp.split(x, [2], axis=1)
+    return jnp.concatenate([b, jnp.sin(a)], 1)
+
+
+@case("exact", "pad")
+def padded(x, k):
+    return jnp.pad(x, [(0, 0), (1, 2)], constant_values=0.5)
+
+
+@case("pinned", "pad")
+def padded_between(x, k):
+    return lax.pad(x, 0.0, [(0, 0, 0), (0, 0, 1)])
+
+
+@case("exact", "tile")
+def tiled(x, k):
+    return jnp.tile(x, (1, 3)) * np.arange(18)
+
+
+@case("exact", "iota")
+def positions(x, k):
+    return x * jnp.arange(N) + (jnp.arange(N)[:, None] == jnp.arange(N)).sum(0)
+
+
+@case("flagged", "reshape")
+def factors(x, k):
+    return jnp.sort(x.reshape(B, 2, 3).sum(1), 1)  # the slow one is summed, the fast one sorted
+
+
+@case("pinned", "reshape")
+def across_units(x, k):
+    return x.reshape(4, 3).reshape(B, 6) + x.reshape(3, 4).reshape(B, 6)
+
+
+@case([1, 2, 3, 4, 5], "squeeze")
+def one_for_all(x, k):
+    return x * jnp.squeeze(x[:, :1], 1)[:, None]
+
+
+@case([0, 1, 2, 4, 5], "broadcast_in_dim")
+def another_for_all(x, k):
+    return x + x[:, 3:4]
+
+
+# Indices
+
+
+@case("exact", "gather")
+def taken(x, k):
+    return jnp.take(x, np.array([5, 0, 2]), axis=1)
+
+
+@case("exact", "gather")
+def taken_twice(x, k):
+    return x[:, np.array([4, 4, 1, 0, 4])] * np.arange(1, 6.0)
+
+
+@case("exact", "gather")
+def taken_by_arithmetic(x, k):
+    at = (jnp.arange(4) * 5 + 2) % N
+    return jnp.take(x, jnp.where(at > 3, at, -at), axis=1)
+
+
+@case("pinned", "gather")
+def taken_by_data(x, k):
+    return jnp.take_along_axis(x, jnp.argsort(lax.stop_gradient(x), axis=1), axis=1)
+
+
+@case([1, 2, 3, 4, 5], "gather")
+def rows_by_data(x, k):
+    return x[whole(x[:, 0]) % B]
+
+
+@case("pinned", "dynamic_slice", "dynamic_update_slice")
+def window(x, k):
+    y = lax.dynamic_slice(x, (0, k.astype(int) % 2), (B, 4))
+    return lax.dynamic_update_slice(x, y, (0, k.astype(int) % 3))
+
+
+@case("exact", "dynamic_slice", "dynamic_update_slice")
+def window_of_examples(x, k):
+    y = lax.dynamic_slice(x, (k.astype(int) % 2, 0), (1, N))
+    return lax.dynamic_update_slice(x, jnp.sin(y), (k.astype(int) % 2, 0))
+
+
+# Reductions
+
+
+@case("flagged", "reduce_sum")
+def mean(x, k):
+    return x - x.mean(1, keepdims=True)
+
+
+@case("flagged", "reduce_max", "reduce_min")
+def span(x, k):
+    return x / (1 + x.max(1, keepdims=True) - x.min(1, keepdims=True))
+
+
+@case("flagged", "reduce_prod")
+def product(x, k):
+    return x * jnp.prod(x, 1, keepdims=True)
+
+
+@case("flagged", "reduce_and", "reduce_or", "reduce_xor")
+def any_all(x, k):
+    some = (x > 0).any(1, keepdims=True) & (x < 9).all(1, keepdims=True)
+    return x * some + lax.reduce_xor(whole(x), axes=(1,))[:, None]
+
+
+@case("exact", "reduce_sum")
+def over_another_axis(x, k):
+    return (x[:, None] * np.arange(3.0)[:, None]).sum(1)
+
+
+@case("pinned", "argmax", "argmin")
+def places_of_extremes(x, k):
+    return x * (jnp.argmax(x, 1) + jnp.argmin(x, 1))[:, None]
+
+
+@case("pinned", "cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp")
+def running(x, k):
+    names = "cumsum cumprod cummax cummin cumlogsumexp"
+    return sum(getattr(lax, name)(x, axis=1) for name in names.split())
+
+
+@case("exact", "cumsum")
+def running_over_examples(x, k):
+    return lax.cumsum(x, axis=0)
+
+
+@case("pinned", "sort")
+def in_order(x, k):
+    return jnp.sort(x, 1)
+
+
+@case("exact", "sort")
+def examples_in_order(x, k):
+    return jnp.sort(x, 0)
+
+
+@case("pinned", "top_k")
+def largest(x, k):
+    return lax.top_k(x, 3)[0]
+
+
+def image(x):
+    return x[:, None, None, :] * jnp.sin(jnp.arange(1, 17.0)).reshape(4, 4, 1)
+
+
+@case("exact", "reduce_window_max", "reduce_window_sum", "reduce_window_min")
+def pools(x, k):
+    y = image(x)
+    window = ((1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    y = sum(
+        lax.reduce_window(y, start, f, *window)
+        for start, f in ((-jnp.inf, lax.max), (jnp.inf, lax.min), (0.0, lax.add))
+    )
+    return y.reshape(B, -1)
+
+
+@case("pinned", "reduce_window_sum")
+def pool_of_units(x, k):
+    return lax.reduce_window(x, 0.0, lax.add, (1, 2), (1, 1), "VALID")
+
+
+# Contractions
+
+
+@case("exact", "dot_general")
+def with_itself(x, k):
+    """Units as batch axes, as free axes, as contracted ones, of data on both sides."""
+    gram = jnp.einsum("bi,bj->bij", x, x)
+    y = jnp.einsum("bij,bj->bi", gram, jnp.sin(x))
+    return jnp.einsum("bi,bi,ci->bc", y, x, x) @ jnp.ones((B, 1)) + y
+
+
+@case("exact", "conv_general_dilated")
+def depthwise(x, k):
+    y = lax.conv_general_dilated(
+        image(x),
+        jnp.ones((2, 2, 1, N)) * k,
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=N,
+    )
+    return y.reshape(B, -1)
+
+
+@case("pinned", "conv_general_dilated")
+def units_as_space(x, k):
+    numbers = ("NWC", "WIO", "NWC")
+    y = lax.conv_general_dilated(
+        x[..., None], jnp.ones((2, 1, 1)), (1,), "VALID", dimension_numbers=numbers
+    )
+    return y[..., 0]
+
+
+# Control
+
+
+@case("exact", "scan")
+def scanned(x, k):
+    last, each = lax.scan(lambda c, w: (jnp.sin(c * w), c + w), x, np.arange(1, 4.0))
+    return last + each.sum(0)
+
+
+@case("pinned", "scan")
+def scanned_over_units(x, k):
+    return lax.scan(lambda c, v: (c + v, c * v), jnp.zeros(B), x.T)[1].T
+
+
+@case("exact", "while")
+def looped(x, k):
+    y = lax.stop_gradient(x)
+    y = lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, jnp.cos(s[1])), (0, y))[1]
+    return x + y
+
+
+@case("exact", "cond")
+def branched(x, k):
+    return lax.cond(k > 0, jnp.sin, lambda y: y * jnp.arange(N), x)
+
+
+@case("exact", "custom_jvp_call", "custom_vjp_call")
+def own_derivatives(x, k):
+    return odd(jax.nn.relu(x)) + shaped(x)
+
+
+@jax.custom_vjp
+def odd(x):
+    return jnp.sin(x)
+
+
+odd.defvjp(lambda x: (jnp.sin(x), x), lambda x, g: (jnp.broadcast_to(3.0, x.shape) * g,))
+
+
+@jax.custom_jvp
+def shaped(x):
+    return jnp.cos(x)
+
+
+shaped.defjvp(
+    lambda p, t: (jnp.cos(p[0]), t[0] * jnp.broadcast_to(jnp.arange(p[0].shape[-1]), p[0].shape))
+)
+
+
+@case("exact", "remat2")
+def recomputed(x, k):
+    return jax.checkpoint(lambda y: jnp.sin(jnp.sin(y)))(x)
+
+
+@case("exact", "random_bits", "random_fold_in", "random_seed", "random_split")
+def dropped_out(x, k):
+    """Units that are left see the noise that they would have seen."""
+    key = jax.random.split(jax.random.fold_in(jax.random.key(3), 1))[0]
+    return jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x, 0.0)
+
+
+@case("exact", "random_unwrap", "random_wrap")
+def noise_from_raw_keys(x, k):
+    key = jax.random.wrap_key_data(jax.random.key_data(jax.random.key(3)))
+    return x + jax.random.normal(key, x.shape)
