@@ -2,11 +2,11 @@
 
 Moments, accumulators, averaged copies: wherever an optimizer keeps an array of a parameter's shape
 for that parameter, it loses the same slices, and the result is a state of the smaller parameters.
-Which arrays those are is not guessed from names or shapes that happen to agree. `tx.init` is traced
-(nothing is computed or allocated) once with the real sizes and once with sizes marked so that every
-parameter changes by an amount of its own; a state array belongs to the parameter whose amount shows
-up in its shape. That needs nothing of an optimizer but that its `init` can be traced, so masks and
-labels that walk the parameters' paths, wrappers and states never seen before all work.
+Which arrays those are is not guessed from names or shapes that happen to agree: `tx.init` is traced
+(nothing is computed or allocated) several times, with some axes whole and some cut, so that every
+axis of every parameter shows in the shapes that follow it (`mirrors`). That needs nothing of an
+optimizer but that its `init` can be traced, so masks and labels that walk the parameters' paths,
+wrappers and states never seen before all work.
 (`optax.tree_map_params` calls `init` with a placeholder instead of parameters, which label
 functions written for dictionaries, and muon, do not survive.)
 
@@ -25,7 +25,9 @@ network, as they are when its units are masked.
   scale by shapes (muon) or draw noise of the parameters' shapes: the state is cut, but the next
   updates of a smaller array are not the slices of those of a larger one.
 - States that are not arrays of the parameters' shapes (adafactor's factored moments, sm3, L-BFGS
-  histories, galore's projections) are refused by name.
+  histories, galore's projections, Kronecker factors, transposed or concatenated copies, blocks of
+  flattened ones) are refused by name. What has the same shape for parameters of any size (a count,
+  but a sketch of fixed size as well) stays as it is: shapes cannot tell these apart.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from typing import Any
 import jax
 import optax
 
-from dynhp_jax import surgery
+from dynhp_jax import mirrors, surgery
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.trace import leaf_paths, path_name
 
@@ -96,17 +98,23 @@ def map_like_params(
     Raises:
       ValueError: as `cut_optimizer`.
     """
-    shapes, treedef = jax.tree.flatten(_shapes(params))
+    leaves, treedef = jax.tree.flatten(_shapes(params))
     cuts = [cut or _whole for cut in treedef.flatten_up_to(plan)]
-    smaller = [jax.eval_shape(cut, leaf) for cut, leaf in zip(cuts, shapes, strict=True)]
-    marked = [
-        _marked(leaf, small, mark)
-        for mark, (leaf, small) in enumerate(zip(shapes, smaller, strict=True), start=1)
-    ]
-    before, probe, after = (
-        _trace_init(tx, treedef.unflatten(leaves)) for leaves in (shapes, marked, smaller)
-    )
+    smaller = [jax.eval_shape(cut, leaf) for cut, leaf in zip(cuts, leaves, strict=True)]
+    whole, small = ([leaf.shape for leaf in each] for each in (leaves, smaller))
     names = set(leaf_paths(params))
+
+    def init(shapes):
+        resized = [leaf.update(shape=shape) for leaf, shape in zip(leaves, shapes, strict=True)]
+        return _trace_init(tx, treedef.unflatten(resized))
+
+    def init_alike(shapes):
+        state = init(shapes)
+        why = f"tx.init's structure depends on sizes; {REMEDY}"
+        _check(state, before, names, why, sizes=False)
+        return state
+
+    before = init(whole)
     _check(
         opt_state,
         before,
@@ -114,27 +122,27 @@ def map_like_params(
         "this is no state of tx for these params (one read from a file must be restored into the "
         "structure of tx.init(params))",
     )
-    for other in (probe, after):
-        _check(other, before, names, f"tx.init's structure depends on sizes; {REMEDY}", sizes=False)
+    after = init_alike(small)
+    owners = mirrors.find(
+        lambda shapes: [leaf.shape for leaf in jax.tree.leaves(init_alike(shapes))], whole, small
+    )
+    large = _leaves_by_place(init, mirrors.grown(whole, small))
 
-    # A state array belongs to parameter i if it has this very pair of shapes.
-    owner = {
-        (leaf.shape, mark.shape): i
-        for i, (leaf, mark) in enumerate(zip(shapes, marked, strict=True))
-        if leaf.shape != mark.shape
-    }
-
-    def cut_leaf(path, leaf, old, new):
-        if old.shape == new.shape:
-            return leaf
-        if (old.shape, new.shape) not in owner:
+    def cut_leaf(path, leaf, old, owner):
+        # Padded to blocks, an array may have one shape for both sizes, and yet hold parameters.
+        padded = owner is None and old.size > 1 and large.get(path, old).shape != old.shape
+        if padded or owner == mirrors.UNLIKE:
             raise ValueError(
                 f"{_place(opt_state, path, names)} has shape {list(old.shape)}, which follows from "
                 f"the parameters but is not their shape, so it cannot be cut; {REMEDY}"
             )
-        return cuts[owner[old.shape, new.shape]](leaf)
+        return leaf if owner is None else cuts[owner](leaf)
 
-    result = jax.tree_util.tree_map_with_path(cut_leaf, opt_state, before, probe)
+    places, structure = jax.tree_util.tree_flatten_with_path(opt_state)
+    result = structure.unflatten(
+        cut_leaf(path, leaf, old, owner)
+        for (path, leaf), old, owner in zip(places, jax.tree.leaves(before), owners, strict=True)
+    )
     _check(result, after, names, REMEDY)
     return result
 
@@ -164,12 +172,12 @@ def _shapes(tree: Any) -> Any:
     return jax.eval_shape(lambda leaves: leaves, tree)
 
 
-def _marked(leaf: jax.ShapeDtypeStruct, small: jax.ShapeDtypeStruct, mark: int) -> Any:
-    """The parameter with every axis that will be cut made longer by its own mark instead."""
-    shape = tuple(
-        size + mark * (size != less) for size, less in zip(leaf.shape, small.shape, strict=True)
-    )
-    return jax.ShapeDtypeStruct(shape, leaf.dtype)
+def _leaves_by_place(init: Callable, shapes: list[mirrors.Shape]) -> dict[tuple, Any]:
+    """The leaves of a state; none if there is no state for parameters of these shapes."""
+    try:
+        return dict(jax.tree_util.tree_leaves_with_path(init(shapes)))
+    except ValueError:
+        return {}
 
 
 def _trace_init(tx: Any, params: Any) -> Any:
@@ -216,6 +224,5 @@ def _place(state: Any, path: tuple, names: set[str]) -> str:
 
 
 def _child(node: Any, key: Any) -> Any:
-    if isinstance(key, jax.tree_util.GetAttrKey):
-        return getattr(node, key.name)
-    return node[key.idx if hasattr(key, "idx") else key.key]
+    children, _ = jax.tree_util.tree_flatten_with_path(node, is_leaf=lambda each: each is not node)
+    return next((child for path, child in children if path == (key,)), None)

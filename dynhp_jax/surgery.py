@@ -44,7 +44,8 @@ def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray]
 
 def cut_leaf(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
     """The surviving part of one array: a NumPy array stays one, a traced array is gathered."""
-    if isinstance(leaf, jax.core.Tracer):
+    keys = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    if keys or isinstance(leaf, jax.core.Tracer):
         for axis, positions in cuts:
             leaf = jnp.take(leaf, positions, axis=axis)
         return leaf

@@ -316,6 +316,111 @@ def test_a_flattened_state_is_refused_by_name():
         cut_optimizer(tx, tx.init(params), params, groups, KEEPS)
 
 
+def square_state(array):
+    """A state for the square kernel between two hidden layers alone."""
+    return optax.GradientTransformation(lambda params: {"b": array(params["b"])}, None)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        lambda w: jnp.zeros(w.shape[:1] * 2),
+        lambda w: jnp.zeros(w.shape[1:] * 2),
+        lambda w: w.T,
+    ],
+    ids=["left Kronecker factor", "right Kronecker factor", "transposed copy"],
+)
+def test_another_array_of_a_square_kernel_is_not_taken_for_its_mirror(array):
+    """Cut on both axes by equally much: every size of these is one of the kernel's own."""
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 4)), "c": jnp.ones((4, 2))}
+    groups = find_groups(
+        lambda p, x: jnp.tanh(jnp.tanh(x @ p["a"]) @ p["b"]) @ p["c"], params, jnp.ones((2, 3))
+    )
+    keeps = {"a": np.array([0, 1]), "b": np.array([1, 3])}
+    tx = square_state(array)
+    with pytest.raises(ValueError, match=r"for parameter 'b' has shape \[4, 4\].*cannot be cut"):
+        cut_optimizer(tx, tx.init(params), params, groups, keeps)
+    mirror = square_state(jnp.zeros_like)
+    state = {"b": jnp.arange(16.0).reshape(4, 4)}
+    found = cut_optimizer(mirror, state, params, groups, keeps)["b"]
+    np.testing.assert_array_equal(found, [[1, 3], [5, 7]])
+
+
+def test_a_concatenation_is_not_taken_for_a_longer_parameter():
+    params = {"one": jnp.zeros(4), "other": jnp.zeros(4), "both": jnp.zeros(8)}
+    tx = optax.GradientTransformation(lambda p: jnp.concatenate([p["one"], p["other"]]), None)
+    for left in (lambda b: b[::2], lambda b: b[:6]):  # as much less as the two together, as one
+        plan = {"one": lambda b: b[:2], "other": lambda b: b[:2], "both": left}
+        with pytest.raises(ValueError, match=r"has shape \[8\].*cannot be cut"):
+            map_like_params(tx, jnp.arange(8.0), params, plan)
+
+
+def test_flattened_copies_in_padded_blocks_are_refused():
+    """A block holds both the whole and the cut kernel: its shape follows neither."""
+
+    def blocks(leaf):
+        return jnp.pad(leaf.ravel(), (0, -leaf.size % 256)).reshape(-1, 256)
+
+    params, _, _, groups = network()
+    tx = optax.GradientTransformation(lambda p: FlatState(jax.tree.map(blocks, p)), None)
+    message = r"^FlatState.buffer for parameter 'a/bias' has shape \[1, 256\].*cannot be cut"
+    with pytest.raises(ValueError, match=message):
+        cut_optimizer(tx, tx.init(params), params, groups, KEEPS)
+
+
+def test_thresholds_that_the_cut_does_not_cross_do_not_matter():
+    """Adafactor factors from 128 on: neither 120 nor 100, and whichever parameter it is."""
+    params = {f"w{i}": jnp.zeros((120, 120)) for i in range(12)}
+    tx = optax.adafactor(0.01)
+    for name in ("w0", "w11"):
+        plan = dict.fromkeys(params) | {name: lambda w: w[:, :100]}
+        state = map_like_params(tx, tx.init(params), params, plan)
+        assert [leaf.shape for leaf in jax.tree.leaves(state) if leaf.size > 1].count(
+            (120, 100)
+        ) == 1
+
+
+@jax.tree_util.register_pytree_node_class
+class Opaque:
+    """A node that cannot be indexed."""
+
+    def __init__(self, inside):
+        self.inside = inside
+
+    def tree_flatten(self):
+        return (self.inside,), None
+
+    @classmethod
+    def tree_unflatten(cls, _, children):
+        return cls(*children)
+
+
+def test_nodes_of_any_class_are_cut_or_refused_by_place():
+    params, _, _, groups = network()
+    tx = optax.GradientTransformation(lambda p: Opaque(jax.tree.map(jnp.copy, p)), None)
+    small = cut_optimizer(tx, tx.init(params), params, groups, KEEPS)
+    assert_equal_trees(small.inside, surgery.cut(params, groups, KEEPS), rtol=0)
+    flat = optax.GradientTransformation(
+        lambda p: Opaque(FlatState(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(p)]))),
+        None,
+    )
+    with pytest.raises(ValueError, match=r"^FlatState.buffer has shape \[107\]"):
+        cut_optimizer(flat, flat.init(params), params, groups, KEEPS)
+
+
+def test_a_prng_key_for_every_number_is_cut_with_it():
+    params, _, _, groups = network()
+
+    def keys(leaf):
+        return jax.random.split(jax.random.key(leaf.size), leaf.shape)
+
+    tx = optax.GradientTransformation(lambda p: jax.tree.map(keys, p), None)
+    state = tx.init(params)
+    small = cut_optimizer(tx, state, params, groups, KEEPS)
+    data = jax.tree.map(lambda each: jax.random.key_data(each)[..., 0], (state, small))
+    assert_equal_trees(surgery.cut(data[0], groups, KEEPS), data[1], rtol=0)
+
+
 @pytest.mark.parametrize(
     ("tx", "culprit"),
     [
