@@ -51,7 +51,7 @@ class Budget:
 
     Raises:
       ConfigError: not even with the savings that the config allows; or mini-batches cannot be in
-        equal shares for the devices.
+        equal shares for the devices, or in equal micro-batches.
     """
 
     def __init__(self, steps: Steps):
@@ -70,16 +70,22 @@ class Budget:
         self._found.clear()
 
     def _check_shares(self) -> None:
-        """Whether every device gets the same share of each mini-batch."""
+        """Whether a mini-batch can be in equal parts: for every device, or micro-batches."""
         devices, unit, config = self.steps.devices, self.steps.unit, self._config
-        if devices == 1:
+        if unit == 1:
             return
         examples, size = self._examples["train"], config.batching.size
         if unit > examples:
+            field, asked = "devices", config.devices
+            if devices == 1:
+                field, asked = "batch.micro_batches", config.batch.micro_batches
             allowed = f"at most {examples} where there are so many training examples"
-            raise ConfigError("devices", config.devices, allowed)
+            raise ConfigError(field, asked, allowed)
         if config.batching.rule == "fixed" and size % unit:
-            allowed = f"a multiple of {unit}: equal shares for {devices} devices"
+            parts = [f"{devices} devices"] if devices > 1 else []
+            if unit > devices:
+                parts.append(f"{unit // devices} micro-batches (batch.micro_batches)")
+            allowed = f"a multiple of {unit}: equal shares for {' with '.join(parts)}"
             raise ConfigError("batch.size", size, allowed)
 
     def _limit(self) -> int | None:

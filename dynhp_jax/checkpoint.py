@@ -101,7 +101,8 @@ def restore(
       The checkpoint, or None if there never was one.
 
     Raises:
-      UserError: there are checkpoints and none of them is whole.
+      UserError: there are checkpoints and none of them is whole; or the newest one that is holds
+        other arrays than `shapes` says.
     """
     directory = Path(directory).absolute()
     found = epochs(directory)
@@ -138,12 +139,15 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
 
     Raises:
       Corrupted: it is not whole, or not there.
+      UserError: it holds other arrays.
     """
     path = Path(directory).absolute() / f"{epoch:06d}"
     try:
         manifest = json.loads((path / _MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise Corrupted(f"{_MANIFEST} cannot be read") from error
+    if not isinstance(manifest, dict) or _HOST not in manifest:
+        raise Corrupted(f"{_MANIFEST} does not list {_HOST}")
     present = _digests(path)
     for name, digest in manifest.items():
         if name not in present:
@@ -157,8 +161,30 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes(host)
     )
     with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
+        _check_arrays(path, orbax.metadata(path / _STATE).item_metadata.tree, target)
         state = orbax.restore(path / _STATE, args=ocp.args.StandardRestore(target))
     return Checkpoint(epoch, state, host)
+
+
+def _check_arrays(path: Path, saved: Any, expected: Any) -> None:
+    """Raises UserError unless names, shapes and types are the same; orbax would convert types."""
+    found, wanted = ({_name(place): (leaf.dtype, leaf.shape)
+                      for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+                     for tree in (saved, expected))  # fmt: skip
+    for name in [*wanted, *found]:
+        here, there = (
+            f"{each[name][0]}{list(each[name][1])}" if name in each else "nothing"
+            for each in (found, wanted)
+        )
+        if here != there:
+            raise UserError(
+                f"checkpoint {path} holds {here} as {name!r}, this run needs {there}: it is of"
+                " another config or version of dynhp_jax; start again in another --workdir"
+            )
+
+
+def _name(place: tuple) -> str:
+    return jax.tree_util.keystr(place, simple=True, separator="/")
 
 
 def _files(path: Path) -> list[Path]:

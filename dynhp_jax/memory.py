@@ -65,16 +65,21 @@ class PaperMeter:
         """Bytes of the network plus one example: no training fits below."""
         return self.memory_bytes(parameters, 1)
 
-    def check_budget(self, budget_bytes: int, parameters: int) -> None:
-        """Raises ConfigError('memory.budget') for a budget below `smallest_budget`."""
-        least = self.smallest_budget(parameters)
-        if budget_bytes < least:
+    def budget_bytes(self, budget: str, parameters: int) -> int:
+        """The bytes that a budget names.
+
+        Raises:
+          ConfigError: for the field memory.budget: no number of bytes, or below `smallest_budget`.
+        """
+        found, least = parse_bytes(budget), self.smallest_budget(parameters)
+        if found < least:
             raise ConfigError(
                 "memory.budget",
-                kib(budget_bytes),
+                budget,
                 f"at least {kib(least, up=True)}, the network ({kib(least - self.example_bytes)})"
                 f" plus one example",
             )
+        return found
 
 
 def example_bytes(input_shape: Iterable[int]) -> int:

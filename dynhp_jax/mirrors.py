@@ -5,8 +5,8 @@ once with all axes whole and once per place of the words: at place j those axes 
 has a one there, the others are whole. An array mirrors a parameter if it has its shape every time.
 All words have equally many ones, so that none is contained in another: no array that follows
 another axis, the axes in another order or several of them together (a transposed copy, a Kronecker
-factor, a concatenation) looks like a mirror. Only sizes that the cut itself brings about occur: what
-depends on a size being small or large does not change because of the asking.
+factor, a concatenation) looks like a mirror. Only sizes that the cut itself brings about occur, so
+that what depends on a size being small or large does not change because of the asking.
 """
 
 import itertools

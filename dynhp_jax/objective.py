@@ -1,17 +1,18 @@
 """The objective of one mini-batch: the loss of its examples, with a teacher's part; the penalty."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dynhp_jax import distilling
 from dynhp_jax import gates as hard_concrete
 from dynhp_jax.averaging import Averages
 from dynhp_jax.config import Config
 from dynhp_jax.gating import gated
-from dynhp_jax.groups import alive_positions
+from dynhp_jax.groups import Groups, Member, alive_positions
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.network import Network
 from dynhp_jax.variance import probed
@@ -141,7 +142,7 @@ class Objective:
         """f32[]: of gates and, with L2, of weights; `trained` is {'params', 'gates'}."""
         params, gates, section = trained["params"], trained["gates"], self.config.penalty
         convention, l2 = section.convention, section.l2
-        squares = squares_of(self.network, params, fixed.masks) if l2 else (None, 0.0)
+        squares = squares_of(self.network.groups, params, fixed.masks) if l2 else (None, 0.0)
         return hard_concrete.penalty(
             gates, fixed.prices, fixed.masks, fixed.lam, self.examples, convention, l2, *squares
         )
@@ -194,25 +195,45 @@ def _products(primitive, *_, **__) -> bool:
     return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)
 
 
-def squares_of(network: Network, params: Any, alive: dict[str, Array]) -> tuple[dict, Array]:
+def squares_of(groups: Groups, params: Any, alive: dict[str, Array]) -> tuple[dict, Array]:
     """What the L2 term of the penalty weighs, dead units left out.
+
+    Args:
+      groups: over {'params': ...}.
+      params: the collection 'params'.
+      alive: {group: 0/1 [units]}.
 
     Returns:
       ({group: f32[units], sum of squares of the weights that read each unit}, sum of squares of
-      all other parameters: biases, and weights that read nothing gated).
+      all other numbers: biases, and weights that read nothing gated).
     """
-    groups, read = network.groups, {}
+    read: dict[str, Array] = {}
     other = jnp.zeros(())
     for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params}):
         path, squares = path_name(path), jnp.square(leaf)
+
+        def along(axis: int, values: Any, axes: int = leaf.ndim) -> Array:
+            return jnp.expand_dims(values, [d for d in range(axes) if d != axis])
+
         for axis in range(leaf.ndim):
-            there = alive_positions(groups, path, axis, alive)
-            squares = squares * jnp.expand_dims(there, [d for d in range(leaf.ndim) if d != axis])
+            squares = squares * along(axis, alive_positions(groups, path, axis, alive))
         readers = [(g.name, m) for g in groups.values() for m in g.members
                    if m.path == path and m.role == "in"]  # fmt: skip
         for name, member in readers:
             by_position = jnp.sum(squares, [d for d in range(leaf.ndim) if d != member.axis])
             read[name] = read.get(name, 0.0) + jnp.sum(by_position[member.index], axis=1)
-        if not readers:
+        # A concatenation's reader has rows that no gated unit is behind.
+        unread = _unread(leaf.shape, [member for _, member in readers])
+        if all(positions.any() for positions in unread.values()):
+            for axis, positions in unread.items():
+                squares = squares * along(axis, positions)
             other = other + jnp.sum(squares)
     return read, other
+
+
+def _unread(shape: tuple[int, ...], readers: Sequence[Member]) -> dict[int, np.ndarray]:
+    """{axis: bool[size]} of the axes that some member lies on: the positions that none takes."""
+    unread = {member.axis: np.ones(shape[member.axis], bool) for member in readers}
+    for member in readers:
+        unread[member.axis][member.index.ravel()] = False
+    return unread

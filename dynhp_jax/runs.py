@@ -41,6 +41,19 @@ from dynhp_jax.train_state import Given, TrainState
 
 Keeps = Mapping[str, np.ndarray]
 
+# Of `host_part`, what a run cannot go on without.
+HOST_FIELDS = (
+    "batch",
+    "batch_in_use",
+    "best",
+    "chunk",
+    "keeps",
+    "looks",
+    "memory_kib",
+    "plan",
+    "spec",
+)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
@@ -144,9 +157,12 @@ class Trainer:
         self.config, self.tx = self.steps.config, self.steps.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         room = self.room(self.whole_parameters)
-        if room < self.steps.unit and self.steps.devices > 1:
+        if room < self.steps.unit:
+            field, count = "devices", config.devices
+            if self.steps.devices == 1:
+                field, count = "batch.micro_batches", config.batch.micro_batches
             allowed = f"at most {room} where the budget has room for so many examples"
-            raise ConfigError("devices", config.devices, allowed)
+            raise ConfigError(field, count, allowed)
         asked = config.batch.size
         if asked > room:
             allowed = f"at most {room}, for which memory.budget has room beside the whole network"
@@ -173,21 +189,19 @@ class Trainer:
             return None
         if budget == "sp":
             return self.meter.memory_bytes(self.whole_parameters, self.config.memory.sp_batch)
-        budget_bytes = memory.parse_bytes(budget)
-        self.meter.check_budget(budget_bytes, self.whole_parameters)
-        return budget_bytes
+        return self.meter.budget_bytes(budget, self.whole_parameters)
 
     def place(self, tree: Any) -> Any:
         """The arrays of a tree on every device of the run; those that are there stay."""
         return devices.place(tree, self.config.devices)
 
     def in_shares(self, batch: int) -> int:
-        """The mini-batch to compile of which every device gets the same share; at most `batch`.
+        """The mini-batch to compile that has equal shares for devices and micro-batches.
 
-        But at least the smallest that can be shared.
+        At most `batch`, but at least the smallest that can be shared.
         """
         unit = self.steps.unit
-        return batch if self.steps.devices == 1 else max(batch // unit, 1) * unit
+        return max(batch // unit, 1) * unit
 
     def room(self, parameters: int) -> int:
         """The largest mini-batch that budget and training set allow beside so many parameters.
@@ -278,7 +292,11 @@ class Trainer:
         )
 
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
-        """The state's shapes and types that belong to a `host_part`."""
+        """The state's shapes and types that belong to a `host_part`.
+
+        Raises:
+          UserError: it is another version's, and lacks a field.
+        """
         network = self._network(host)
         return train_state.state_shapes(network, self.config, self.tx)
 
@@ -301,6 +319,12 @@ class Trainer:
         return given
 
     def _network(self, host: Mapping[str, Any]) -> Network:
+        lacking = [field for field in HOST_FIELDS if field not in host]
+        if lacking:
+            raise UserError(
+                f"the checkpoint has no {lacking[0]!r}: it is of another version of dynhp_jax;"
+                " start again in another --workdir"
+            )
         spec = models.from_dict(host["spec"])
         groups = self.whole.groups.shrunk(keeps_of(host["keeps"]))
         return dataclasses.replace(self.whole, spec=spec, groups=groups)

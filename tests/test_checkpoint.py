@@ -102,13 +102,30 @@ def damage_manifest(path):
     os.truncate(path / "manifest.json", 10)
 
 
+def damage_manifest_without_files(path):
+    (path / "manifest.json").write_text("{}")
+
+
+def damage_manifest_of_nothing(path):
+    (path / "manifest.json").write_text("null")
+
+
 def damage_no_manifest(path):
     (path / "manifest.json").unlink()
 
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_cut, damage_flip, damage_host, damage_lost_file, damage_manifest, damage_no_manifest],
+    [
+        damage_cut,
+        damage_flip,
+        damage_host,
+        damage_lost_file,
+        damage_manifest,
+        damage_manifest_without_files,
+        damage_manifest_of_nothing,
+        damage_no_manifest,
+    ],
 )
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
     save(tmp_path, 1, 4)
@@ -130,6 +147,31 @@ def test_none_left_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match="none of the 2 checkpoints") as caught:
         checkpoint.restore(tmp_path, shapes)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda s: s._replace(step=jnp.float32(0)),
+            r"int32\[\] as 'step', this run needs float32\[",
+        ),
+        (
+            lambda s: s._replace(params={**s.params, "bits": jnp.zeros(5)}),
+            r"float32\[4\] as 'params/bits', this run needs float32\[5\]",
+        ),
+        (lambda s: s._replace(opt_state=()), r"'opt_state/1/0/count', this run needs nothing"),
+        (
+            lambda s: s._replace(params={**s.params, "more": jnp.zeros(2)}),
+            r"nothing as 'params/more', this run needs float32\[2\]",
+        ),
+    ],
+)
+def test_arrays_of_another_state_are_refused_in_a_line_and_never_converted(tmp_path, change, said):
+    save(tmp_path, 1, 4)
+    with pytest.raises(UserError, match=said) as caught:
+        checkpoint.restore(tmp_path, lambda host: jax.eval_shape(lambda: change(state_of(4, 0))))
+    assert "000001" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):

@@ -11,6 +11,8 @@ from scipy import stats
 
 from dynhp_jax import gates
 from dynhp_jax.errors import ConfigError
+from dynhp_jax.groups import find_groups
+from dynhp_jax.objective import squares_of
 
 LOG_ALPHAS = np.linspace(-4.6, 4.6, 47, dtype=np.float32)
 
@@ -234,6 +236,30 @@ def test_penalty_equals_the_oracles_sum_over_single_weights(convention, l2):
     )
     expected = oracles.penalty(log_alpha, weights, masks, 0.07, 50, convention, l2, biases)
     assert ours == pytest.approx(expected, rel=1e-5)
+
+
+def test_l2_leaves_out_no_row_of_a_kernel_that_reads_more_than_gated_units():
+    """'c' reads four units that are gated and five features that are not."""
+    rng = np.random.default_rng(0)
+    shapes = {"a": (3, 4), "bias": (4,), "skip": (3, 5), "c": (9, 2)}
+    params = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+
+    def apply(variables, x):
+        p = variables["params"]
+        both = [jnp.tanh(x @ p["a"] + p["bias"]), jnp.tanh(x @ p["skip"])]
+        return jnp.concatenate(both, -1) @ p["c"]
+
+    groups = find_groups(apply, {"params": params}, jnp.ones((2, 3)))
+    squares = {name: value**2 for name, value in params.items()}
+    alive = np.array([1.0, 0, 1, 1])
+    read, other = squares_of(groups.select(["a"]), params, {"a": alive})
+    np.testing.assert_allclose(read["a"], alive * squares["c"][:4].sum(1), rtol=1e-6)
+    expected = (squares["a"] * alive).sum() + (squares["bias"] * alive).sum()
+    expected += squares["skip"].sum() + squares["c"][4:].sum()
+    assert float(other) == pytest.approx(expected, rel=1e-6)
+    read, other = squares_of(groups.select(["a", "skip"]), params, {"a": alive, "skip": np.ones(5)})
+    np.testing.assert_allclose(read["skip"], squares["c"][4:].sum(1), rtol=1e-6)
+    assert float(other) == pytest.approx(expected - squares["c"][4:].sum(), rel=1e-6)
 
 
 def test_the_three_lambdas_are_worth_what_the_docstring_says():

@@ -1,14 +1,16 @@
 """The loop over epochs: pruning, resizing, resuming, counting compilations."""
 
+import dataclasses
 import math
 
 import jax
 import numpy as np
 import pytest
 from kept import NEVER_CUT, Kept
-from small_runs import AT_ONCE, DIGITS, copy, go_on, make, start, timeless
+from small_runs import AT_ONCE, DIGITS, FEW, copy, go_on, make, start, timeless
 
 from dynhp_jax import checkpoint, config, data, loop, runs
+from dynhp_jax.errors import UserError
 
 
 def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
@@ -178,6 +180,37 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
         mine, theirs = jax.tree.leaves(resumed.state), jax.tree.leaves(uninterrupted.state)
         for a, b in zip(mine, theirs, strict=True):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def test_a_checkpoint_that_lacks_a_field_is_another_version_s():
+    trainer, run = start(make())
+    host = runs.host_part(run, trainer)
+    assert set(runs.HOST_FIELDS) <= set(host)
+    for field in runs.HOST_FIELDS:
+        less = {name: value for name, value in host.items() if name != field}
+        with pytest.raises(UserError, match=f"no '{field}': it is of another version"):
+            trainer.state_shapes(less)
+
+
+@pytest.mark.parametrize(("size", "parts"), [(3, 2), (1, 2), (16, 3)])
+def test_a_fixed_batch_that_micro_batches_do_not_divide_is_refused(size, parts):
+    asked = config.Batch(size=size, variance="micro", micro_batches=parts)
+    with pytest.raises(config.ConfigError, match=rf"batch.size .* a multiple of {parts}: equal"):
+        start(make(method="hp", batch=asked))
+
+
+def test_a_growing_batch_is_in_whole_micro_batches():
+    """Of the grid of all sizes, so that the rule asks for odd ones, too."""
+    settings = make(
+        penalty=config.Penalty(lam=0.0),
+        compiling=AT_ONCE,
+        batch=config.Batch(variance="micro", micro_batches=3, grid=1.0, alpha=0.2),
+    )
+    _, records = go_on(*start(settings), 4)
+    assert any(record["next_batch"] % 3 for record in records), "no size was odd; test more"
+    assert all(record["batch_size"] % 3 == 0 for record in records)
+    with pytest.raises(config.ConfigError, match=r"batch.micro_batches is 61; allowed: at most 60"):
+        start(make(batch=dataclasses.replace(settings.batch, micro_batches=61)), FEW)
 
 
 def test_divergence_is_found_in_the_epoch_where_it_happens():

@@ -60,14 +60,16 @@ def test_room_is_the_largest_batch_that_fits(parameters, size, budget):
 def test_smallest_budget_is_the_one_that_the_error_names():
     least = METER.smallest_budget(MLP)
     assert least == 4 * MLP + 3136
-    METER.check_budget(least, MLP)
+    assert METER.budget_bytes(str(least), MLP) == least
     assert METER.room(least, MLP) == 1 and METER.room(least - 1, MLP) == 0
     with pytest.raises(ConfigError) as error:
-        METER.check_budget(least - 1, MLP)
+        METER.budget_bytes(f"{least - 1} B", MLP)
     message = str(error.value)
-    assert message.startswith("config.memory.budget is '1044.5KiB'; allowed: at least 1044.6KiB")
+    assert message.startswith(
+        f"config.memory.budget is '{least - 1} B'; allowed: at least 1044.6KiB"
+    )
     assert "\n" not in message
-    METER.check_budget(parse_bytes("1044.6KiB"), MLP)  # what the message proposes does work
+    METER.budget_bytes("1044.6KiB", MLP)  # what the message proposes does work
 
 
 @pytest.mark.parametrize(
