@@ -157,7 +157,8 @@ def sample(
     """Draws gates: one draw for the mini-batch, or one for each of its examples.
 
     Args:
-      key: a PRNG key; the same key gives the same gates.
+      key: a PRNG key; the same key gives the same gates, so that every group needs its own, see
+        `keys.named`.
       log_alpha: [units].
       batch: number of examples, or None for one draw that all examples share.
       hc: constants of the distribution.

@@ -6,14 +6,13 @@ have drawn.
 """
 
 import functools
-import zlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dynhp_jax import averaging
+from dynhp_jax import averaging, keys
 from dynhp_jax import gates as hard_concrete
 from dynhp_jax.averaging import Averages
 from dynhp_jax.config import Config
@@ -108,7 +107,7 @@ class Tally(NamedTuple):
 
 def stream(seed: int, name: str) -> Array:
     """The key of a named source of randomness; fold the number of the step or epoch into it."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return keys.named(jax.random.key(seed), name)
 
 
 def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.GradientTransformation:
@@ -151,7 +150,7 @@ def initial_state(
     variables = network.spec.init(params_key)
     gates = {
         name: hard_concrete.init(
-            jax.random.fold_in(gates_key, zlib.crc32(name.encode())),
+            keys.named(gates_key, name),
             group.size,
             config.gates.open_input if name == "input" else config.gates.open_hidden,
         )

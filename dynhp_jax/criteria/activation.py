@@ -11,14 +11,13 @@ an epoch.
 """
 
 import dataclasses
-import zlib
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import gates
+from dynhp_jax import gates, keys
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.fields import Section, whole
@@ -46,7 +45,7 @@ class ActivationRate(Section):
         evidence.need("activation", "key")
         found = {}
         for name in names:
-            key = jax.random.fold_in(evidence.key, zlib.crc32(name.encode()))
+            key = keys.named(evidence.key, name)
             z = gates.sample(key, evidence.gates[name], self.draws)
             found[name] = jnp.mean(z > 0, axis=0, dtype=jnp.float32)
         return found

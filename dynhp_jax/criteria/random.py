@@ -7,11 +7,11 @@ numbers the units in another way draws the same ones. They are independent of th
 """
 
 import dataclasses
-import zlib
 
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax import keys
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.l1 import L1
 
@@ -25,7 +25,7 @@ class Random:
         evidence.need("random", "key")
         found = {}
         for name, norms in L1().scores(evidence).items():
-            key = jax.random.fold_in(evidence.key, zlib.crc32(name.encode()))
+            key = keys.named(evidence.key, name)
             rank = jnp.argsort(jnp.argsort(norms))
             found[name] = jax.random.uniform(key, norms.shape)[rank]
         return found
