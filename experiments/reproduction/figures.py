@@ -185,7 +185,9 @@ def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> P
         return None
     with panels_of(path, 1, len(shown), _WITH_LEGEND) as panels:
         for panel, (number, by_row) in zip(panels, shown.items(), strict=True):
-            for place, (row, results) in enumerate(by_row.items()):
+            alphas = [row for row in by_row if row.alpha is not None]
+            for row, results in by_row.items():
+                place = alphas.index(row) if row in alphas else 0
                 color = {_SP: "black", _HP: "grey"}.get(row, COLORS[place % len(COLORS)])
                 style = _STYLES[place // len(COLORS) % len(_STYLES)]
                 label = row.kind.upper() if row.alpha is None else f"DynHP {row.alpha:g}"

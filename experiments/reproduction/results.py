@@ -19,6 +19,7 @@ from dynhp_jax import memory
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import reports
+from experiments.reproduction import rows
 from experiments.reproduction.published import METER
 from experiments.workdir import write_text
 
@@ -99,6 +100,20 @@ def of_records(
         "kept_inputs": None if kept_inputs is None else [int(each) for each in kept_inputs],
         "curves": curves(records),
     }
+
+
+def memory_over(result: Result, epochs: int) -> float:
+    """The training memory of a run of so many epochs, judging by one of fewer.
+
+    The run goes on as in its last epoch: a network that shrinks and a mini-batch that grows are no
+    more what they were in the first epochs. Rows that are cut half-way have that later in a longer
+    run, so that all their epochs count equally.
+    """
+    if rows.parse(result["row"]).cut_half_way:
+        return result["training_memory"] * epochs / result["epochs"]
+    last = METER.memory_kib(result["parameters"], result["batch_size"])
+    more = epochs - result["epochs"]
+    return result["training_memory"] + more * memory.training_memory([last])
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list]:

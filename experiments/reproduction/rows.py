@@ -92,6 +92,11 @@ class Row:
         return parse("+".join((self.base, *self.variants))) if self.base else None
 
     @property
+    def cut_half_way(self) -> bool:
+        """Whether its network becomes smaller in the middle of the run, however long that is."""
+        return self.kind in ("magnitude", "random")
+
+    @property
     def fields(self) -> dict[str, Any]:
         """The config's fields that the variants set, by dotted name."""
         found: dict[str, Any] = {}

@@ -1,7 +1,8 @@
 """The tables: the paper's columns beside ours, as text and as Markdown."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from experiments import reports
@@ -119,7 +120,7 @@ def _of_length(
         notes = _notes(epochs, table, settings, Row("sp", variants=common).fields)
         if not common:
             notes += (*targets.verdicts(table, by_row), targets.BEYOND[table.number])
-        main.append(_grid(name + with_common, order, by_row, sp, epochs, table, common, notes))
+        main.append(_grid(name + with_common, order, by_row, sp, table, common, notes))
     for title, held_out in (("variants", False), ("variants, on examples held out", True)):
         part = {row for row in varied if _held_out(row) == held_out}
         if part:
@@ -129,9 +130,7 @@ def _of_length(
             bases = {dataclasses.replace(row, variants=common) for row in part} if alike else set()
             shown = sorted(part | bases & by_row.keys(), key=lambda row: row.name)
             notes = ("in parentheses: the difference to SP without the variant",) if base else ()
-            grids.append(
-                _grid(f"{name}: {title}", shown, by_row, base, epochs, table, common, notes)
-            )
+            grids.append(_grid(f"{name}: {title}", shown, by_row, base, table, common, notes))
     return main, grids
 
 
@@ -170,15 +169,17 @@ def _notes(epochs: int, table: Table, settings: Settings, fields) -> tuple[str, 
     ]
     if epochs != EPOCHS:
         notes.append(
-            f"our memory is multiplied by {EPOCHS:,} / {epochs:,}, to compare it with the paper's"
+            f"our memory is that of {EPOCHS:,} epochs, to compare it with the paper's: after the"
+            f" {epochs:,} epochs that were run network and mini-batch are taken to stay as they are"
+            " (of magnitude and random, which are cut half-way, each epoch counts"
+            f" {EPOCHS / epochs:g} times)"
         )
     return (*notes, *(f"the paper: {slip}" for slip in SLIPS[table.number]))
 
 
-def _grid(title, order, by_row, sp, epochs: int, table: Table, common, notes) -> Grid:
+def _grid(title, order, by_row, sp, table: Table, common, notes) -> Grid:
     on_validation = any(_held_out(row) for row in order)
     error = "validation_error" if on_validation else "test_error"
-    scale = EPOCHS / epochs
     header = (
         "row", "paper: error %", "validation error %" if on_validation else "error %",
         *(() if on_validation else ("best %",)),
@@ -188,16 +189,19 @@ def _grid(title, order, by_row, sp, epochs: int, table: Table, common, notes) ->
     for row in order:
         found = by_row.get(row, [])
         published = table.line(row.plain)
-        columns = [_published(published, "error", ".2f"), _ours(found, sp, error, 1, ".2f")]
+        columns = [
+            _published(published, "error", ".2f"),
+            _ours(found, sp, itemgetter(error), ".2f"),
+        ]
         if not on_validation:
-            columns.append(_ours(found, None, "best_test_error", 1, ".2f"))
+            columns.append(_ours(found, None, itemgetter("best_test_error"), ".2f"))
         columns += [
             _published(published, "model", ".3f"),
-            _ours(found, sp, "model_kib", 1e-3, ".3f"),
+            _ours(found, sp, lambda each: each["model_kib"] / 1000, ".3f"),
             _published(published, "memory", ".3f"),
-            _ours(found, sp, "training_memory", scale, ".3f"),
+            _ours(found, sp, lambda each: results.memory_over(each, EPOCHS), ".3f"),
             _units(found),
-            _ours(found, None, "batch_size", 1, ".0f"),
+            _ours(found, None, itemgetter("batch_size"), ".0f"),
             f"{len(found)}" if found else _NONE,
         ]
         cells.append((row.without(common).name, *columns))
@@ -212,14 +216,14 @@ def _published(line: Line | None, name: str, style: str) -> str:
     return f"{getattr(line, name):{style}}{tail}"
 
 
-def _ours(found: Sequence[Result], sp, name: str, scale: float, style: str) -> str:
+def _ours(found: Sequence[Result], sp, value: Callable[[Result], float], style: str) -> str:
     if not found:
         return _NONE
-    mean, deviation = mean_and_deviation([scale * each[name] for each in found])
+    mean, deviation = mean_and_deviation([value(each) for each in found])
     text = f"{mean:{style}}" + ("" if deviation is None else f" ± {deviation:{style}}")
     if not sp or found is sp:
         return text
-    base, _ = mean_and_deviation([scale * each[name] for each in sp])
+    base, _ = mean_and_deviation([value(each) for each in sp])
     return f"{text} ({change(mean, base)})"
 
 
