@@ -9,7 +9,7 @@ inputs while the learning rate falls along a cosine. What is evaluated is the me
 over the last two epochs or so.
 
 Expected after 120 epochs, over seeds 0 to 2: a test error of 1.30 % (1.33, 1.23, 1.33) with 174 KiB
-(170, 168, 184); about two minutes on two cores.
+(170, 168, 184); about two minutes on a core.
 
 How each setting was chosen, on a tenth of the training set held out, is in
 results/reproduction/search.md.
