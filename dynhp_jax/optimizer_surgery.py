@@ -110,8 +110,9 @@ def map_like_params(
 
     def init_alike(shapes):
         state = init(shapes)
-        why = f"tx.init's structure depends on sizes; {REMEDY}"
-        _check(state, before, names, why, sizes=False)
+        if jax.tree.structure(state) != jax.tree.structure(before):
+            why = f"tx.init's structure depends on sizes; {REMEDY}"
+            _check(state, before, names, why, sizes=False)
         return state
 
     before = init(whole)
