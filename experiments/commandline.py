@@ -17,6 +17,9 @@ from dynhp_jax.errors import ConfigError, UserError
 USER_ERROR = 2
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # as a shell says it of a program that wrote to nobody
+_AT_ONCE = (  # where nobody nearer by knows more
+    "stopped at once; the same command goes on from what is saved, or begins anew where nothing is"
+)
 
 
 class Interrupted(Exception):
@@ -44,7 +47,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     except Interrupted as stop:
         return _fail("interrupted", stop, INTERRUPTED)
     except KeyboardInterrupt:
-        return _fail("interrupted", "nothing was lost but the present epoch", INTERRUPTED)
+        return _fail("interrupted", _AT_ONCE, INTERRUPTED)
     finally:
         warnings.showwarning = shown
     return 0

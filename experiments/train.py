@@ -71,6 +71,8 @@ def train(
                         f"epoch {run.epoch} of {config.epochs} is saved in {workdir.path};"
                         " the same command goes on from there"
                     )
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped at once; {_what_is_left(workdir, config)}") from None
         except loop.Diverged as error:
             raise UserError(f"{error}; {_last_good(workdir)}") from None
         finally:
@@ -108,6 +110,20 @@ def _save(trainer: runs.Trainer, run: runs.Run, workdir: Workdir) -> None:
         run.state,
         runs.host_part(run, trainer),
         trainer.config.checkpoint.keep,
+    )
+
+
+def _what_is_left(workdir: Workdir, config: Config) -> str:
+    """From where the same command goes on if nothing more is saved."""
+    epochs, every = checkpoint.epochs(workdir.checkpoints), config.checkpoint.every
+    if epochs:
+        return (
+            f"epoch {epochs[-1]} of {config.epochs} is the last one that is saved in"
+            f" {workdir.path}; the same command goes on from there"
+        )
+    return (
+        f"nothing is saved yet (config.checkpoint.every is {every}), so that the same command"
+        " begins with epoch 1 again"
     )
 
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -233,6 +234,48 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path, capfd):
     assert code == 0, complaint
     assert f"going on after epoch {saved[0]}" in said
     assert timeless(workdir) == timeless(finished[0])
+
+
+STOPPING = """
+    import dataclasses
+    import os
+    import signal
+    from pathlib import Path
+
+
+    @dataclasses.dataclass(frozen=True)
+    class Twice:
+        workdir: str = ""
+
+        def scores(self, evidence):
+            if (Path(self.workdir) / "metrics.jsonl").exists():  # training has begun
+                for _ in range(2):
+                    os.kill(os.getpid(), signal.SIGINT)
+            return {name: evidence.kernels(name)[0].sum(1) for name in evidence.scored}
+"""
+
+
+@pytest.mark.parametrize(
+    ("every", "kept", "words"),
+    [
+        (20, [], "nothing is saved yet (config.checkpoint.every is 20), so that the same command"),
+        (2, [2], "epoch 2 of 5 is the last one that is saved in"),
+    ],
+)
+def test_ctrl_c_twice_says_what_is_lost(every, kept, words, tmp_path, capfd, monkeypatch):
+    """Both while the units are scored that go before epoch 4; not all epochs are saved by then."""
+    (tmp_path / "stopping.py").write_text(textwrap.dedent(STOPPING))
+    monkeypatch.syspath_prepend(tmp_path)
+    workdir = tmp_path / "run"
+    code, _, said = here(
+        capfd, train.main, *QUICK, "--config.epochs=5", "--config.method=scores",
+        f"--config.scores.criterion=stopping:Twice(workdir='{workdir}')", "--config.scores.start=3",
+        f"--config.checkpoint.every={every}", f"--workdir={workdir}",
+    )  # fmt: skip
+    assert code == 130 and "Traceback" not in said
+    assert len(Workdir(workdir).records()) == 3
+    assert checkpoint.epochs(workdir / "checkpoints") == kept
+    assert said.splitlines()[-1].startswith(f"interrupted: stopped at once; {words}")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(finished, tmp_path, capfd):
