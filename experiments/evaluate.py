@@ -1,12 +1,19 @@
 """Loads the network that a run ended with and says how good and how large it is.
 
 python -m experiments.evaluate --workdir=runs/digits
+
+It takes one device, however many the run had. Directories of the run's config that do not exist
+here, as on another machine, give way to the defaults (TFDS_DATA_DIR, DYNHP_CACHE).
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from dynhp_jax import checkpoint, compiling, loop, named, runs
+from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
 from experiments.commandline import say
@@ -19,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
     if not path:
         raise UserError("--workdir is missing: the directory of a run, such as runs/digits")
     workdir = Workdir(path)
-    config = workdir.config()
+    config = here(workdir.config())
     dataset = named.dataset_of(config)
     compiling.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
@@ -40,6 +47,31 @@ def main(argv: Sequence[str]) -> None:
     print(f"model size: {size['model_kib']:.1f} KiB of {dense['model_kib']:.1f} KiB")
     print("confusion (rows: labels, columns: predictions)")
     print(reports.confusion_table(result["confusion"]))
+
+
+def here(config: Config) -> Config:
+    """A run's config as it can be evaluated by: on one device, on this machine.
+
+    What its budget allowed goes, too: it was for training, and by XLA's meter it would be found
+    out anew, for another number of devices.
+    """
+    return dataclasses.replace(
+        config,
+        devices=1,
+        memory=dataclasses.replace(config.memory, meter="paper", budget="none"),
+        data=_found(config.data, "dir", "cache_dir"),
+        compiling=_found(config.compiling, "cache_dir"),
+    )
+
+
+def _found(section: Any, *names: str) -> Any:
+    """A section whose fields of these names are '' unless they name a directory that is here."""
+    lost = [name for name in names if not _usable(getattr(section, name))]
+    return dataclasses.replace(section, **dict.fromkeys(lost, ""))
+
+
+def _usable(directory: str) -> bool:
+    return directory == "none" or Path(directory).expanduser().is_dir()  # 'none': no cache
 
 
 if __name__ == "__main__":

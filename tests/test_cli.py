@@ -166,6 +166,33 @@ def test_evaluate_loads_the_final_network_without_a_config(finished):
     )
 
 
+def test_a_run_of_two_devices_and_another_machine_is_evaluated_here(tmp_path, capfd):
+    workdir = tmp_path / "run"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    done = process(
+        *QUICK, "--config.epochs=2", "--config.devices=2", "--config.memory.meter=xla",
+        "--config.memory.budget=250KiB", f"--workdir={workdir}",
+        env=os.environ | {"XLA_FLAGS": flags},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "training memory (XLA)" in done.stdout
+    config = json.loads((workdir / "config.json").read_text())
+    for section, name in (("data", "dir"), ("data", "cache_dir"), ("compiling", "cache_dir")):
+        config[section][name] = "/proc/self/nowhere"
+    (workdir / "config.json").write_text(json.dumps(config))
+    code, said, complaint = here(capfd, evaluate.main, f"--workdir={workdir}")
+    assert code == 0, complaint
+    assert f"test error {Workdir(workdir).records()[-1]['test_error']:.2f} %" in said
+
+
+def test_directories_that_are_here_stay_in_what_is_evaluated(tmp_path):
+    directories = {"dir": str(tmp_path), "cache_dir": str(tmp_path / "no")}
+    values = {"data": directories, "compiling": {"cache_dir": "none"}}
+    found = evaluate.here(train.configuration.from_dict(values))
+    assert (found.data.dir, found.data.cache_dir) == (str(tmp_path), "")
+    assert found.compiling.cache_dir == "none"
+
+
 def test_the_dense_numbers_are_those_of_the_whole_network(finished):
     workdir, _ = finished
     summary = json.loads((workdir / "summary.json").read_text())
