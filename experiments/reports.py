@@ -14,6 +14,7 @@ import dynhp_jax
 from dynhp_jax import memory
 from dynhp_jax.runs import Run, Trainer
 
+_METERS = {"paper": "paper", "xla": "XLA"}  # by which the final table counts
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
 
 
@@ -119,7 +120,8 @@ def table(summary: Mapping[str, Any]) -> str:
     add("model size, KiB", dense["model_kib"], summary["model_kib"], ",.1f")
     add("mini-batch", dense["batch_size"], summary["batch_size"])
     add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], ",.1f")
-    add("training memory (paper)", dense["training_memory"], summary["training_memory"], ".4g")
+    label = f"training memory ({_METERS[summary['meter']]})"
+    add(label, dense["training_memory"], summary["training_memory"], ".4g")
     lines = columns(rows)
     lines.append(
         f"test error {summary['test_error']:.2f} %"

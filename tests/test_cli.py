@@ -129,7 +129,7 @@ def test_a_run_leaves_everything_in_its_workdir(finished):
     config = json.loads((workdir / "config.json").read_text())
     assert config["model"]["hidden"] == [20, 8] and config["method"] == "dynhp"
 
-    for words in ("units of hidden_1", "1,558", "test error", "compilations", "whole"):
+    for words in ("units of hidden_1", "1,558", "test error", "compilations", "whole", "(paper)"):
         assert words in said
 
 
