@@ -29,13 +29,13 @@ from experiments.workdir import write_text
 
 _OPTIONS = (("results", "", "directory of the result files; empty: results/compare/NAME"),)
 _SWITCHES = (
-    ("print", "only print and draw the results that are there"),
-    ("split-learning", "also the learning time and the traffic of split learning"),
+    ("print", "only print the results that are there; no file is written"),
+    ("split-learning", "also the learning time and the traffic of split learning, in table.md too"),
 )
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses the command line; runs what is missing, prints, draws."""
+    """Parses the command line; runs what is missing, prints, draws; or only prints."""
     values, workdirs, directory, only_print, split = commandline.parse(
         argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS
     )
@@ -58,6 +58,8 @@ def main(argv: Sequence[str]) -> None:
     if split:
         grids += split_learning.report(place, found)
     print("\n\n".join(grid.text() for grid in grids))
+    if only_print:
+        return
     write_text(place.results / "table.md", "\n".join(grid.markdown() for grid in grids))
     print(figures.draw(base, comparison, found, place.results / "accuracy.png"))
 

@@ -130,6 +130,17 @@ def test_the_same_command_skips_what_is_there(done, capfd, monkeypatch):
     assert table in said
 
 
+def test_print_only_prints(done, capfd, monkeypatch):
+    folder, flags, first = done
+    before = {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.chdir(ROOT)
+    assert commandline.run(compare.main, ["compare", *flags, "--print"]) == 0
+    said = capfd.readouterr().out.rstrip()
+    assert said in first.stdout and "tiny: accuracy" in said and "split learning" not in said
+    assert {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()} == before
+
+
 def test_results_of_another_config_are_refused(done, capfd):
     folder, flags, _ = done
     for flag, said in (

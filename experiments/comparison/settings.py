@@ -95,6 +95,10 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Compari
         found = getattr(comparison, name)
         if not found or len(set(found)) < len(found):
             raise ConfigError(f"compare.{name}", found, "at least one, and each once")
+    for name in ("methods", "lams"):
+        found = getattr(comparison, name)
+        if len(set(found)) < len(found):
+            raise ConfigError(f"compare.{name}", found, "each once")
     plain["method"] = "scores"
     base = configuration.from_dict(plain)
     if base.scores.criterion:
