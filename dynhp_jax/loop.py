@@ -49,6 +49,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     # Train: one program, whatever the number of steps.
     spent = {"training": trainer.steps.training_bytes(network, batch)}
     trainer.budget.check("a training step", spent["training"])
+    earlier = scoring.remembered(trainer, run)  # the epoch consumes the arrays
     state, tally = train_epoch(trainer, run, batch, epoch, trainer.examples // batch)
     outcome.check(epoch, tally.loss)
 
@@ -76,6 +77,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         epoch=epoch,
         batch=choice.batch,
         state=state,
+        earlier=earlier,
         given=run.given._replace(prices=pruned.prices),
         memory_kib=(*run.memory_kib, record["memory_kib"]),
         best=min(run.best, (record["test_error"], epoch)),

@@ -190,8 +190,11 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
     ready, keeps = trainer.programs.join(run.plan.work), run.plan.keeps
     trainer.budget.learn(ready.network, ready.found)
     network, state, splits, given = run.network, run.state, run.splits, run.given
+    earlier = run.earlier
     if ready.network is not run.network:
         local = {name: np.searchsorted(run.keeps[name], keeps[name]) for name in keeps}
+        groups = network.groups
+        earlier = jax.device_get(tuple(cut(tree, groups, local) for tree in earlier))
         network, state = resize(run.network, state, trainer.tx, local)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
@@ -206,6 +209,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
         network=network,
         keeps=keeps,
         state=state,
+        earlier=earlier,
         given=given,
         splits=splits,
         plan=None,

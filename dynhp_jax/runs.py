@@ -1,6 +1,6 @@
 """What a run is: the part that stays the same (`Trainer`) and where it stands (`Run`).
 
-A `Run` goes into a checkpoint as its arrays, `run.state`, and `host_part(run, trainer)`; a
+A `Run` goes into a checkpoint as its arrays, `array_part(run)`, and `host_part(run, trainer)`; a
 `Trainer` of the same config makes the `Run` again from the two.
 """
 
@@ -31,7 +31,7 @@ from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.counting import numbers_in, prices_of
-from dynhp_jax.criteria import naming
+from dynhp_jax.criteria import naming, trial
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network
@@ -97,6 +97,8 @@ class Run:
       given: what steps read beside it; as long as the network stays the same, only the prices
         of the gates change.
       splits: 'train', 'test' and, if some of it is held out, 'validation'.
+      earlier: variables as they were evaluated before the last epoch, before the one before it,
+        ..., as many as the criterion looks at; in host memory, of the shapes of the state's.
       memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.
       plan: shapes that are being compiled, to be taken later; see `plans`.
@@ -111,6 +113,7 @@ class Run:
     state: TrainState
     given: Given
     splits: Mapping[str, Split]
+    earlier: tuple[Any, ...] = ()
     memory_kib: tuple[float, ...] = ()
     best: tuple[float, int] = (float("inf"), 0)
     plan: Plan | None = None
@@ -242,7 +245,16 @@ class Trainer:
         return functools.partial(program, source)
 
     def start(self) -> Run:
-        """A run before its first epoch."""
+        """A run before its first epoch.
+
+        Raises:
+          ConfigError: the criterion cannot score the network, or not as early as it has to.
+        """
+        if self.criterion is not None:
+            held_out = len(self.dataset.y_validation)
+            trial.check_run(
+                self.config.scores, self.criterion, self.whole, held_out or self.examples
+            )
         size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
         batch, in_use = self.fit(network, min(size, room))
@@ -261,7 +273,7 @@ class Trainer:
         return Run(0, batch, in_use, chunk, network, keeps, state, given, splits)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
-        """The run that `host_part` and its state were saved from.
+        """The run that `host_part` and `array_part` were saved from.
 
         Raises:
           UserError: it was on another number of devices, and the budget is one of XLA's bytes.
@@ -274,7 +286,9 @@ class Trainer:
                 f" (memory.meter is 'xla'); go on with --config.devices={before}"
             )
         keeps = keeps_of(host["keeps"])
-        network, state = self._network(host), checkpoint.state
+        network, state, earlier = self._network(host), checkpoint.state, ()
+        if host.get("earlier"):
+            state, earlier = state[0], jax.device_get(state[1])
         self.budget.remember(network, host["looks"])
         return Run(
             epoch=checkpoint.epoch,
@@ -284,6 +298,7 @@ class Trainer:
             network=network,
             keeps=keeps,
             state=state,
+            earlier=earlier,
             given=self.given(network, keeps, state),
             splits=self.splits(keeps),
             memory_kib=tuple(host["memory_kib"]),
@@ -291,14 +306,15 @@ class Trainer:
             plan=host["plan"] and Plan.from_dict(host["plan"]),
         )
 
-    def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
-        """The state's shapes and types that belong to a `host_part`.
+    def state_shapes(self, host: Mapping[str, Any]) -> Any:
+        """The shapes and types of the `array_part` that belongs to a `host_part`.
 
         Raises:
           UserError: it is another version's, and lacks a field.
         """
         network = self._network(host)
-        return train_state.state_shapes(network, self.config, self.tx)
+        state = train_state.state_shapes(network, self.config, self.tx)
+        return _with_earlier(state, (state.evaluated[0],) * host.get("earlier", 0))
 
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
         """What steps read beside the state, for a network of these units."""
@@ -334,6 +350,15 @@ class Trainer:
         return splits.cut(self.config, self.dataset, self.whole, keeps, self.place)
 
 
+def array_part(run: Run) -> Any:
+    """What a checkpoint holds of a run's arrays: its state, and what there is of earlier epochs."""
+    return _with_earlier(run.state, run.earlier)
+
+
+def _with_earlier(state: TrainState, earlier: tuple) -> Any:
+    return (state, earlier) if earlier else state
+
+
 def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint needs beside the arrays, as JSON holds it."""
     return {
@@ -341,6 +366,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "batch_in_use": run.batch_in_use,
         "chunk": run.chunk,
         "devices": trainer.steps.devices,
+        "earlier": len(run.earlier),
         "looks": trainer.budget.looks(run.network),
         "spec": run.network.spec.to_dict(),
         "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},

@@ -15,6 +15,7 @@ import numpy as np
 
 from dynhp_jax import criteria, train_state
 from dynhp_jax.counting import prices_of
+from dynhp_jax.criteria import trial
 from dynhp_jax.criteria.activation import ActivationRate
 from dynhp_jax.criteria.batch_norm import BatchNormScale
 from dynhp_jax.criteria.evidence import Criterion, Evidence
@@ -32,13 +33,12 @@ from dynhp_jax.surgery import cut
 COMPARABLE = (ActivationRate, BatchNormScale, Fisher, FlexRel, Taylor)
 
 
-def prune(trainer: Trainer, run: Run, earlier: tuple = ()) -> Run:
+def prune(trainer: Trainer, run: Run) -> Run:
     """The run without the units that are due to go before its next epoch; the same run if none are.
 
     Args:
       trainer: the run's fixed part.
       run: between two epochs.
-      earlier: variables of earlier epochs, for a criterion that needs them.
 
     Raises:
       UserError: the criterion lacks what it needs, or the limit cannot be reached.
@@ -50,9 +50,18 @@ def prune(trainer: Trainer, run: Run, earlier: tuple = ()) -> Run:
     limit = asked.timetable().limit(run.epoch, before, asked.most(groups))
     if limit is None or asked.target(1).measure(run.network.groups, survivors(run)) <= limit:
         return run
-    network, seen = evidence(trainer, run, earlier)
+    network, seen = evidence(trainer, run)
     found = criteria.score(trainer.criterion, seen)
     return without(trainer, run, chosen(asked, trainer.criterion, found, network, limit))
+
+
+def remembered(trainer: Trainer, run: Run) -> tuple:
+    """`Run.earlier` after the next epoch: for most criteria nothing."""
+    count = trial.earlier_epochs(trainer.criterion)
+    if not count:
+        return ()
+    now = jax.tree.map(np.array, run.state.evaluated[0])  # copies: steps write where these lie
+    return (now, *run.earlier)[:count]
 
 
 def survivors(run: Run) -> dict[str, np.ndarray]:
@@ -61,14 +70,14 @@ def survivors(run: Run) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(masks[name]) for name in run.network.groups}
 
 
-def evidence(trainer: Trainer, run: Run, earlier: tuple = ()) -> tuple[Network, Evidence]:
+def evidence(trainer: Trainer, run: Run) -> tuple[Network, Evidence]:
     """The network of the living units, and what a criterion may look at.
 
     Args:
       trainer: the run's fixed part.
       run: between two epochs.
-      earlier: variables of earlier epochs, of the shapes of the run's arrays.
     """
+    earlier = run.earlier
     network, variables, keeps = run.network, run.state.evaluated[0], survivors(run)
     split = run.splits.get("validation", run.splits["train"])
     count = min(trainer.config.scores.examples, len(split.labels))

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from dynhp_jax import compiling, pruning
-from dynhp_jax.criteria import naming
+from dynhp_jax.criteria import naming, trial
 from dynhp_jax.errors import ConfigError, UserError
 from experiments import commandline
 from experiments.comparison import figures, running, settings, split_learning, tables
@@ -68,12 +68,12 @@ def check(place: Place) -> None:
     """What cannot be is said before anything is run.
 
     Raises:
-      UserError: a criterion that cannot be found, a fraction that cannot be reached, a group that
-        does not exist.
+      UserError: a criterion that cannot be found or cannot score the network, a fraction that
+        cannot be reached, a group that does not exist.
     """
     base, groups = place.base, place.whole.groups
     for criterion in place.comparison.criteria:
-        naming.parse(criterion)
+        _check_criterion(place, criterion)
     for fraction in place.comparison.fractions:
         asked = dataclasses.replace(base.scores, fraction=fraction)
         any_scores = {name: np.arange(groups[name].size) for name in groups}
@@ -83,6 +83,19 @@ def check(place: Place) -> None:
     cut = place.comparison.cut
     if cut and cut not in groups:
         raise ConfigError("compare.cut", cut, f"'' or a name among {', '.join(groups)}")
+
+
+def _check_criterion(place: Place, text: str) -> None:
+    criterion, base = naming.parse(text), place.base
+    examples = min(base.scores.examples, len(place.dataset.y_validation))
+    trial.check("compare.criteria", text, criterion, place.whole, examples)
+    needed = trial.earlier_epochs(criterion)
+    if needed >= settings.KEPT:
+        allowed = f"one that looks at {settings.KEPT - 1} earlier epochs at most, not at {needed}"
+        raise ConfigError("compare.criteria", text, allowed)
+    if needed >= base.epochs:
+        allowed = f"more than the {needed} earlier epochs that {text!r} looks at"
+        raise ConfigError("epochs", base.epochs, allowed)
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ def _save(trainer: runs.Trainer, run: runs.Run, workdir: Workdir) -> None:
     checkpoint.save(
         workdir.checkpoints,
         run.epoch,
-        run.state,
+        runs.array_part(run),
         runs.host_part(run, trainer),
         trainer.config.checkpoint.keep,
     )

@@ -188,9 +188,10 @@ def test_the_pruned_network_and_the_scores_are_those_of_the_warm_up(done):
     assert result["pruned_test_error"] == pytest.approx(wrong, abs=0.3)  # an example is 0.28
 
 
-def test_a_schedule_prunes_within_the_fine_tuning(tmp_path):
+@pytest.mark.parametrize("criterion", ["taylor", "velocity"])
+def test_a_schedule_prunes_within_the_fine_tuning(criterion, tmp_path):
     values = config_dict(
-        "--config.compare.criteria=('taylor',)", "--config.compare.seeds=(0,)",
+        f"--config.compare.criteria=('{criterion}',)", "--config.compare.seeds=(0,)",
         "--config.compare.fractions=(0.8,)", "--config.compare.methods=()",
         "--config.compare.epochs=3", "--config.scores.schedule=each_epoch",
         "--config.scores.end=2",
@@ -199,7 +200,7 @@ def test_a_schedule_prunes_within_the_fine_tuning(tmp_path):
     place = running.Place(base, comparison, tmp_path / "runs", tmp_path, {})
     compare.check(place)
     found = [running.result(place, each) for each in running.cells(comparison)]
-    assert [each["row"] for each in found] == ["dense", "taylor"]
+    assert [each["row"] for each in found] == ["dense", criterion]
     assert "pruned_test_error" not in found[1] and found[1]["removed"] >= 0.8
     assert len(found[1]["fine_tuning_test_errors"]) == 3
     assert len(tables.build(base, comparison, found)) == 1
@@ -213,6 +214,11 @@ def test_a_schedule_prunes_within_the_fine_tuning(tmp_path):
         ("--config.compare.criteria=()", "config.compare.criteria is (); allowed: at least one"),
         ("--config.compare.fractions=(0.5, 1.0)", "config.compare.fractions is (0.5, 1.0);"),
         ("--config.compare.fractions=(0.5, 0.5)", "and each once"),
+        ("--config.compare.methods=('hp', 'hp')", "compare.methods is ('hp', 'hp'); allowed: each"),
+        ("--config.compare.lams=(0.1, 0.1)", "config.compare.lams is (0.1, 0.1); allowed: each"),
+        ("--config.compare.criteria=('l1', 'batch_norm')", "config.compare.criteria is 'batch_no"),
+        ("--config.compare.criteria=('activation',)", "one that can score this network, such as"),
+        ("--config.epochs=2", "config.epochs is 2; allowed: more than the 2 earlier epochs that"),
         ("--config.compare.fractions=(0.995,)", "cannot be reached"),
         ("--config.compare.methods=('sp',)", "config.compare.methods is ('sp',); allowed: names"),
         ("--config.compare.sedes=(0,)", "config.compare.sedes is not a field; did you mean"),

@@ -1,6 +1,7 @@
 """Units that go by a criterion within a run: what goes when, and that nothing else changes."""
 
 import dataclasses
+import re
 import sys
 import textwrap
 
@@ -218,10 +219,62 @@ def test_schedules_that_do_not_end_within_the_run_are_refused(dataset):
         Team([of(criterion="l1")], dataset, compiling.Programs())
 
 
-def test_a_criterion_without_what_it_needs_says_so(dataset, programs):
-    trainer = runs.Trainer(of(criterion="velocity"), dataset, programs)
-    with pytest.raises(UserError, match="'velocity' has the variables of 0 earlier epochs"):
-        loop.advance(trainer, trainer.start())
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            {"criterion": "velocity", "start": 1},
+            "config.scores.start is 1; allowed: 2 or more: 'vel",
+        ),
+        ({"criterion": "batch_norm"}, "config.scores.criterion is 'batch_norm'; allowed: one that"),
+        ({"criterion": "activation"}, "config.scores.criterion is 'activation'; allowed: one that"),
+    ],
+)
+def test_a_criterion_that_cannot_score_a_run_is_refused_before_it(asked, said, dataset, programs):
+    trainer = runs.Trainer(of(**asked), dataset, programs)
+    with pytest.raises(ConfigError, match=re.escape(said)) as caught:
+        trainer.start()
+    assert "\n" not in str(caught.value)
+
+
+def test_all_other_criteria_can_score_a_run(dataset, programs):
+    for name in criteria.CRITERIA.keys() - {"activation", "batch_norm"}:
+        runs.Trainer(of(criterion=name, start=2), dataset, programs).start()
+
+
+@pytest.mark.parametrize("cuts", [False, True])
+def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, programs, tmp_path):
+    """Also where arrays are cut and the run is resumed in between, bit for bit."""
+    config = of(criterion="velocity", fraction=0.6, schedule="each_epoch", start=2, end=3)
+    config = dataclasses.replace(config, epochs=6, gates=configuration.Gates(inputs=False))
+    if cuts:
+        _, _, masked = trained(config, dataset, programs)
+        at_once = configuration.Compiling(shrink=0.1, ahead=False)
+        config, programs = dataclasses.replace(config, compiling=at_once), compiling.Programs()
+    trainer = runs.Trainer(config, dataset, programs)
+    run, records, seen = trainer.start(), [], []
+    for epoch in range(6):
+        seen.insert(0, jax.tree.map(np.array, run.state.variables))
+        if not cuts:  # arrays of one size: what the run keeps is what was there
+            jax.tree.map(np.testing.assert_array_equal, run.earlier, tuple(seen[1:3]))
+        if epoch == 3:
+            host = runs.host_part(run, trainer)
+            checkpoint.save(tmp_path, epoch, runs.array_part(run), host)
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+    units = [sum(record["units"].values()) for record in records]
+    assert units[1] == 36 > units[2] > units[3] == units[5]
+    if cuts:
+        assert records[3]["materialised"] < records[2]["materialised"] == trainer.whole_parameters
+        assert [record["units"] for record in records] == [record["units"] for record in masked]
+    again = runs.Trainer(config, dataset, programs)
+    found = again.resume(checkpoint.restore(tmp_path, again.state_shapes))
+    for record in records[3:]:
+        found, now = loop.advance(again, found)
+        assert now["test_cross_entropy"] == record["test_cross_entropy"]
+        assert now["units"] == record["units"]
+    jax.tree.map(np.testing.assert_array_equal, found.state, run.state)
+    jax.tree.map(np.testing.assert_array_equal, found.earlier, run.earlier)
 
 
 def test_units_are_those_of_all_groups():

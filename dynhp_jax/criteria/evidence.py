@@ -23,6 +23,8 @@ class Criterion(Protocol):
 
     A frozen dataclass whose fields are its options. `scores` is pure and can be jitted; it does not
     depend on how the units of a group are numbered, and draws what is random from `evidence.key`.
+    One that looks at `evidence.earlier` says how many of them a run has to keep for it, in an
+    attribute `earlier_epochs`.
     """
 
     def scores(self, evidence: Evidence) -> Mapping[str, jax.Array]:

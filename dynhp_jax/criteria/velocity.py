@@ -15,6 +15,7 @@ that read the unit.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,11 +31,13 @@ class Velocity(Section):
     """|v| from the variables of this epoch and of at least two earlier ones.
 
     Attributes:
+      earlier_epochs: how many of them a run keeps for it.
       mu: the share of the last velocity.
       rule: as the paper's text or its code has it.
     """
 
     prefix = "criterion."
+    earlier_epochs: ClassVar[int] = 2
 
     mu: float = number(0.5, 0.0, 1.0, "a number from 0 to 1", "the share of the last velocity")
     rule: str = choice("paper", ("paper", "code"), "which recursion")
@@ -46,10 +49,11 @@ class Velocity(Section):
           UserError: fewer than two earlier epochs.
         """
         evidence.need("velocity", "inputs")
-        if len(evidence.earlier) < 2:
+        found, needed = len(evidence.earlier), self.earlier_epochs
+        if found < needed:
             raise UserError(
-                f"criterion 'velocity' has the variables of {len(evidence.earlier)} earlier epochs;"
-                " allowed: 2 or more, the latest first, in Evidence(earlier=...)"
+                f"criterion 'velocity' has the variables of {found} earlier epochs; allowed:"
+                f" {needed} or more, the latest first, in Evidence(earlier=...)"
             )
         epochs = [evidence.variables, *evidence.earlier][::-1]  # the oldest first
         outputs = [captured(evidence, variables) for variables in epochs]

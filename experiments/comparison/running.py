@@ -77,6 +77,7 @@ class Start:
       place: what all cells share.
       trainer: of the warm-up.
       saved: its last checkpoint.
+      earlier: variables of the ones before, the latest first.
       evidence: what criteria look at.
       found: scores by criterion, and the seconds that they took.
     """
@@ -84,6 +85,7 @@ class Start:
     place: Place
     trainer: runs.Trainer
     saved: checkpoint.Checkpoint
+    earlier: tuple
     evidence: criteria.Evidence
     found: dict[str, tuple[dict[str, np.ndarray], float]] = dataclasses.field(default_factory=dict)
 
@@ -95,20 +97,20 @@ class Start:
             _train(place, config, workdir)
         with workdir.claim(config):  # refuses a run of another config
             trainer = runs.Trainer(config, place.dataset, place.programs)
-            epochs = checkpoint.epochs(workdir.checkpoints)[-3:]
+            epochs = checkpoint.epochs(workdir.checkpoints)[-settings.KEPT :]
             saved = [
                 checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes)
                 for epoch in reversed(epochs)
             ]
-        earlier = tuple(each.state.variables for each in saved[1:])
-        run = trainer.resume(saved[0])
+        earlier = tuple(each.state.evaluated[0] for each in saved[1:])
+        run = dataclasses.replace(trainer.resume(saved[0]), earlier=earlier)
         examples = dataclasses.replace(config, scores=place.base.scores)
         seen = runs.Trainer(examples, place.dataset, place.programs)
-        _, evidence = scoring.evidence(seen, run, earlier)
+        _, evidence = scoring.evidence(seen, run)
         evidence = dataclasses.replace(
             evidence, apply=place.whole.evaluate, groups=place.whole.groups
         )
-        return cls(place, trainer, saved[0], evidence)
+        return cls(place, trainer, saved[0], earlier, evidence)
 
     def scores(self, criterion: str) -> tuple[dict[str, np.ndarray], float]:
         """Scores and seconds, without compiling: those of the second of two calls."""
@@ -124,7 +126,8 @@ class Start:
         """A run of another config that goes on from the warm-up; its arrays are its own."""
         trainer = runs.Trainer(config, self.place.dataset, self.place.programs)
         state = jax.tree.map(jnp.copy, self.saved.state)  # an epoch consumes them
-        return trainer, trainer.resume(dataclasses.replace(self.saved, state=state))
+        run = trainer.resume(dataclasses.replace(self.saved, state=state))
+        return trainer, dataclasses.replace(run, earlier=self.earlier)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,6 +66,7 @@ class Comparison(Section):
     cut: str = text("", "group whose outputs split learning sends; empty: the first one's")
 
 
+KEPT = 3  # last epochs of a warm-up, that criteria may look at
 SECTIONS = {"compare": Comparison}
 
 
@@ -116,7 +117,9 @@ def warm_up(base: Config, seed: int) -> Config:
         seed=seed,
         scores=Scores(),
         batch=dataclasses.replace(base.batch, variance="none"),  # nobody reads it
-        checkpoint=dataclasses.replace(base.checkpoint, every=1, keep=max(3, base.checkpoint.keep)),
+        checkpoint=dataclasses.replace(
+            base.checkpoint, every=1, keep=max(KEPT, base.checkpoint.keep)
+        ),
     )
 
 
