@@ -1,5 +1,6 @@
 """What a person at a terminal sees of a run, and how one is interrupted."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Mapping
@@ -22,6 +23,7 @@ class Interruptions:
 
     def __init__(self):
         self.wanted = False
+        self._saving = False
 
     def __enter__(self):
         self._before = {kind: signal.signal(kind, self._note)
@@ -32,7 +34,19 @@ class Interruptions:
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
 
+    @contextlib.contextmanager
+    def saving(self):
+        """Within it no Ctrl-C stops anything: what is being written would be lost, and is short."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
+
     def _note(self, number, frame):
+        if self.wanted and self._saving:
+            say("interrupted: being saved, a moment")
+            return
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True

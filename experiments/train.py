@@ -65,7 +65,8 @@ def train(
                 report.show(record)
                 last = run.epoch == config.epochs or interruptions.wanted
                 if last or run.epoch % config.checkpoint.every == 0:
-                    _save(trainer, run, workdir)
+                    with interruptions.saving():
+                        _save(trainer, run, workdir)
                 if interruptions.wanted and run.epoch < config.epochs:
                     raise Interrupted(
                         f"epoch {run.epoch} of {config.epochs} is saved in {workdir.path};"

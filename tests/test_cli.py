@@ -18,6 +18,7 @@ from tensorboardX.record_writer import masked_crc32c
 
 from dynhp_jax import checkpoint, compiling, data, runs
 from experiments import commandline, evaluate, reports, train
+from experiments.terminal import Interruptions
 from experiments.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -303,6 +304,16 @@ def test_ctrl_c_twice_says_what_is_lost(every, kept, words, tmp_path, capfd, mon
     assert len(Workdir(workdir).records()) == 3
     assert checkpoint.epochs(workdir / "checkpoints") == kept
     assert said.splitlines()[-1].startswith(f"interrupted: stopped at once; {words}")
+
+
+def test_ctrl_c_does_not_stop_what_is_being_saved(capfd):
+    with Interruptions() as interruptions:
+        with interruptions.saving():
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+        assert interruptions.wanted and "being saved" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(finished, tmp_path, capfd):
