@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -74,13 +74,22 @@ class Ready:
     found: Found
 
 
+class Shaped(Protocol):
+    """What a plan is made from: a `Run`, or what a member of a sweep would be alone."""
+
+    epoch: int
+    batch_in_use: int
+    network: Network
+    keeps: Keeps
+
+
 def costs() -> Costs:
     """Of the machine's kind."""
     return COSTS.get(jax.default_backend(), COSTS["gpu"])
 
 
 def next_plan(
-    trainer: Trainer, run: Run, masks: Mapping[str, np.ndarray], wanted: int
+    trainer: Trainer, run: Shaped, masks: Mapping[str, np.ndarray], wanted: int
 ) -> Plan | None:
     """What to change in the shapes of a run that has no plan; None if nothing.
 
@@ -94,14 +103,14 @@ def next_plan(
         return None
     keeps = run.keeps
     starved = trainer.by_xla and wanted > trainer.budget.capped(run.network, wanted)
-    batch = run.batch_in_use
-    if worth_cutting(trainer, run.network, _materialised(run), run.epoch, batch, masks, starved):
+    batch, materialised = run.batch_in_use, numbers_in(run.network.spec.shapes()["params"])
+    if worth_cutting(trainer, run.network, materialised, run.epoch, batch, masks, starved):
         keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
-    elif not trainer.may_change(run.network, wanted, run.batch_in_use):
+    elif not trainer.may_change(run.network, wanted, batch):
         return None
     wait, longest = 0, min(int(LONGEST * trainer.config.epochs), AT_MOST)
     if trainer.config.compiling.ahead:
-        seconds = costs().epoch(run.network, _materialised(run), trainer.examples, run.batch_in_use)
+        seconds = costs().epoch(run.network, materialised, trainer.examples, batch)
         wait = max(1, min(math.ceil(costs().compilation / seconds), longest))
     return Plan(run.epoch + 1 + wait, keeps, wanted)
 
@@ -177,10 +186,6 @@ def worth_cutting(
     first = {name: np.arange(kept.size) for name, kept in keeps.items()}
     saved -= machine.epoch(part_of(trainer.whole, first), left, examples, batch)
     return (trainer.config.epochs - epoch) * saved > machine.compilation
-
-
-def _materialised(run: Run) -> int:
-    return numbers_in(run.state.variables["params"])
 
 
 def carry_out(trainer: Trainer, run: Run) -> Run:

@@ -5,7 +5,9 @@ accelerator that a small network leaves mostly idle, a whole table is one job. A
 have the same sizes, those of the largest survivor of each group (of the inputs, which they share:
 whatever any member has left); what a member has lost beyond that is masked. Mini-batches of
 different sizes are padded to the largest, and what is padded weighs nothing. A member draws what
-its single run draws and ends where that ends, up to the rounding of another order of summation.
+its single run draws, takes a new mini-batch in the epoch in which that does (`alone`), and ends
+where that ends, up to the rounding of another order of summation: unless that moves a gate's rate
+or a mini-batch across a threshold, from where on they are two runs.
 """
 
 import dataclasses
@@ -17,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import annealing, compiling, config, outcome, plans, train_state, training
+from dynhp_jax import alone, annealing, compiling, config, outcome, plans, train_state, training
+from dynhp_jax.alone import Alone, Member
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.config import Config
 from dynhp_jax.counting import numbers_in
@@ -25,34 +28,13 @@ from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Keeps, Trainer, keeps_of
+from dynhp_jax.runs import Trainer
 from dynhp_jax.splits import Split
 from dynhp_jax.stacking import common_keeps, make_epoch, member_of, stacked
 from dynhp_jax.train_state import Given, TrainState
 
 # What members may differ in: numbers that shape no array of a step.
 FREE = ("name", "seed", "penalty.lam", "batch.alpha", "batch.eta", "pruning.gamma")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Member:
-    """One run among several, without its arrays.
-
-    Attributes:
-      epoch: epochs done.
-      batch: the controller's exact mini-batch.
-      batch_in_use: on the grid.
-      keeps: which units of the whole network its arrays hold, {group: sorted indices}.
-      memory_kib: of every epoch so far, by the paper's meter.
-      best: (test error in percent, epoch) of the best epoch so far.
-    """
-
-    epoch: int
-    batch: int
-    batch_in_use: int
-    keeps: Keeps
-    memory_kib: tuple[float, ...] = ()
-    best: tuple[float, int] = (float("inf"), 0)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -123,7 +105,10 @@ class Team:
     def start(self) -> Replicas:
         """All members before their first epoch."""
         runs = [trainer.start() for trainer in self.trainers]
-        members = tuple(Member(0, run.batch, run.batch_in_use, run.keeps) for run in runs)
+        members = tuple(
+            Member(run.batch, run.keeps, Alone(0, run.batch_in_use, run.network, run.keeps))
+            for run in runs
+        )
         state = stacked([run.state for run in runs])
         given = stacked([run.given for run in runs])
         return Replicas(runs[0].network, members, state, given, runs[0].splits)
@@ -131,30 +116,17 @@ class Team:
     def resume(self, epoch: int, state: TrainState, host: Mapping[str, Any]) -> Replicas:
         """What `host_part` and its state were saved from."""
         members = tuple(
-            Member(
-                epoch,
-                each["batch"],
-                each["batch_in_use"],
-                keeps_of(each["keeps"]),
-                tuple(each["memory_kib"]),
-                tuple(each["best"]),
-            )
-            for each in host["members"]
+            Member.from_dict(trainer, epoch, each)
+            for trainer, each in zip(self.trainers, host["members"], strict=True)
         )
-        network = self._network(host)
+        network = alone.network_in(self.lead, host)
         given = self._given(network, members, state)
         splits = self.lead.splits(members[0].keeps)
         return Replicas(network, members, state, given, splits)
 
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
         """The stacked state's shapes and types that belong to a `host_part`."""
-        network = self._network(host)
-        one = train_state.state_shapes(network, self.lead.config, self.lead.tx)
-        count = len(self.trainers)
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
-
-    def _network(self, host: Mapping[str, Any]) -> Network:
-        return plans.part_of(self.whole, keeps_of(host["members"][0]["keeps"]))
+        return alone.state_shapes(self.lead, host)
 
     def _given(self, network: Network, members: Sequence[Member], state: TrainState) -> Given:
         return stacked(
@@ -181,6 +153,12 @@ class Team:
         """
         began, waited_before = time.perf_counter(), self.programs.waited
         network, epoch = replicas.network, replicas.epoch + 1
+        # A mini-batch changes in the epoch in which it would in the member's single run.
+        members = tuple(
+            dataclasses.replace(member, alone=alone.carry_out(trainer, member.alone))
+            for trainer, member in zip(self.trainers, replicas.members, strict=True)
+        )
+        replicas = dataclasses.replace(replicas, members=members)
         state, tallies = self._train(replicas, epoch)
         outcome.check(epoch, *(tally.loss for tally in tallies))
 
@@ -215,12 +193,15 @@ class Team:
                 materialised, {},
             )  # fmt: skip
             records.append(record)
+            left = {
+                name: member.keeps[name][np.flatnonzero(mask)]
+                for name, mask in pruned[k].masks.items()
+            }
             members.append(
                 dataclasses.replace(
                     member,
-                    epoch=epoch,
                     batch=choice.batch,
-                    batch_in_use=trainer.fit(network, choice.batch)[1],
+                    alone=alone.after_epoch(trainer, member.alone, left, choice.wanted),
                     memory_kib=(*member.memory_kib, record["memory_kib"]),
                     best=min(member.best, (record["test_error"], epoch)),
                 )
@@ -314,14 +295,4 @@ class Team:
 
 def host_part(replicas: Replicas) -> dict[str, Any]:
     """What a checkpoint needs beside the arrays, as JSON holds it."""
-    members = [
-        {
-            "batch": member.batch,
-            "batch_in_use": member.batch_in_use,
-            "keeps": {name: kept.tolist() for name, kept in member.keeps.items()},
-            "memory_kib": list(member.memory_kib),
-            "best": list(member.best),
-        }
-        for member in replicas.members
-    ]
-    return {"members": members}
+    return {"members": [member.to_dict() for member in replicas.members]}
