@@ -2,17 +2,19 @@
 
 python -m experiments.evaluate --workdir=runs/digits
 
+A member of a sweep is loaded from the sweep's checkpoint: --workdir=runs/digits-dynhp-sweep/seed0.
 It takes one device, however many the run had. Directories of the run's config that do not exist
 here, as on another machine, give way to the defaults (TFDS_DATA_DIR, DYNHP_CACHE).
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, loop, named, runs
+from dynhp_jax import alone, checkpoint, compiling, loop, named, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
@@ -26,16 +28,14 @@ def main(argv: Sequence[str]) -> None:
     if not path:
         raise UserError("--workdir is missing: the directory of a run, such as runs/digits")
     workdir = Workdir(path)
+    if workdir.members and not workdir.config_file.exists():
+        one = workdir.path / workdir.members[0]
+        raise UserError(f"{workdir.path} holds a sweep; take a member's directory, such as {one}")
     config = here(workdir.config())
     dataset = named.dataset_of(config)
     compiling.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
-    found = checkpoint.restore(
-        workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
-    )
-    if found is None:
-        raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
-    run = trainer.resume(found)
+    run = _of_sweep(trainer, workdir) if workdir.members else _single(trainer, workdir)
     result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test", run.chunk)
     dense, size = reports.dense_numbers(trainer), loop.size_of(trainer, run)
 
@@ -53,12 +53,15 @@ def here(config: Config) -> Config:
     """A run's config as it can be evaluated by: on one device, on this machine.
 
     What its budget allowed goes, too: it was for training, and by XLA's meter it would be found
-    out anew, for another number of devices.
+    out anew, on other devices. Unless it decides which types the moments in the checkpoint have.
     """
+    memory = config.memory
+    if "bf16_moments" not in memory.allow:
+        memory = dataclasses.replace(memory, meter="paper", budget="none")
     return dataclasses.replace(
         config,
         devices=1,
-        memory=dataclasses.replace(config.memory, meter="paper", budget="none"),
+        memory=memory,
         data=_found(config.data, "dir", "cache_dir"),
         compiling=_found(config.compiling, "cache_dir"),
     )
@@ -72,6 +75,33 @@ def _found(section: Any, *names: str) -> Any:
 
 def _usable(directory: str) -> bool:
     return directory == "none" or Path(directory).expanduser().is_dir()  # 'none': no cache
+
+
+def _single(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
+    found = checkpoint.restore(
+        workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
+    )
+    if found is None:
+        raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
+    return trainer.resume(found)
+
+
+def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
+    """A member, from the checkpoint that lies in the sweep's folder."""
+    name, members, folder = workdir.path.name, workdir.members, Workdir(workdir.path.parent)
+    if name not in members or folder.members != members:
+        raise UserError(
+            f"{workdir.path} belongs to a sweep over {', '.join(members)}, which is not in"
+            f" {folder.path}; put the directory back into that sweep's folder"
+        )
+    found = checkpoint.restore(
+        folder.checkpoints,
+        functools.partial(alone.state_shapes, trainer),
+        lambda message: say(f"warning: {message}"),
+    )
+    if found is None:
+        raise UserError(f"{folder.path} has no checkpoint yet; go on with its sweep first")
+    return alone.run_of(trainer, found, members.index(name))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,11 @@
     python -m experiments.sweep --config=configs/fmnist.py --seeds=0,1,2 --lams=0.1,0.3
 
 Every combination is a run with a directory of its own in the workdir, with the files that
-experiments.train writes; each ends where it would have ended alone, up to rounding. The same
-command goes on where it stopped. On an accelerator that a small network leaves mostly idle, several
-runs take little longer than one; on a CPU they take as long as one after the other.
+experiments.train writes but for the checkpoints, which lie in the workdir, of all members together.
+Each ends where it would have ended alone, up to rounding (see dynhp_jax.replicas). The same command
+goes on where it stopped; experiments.evaluate loads a member's network from its directory. On an
+accelerator that a small network leaves mostly idle, several runs take little longer than one; on a
+CPU they take as long as one after the other.
 """
 
 import contextlib
@@ -48,12 +50,14 @@ def main(argv: Sequence[str]) -> None:
     folder = Path(path or f"runs/{config.name}-{config.method}-sweep").expanduser().absolute()
     compiling.use_cache(config.compiling.cache_dir)
     team = Team(list(members.values()), named.dataset_of(config), compiling.Programs())
+    names = list(members)
     with contextlib.ExitStack() as claims:
+        claims.enter_context(Workdir(folder).claim(None, names))
         workdirs = [
-            claims.enter_context(Workdir(folder / name).claim(each))
+            claims.enter_context(Workdir(folder / name).claim(each, names))
             for name, each in members.items()
         ]
-        train(team, list(members), workdirs, folder)
+        train(team, names, workdirs, folder)
 
 
 def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
@@ -98,9 +102,15 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 
 def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder: Path) -> None:
-    """Trains all members in their claimed workdirs, from where an earlier sweep left them."""
+    """Trains all members in their claimed workdirs, from where an earlier sweep left them.
+
+    Raises:
+      UserError: a member's records do not go with the checkpoint.
+    """
     config, checkpoints = team.lead.config, folder / "checkpoints"
-    replicas = _start(team, names, checkpoints)
+    replicas = _start(team, checkpoints)
+    for workdir in workdirs:
+        _check_records(workdir, replicas.epoch)
     records = [workdir.rewind(replicas.epoch) for workdir in workdirs]
     screen = Screen(replicas.epoch, config.epochs)
     with Interruptions() as interruptions:
@@ -113,10 +123,8 @@ def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder:
                 screen.show(_middle(now))
                 done = replicas.epoch == config.epochs
                 if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
-                    host = host_part(replicas) | {"names": list(names)}
-                    checkpoint.save(
-                        checkpoints, replicas.epoch, replicas.state, host, config.checkpoint.keep
-                    )
+                    host, keep = host_part(replicas), config.checkpoint.keep
+                    checkpoint.save(checkpoints, replicas.epoch, replicas.state, host, keep)
                 if interruptions.wanted and not done:
                     raise Interrupted(
                         f"epoch {replicas.epoch} of {config.epochs} is saved in {folder};"
@@ -135,22 +143,24 @@ def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder:
     print(f"everything is in {folder}")
 
 
-def _start(team: Team, names: Sequence[str], checkpoints: Path) -> Replicas:
+def _start(team: Team, checkpoints: Path) -> Replicas:
     checkpoint.sweep(checkpoints)
-
-    def shapes(host: Mapping[str, Any]):
-        if host["names"] != list(names):
-            raise UserError(
-                f"{checkpoints.parent} holds a sweep over {', '.join(host['names'])};"
-                " take another --workdir, or the same members"
-            )
-        return team.state_shapes(host)
-
-    found = checkpoint.restore(checkpoints, shapes, lambda message: say(f"warning: {message}"))
+    found = checkpoint.restore(
+        checkpoints, team.state_shapes, lambda message: say(f"warning: {message}")
+    )
     if found is None:
         return team.start()
     print(f"going on after epoch {found.epoch} of {team.lead.config.epochs}")
     return team.resume(found.epoch, found.state, found.host)
+
+
+def _check_records(workdir: Workdir, epoch: int) -> None:
+    there = [record["epoch"] for record in workdir.records()]
+    if there[:epoch] != list(range(1, epoch + 1)):
+        raise UserError(
+            f"{workdir.metrics_file} has {len(there)} epochs that can be read, the sweep's"
+            f" checkpoint is of epoch {epoch}; put the file back, or take another --workdir"
+        )
 
 
 def _middle(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -1,10 +1,11 @@
 """The directory of a run: one config, one writer at a time, files that are whole or not there.
 
 config.json       every field of the config
+sweep.json        of a member of a sweep, and of the sweep's folder: the names of all members
 metrics.jsonl     one line per epoch
 summary.json      the end result; written when the last epoch is done
 tensorboard/      the same numbers as events
-checkpoints/      by dynhp_jax.checkpoint
+checkpoints/      by dynhp_jax.checkpoint; those of a sweep lie in its folder, for all members
 figures/          PNG
 """
 
@@ -13,6 +14,7 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ class Workdir:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path).expanduser().absolute()
         self.config_file = self.path / "config.json"
+        self.sweep_file = self.path / "sweep.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
         self.checkpoints = self.path / "checkpoints"
@@ -39,13 +42,17 @@ class Workdir:
         self.tensorboard = self.path / "tensorboard"
 
     @contextlib.contextmanager
-    def claim(self, config: Config):
-        """Holds the directory for a run of `config`, and keeps the config in it.
+    def claim(self, config: Config | None, members: Sequence[str] = ()):
+        """Holds the directory for a run, and keeps in it what the run is.
 
         A run that fails before its first epoch is done leaves nothing behind.
 
+        Args:
+          config: of the run; None for a sweep's folder, in which the members have theirs.
+          members: of the sweep to which the directory belongs; () for a run of its own.
+
         Raises:
-          UserError: another run holds it, or it holds a run of another config.
+          UserError: another run holds it, or it holds a run of another config, or of other members.
           OSError: it cannot be made or written.
         """
         self.path.mkdir(parents=True, exist_ok=True)
@@ -54,8 +61,9 @@ class Workdir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another run is writing to {self.path}; wait for it") from None
-            self._compare(config)
-            write_json(self.config_file, configuration.to_dict(config))
+            self._compare(config, list(members))
+            _keep(self.config_file, config and configuration.to_dict(config))
+            _keep(self.sweep_file, members and {"members": list(members)})
             try:
                 yield self
             except BaseException:
@@ -77,23 +85,51 @@ class Workdir:
         return configuration.from_dict(values)
 
     @property
+    def members(self) -> list[str]:
+        """Names of all members of the sweep to which the directory belongs; [] if to none.
+
+        Raises:
+          UserError: the file that says so cannot be read.
+        """
+        try:
+            return json.loads(self.sweep_file.read_text())["members"]
+        except FileNotFoundError:
+            return []
+        except ValueError:
+            raise UserError(f"{self.sweep_file} is not whole; take another --workdir") from None
+
+    @property
     def _begun(self) -> bool:
-        """Whether an epoch was finished here."""
-        return self.checkpoints.exists() or bool(self.records())
+        """Whether an epoch was finished here; of a member, its sweep's checkpoints know it."""
+        folder = Workdir(self.path.parent)
+        member = bool(self.members) and folder.members == self.members
+        there = [self, folder] if member else [self]
+        return any(each.checkpoints.exists() for each in there) or bool(self.records())
 
     def _leave(self) -> None:
         """Takes away what `claim` wrote, if no epoch was finished."""
         if self._begun:
             return
         shutil.rmtree(self.tensorboard, ignore_errors=True)
-        for file in (self.config_file, self.metrics_file, self.path / ".lock"):
+        for file in (self.config_file, self.sweep_file, self.metrics_file, self.path / ".lock"):
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else lies in it
             self.path.rmdir()
 
-    def _compare(self, config: Config) -> None:
+    def _compare(self, config: Config | None, members: list[str]) -> None:
         if not self._begun:
             return  # killed in its first epoch: there is nothing to go on from
+        found = self.members
+        if found != members:
+            held = "holds a single run; take another --workdir, or go on with experiments.train"
+            if found:
+                held = (
+                    f"belongs to a sweep over {', '.join(found)}; take another --workdir, or go on"
+                    " with experiments.sweep over these"
+                )
+            raise UserError(f"{self.path} {held}")
+        if config is None:
+            return
         if not self.config_file.exists():
             raise UserError(
                 f"{self.path} holds a run without its config.json; take another --workdir"
@@ -137,6 +173,14 @@ class Workdir:
             except OSError:
                 file.truncate(whole)  # a part of a line is none
                 raise
+
+
+def _keep(path: Path, values: Any) -> None:
+    """Writes a file; without values what an earlier run may have left there goes."""
+    if values:
+        write_json(path, values)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:

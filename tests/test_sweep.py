@@ -1,6 +1,8 @@
 """The command line that trains several runs side by side."""
 
+import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dynhp_jax.config import Config
-from experiments import commandline, sweep
+from experiments import commandline, evaluate, sweep, train
 from experiments.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -23,38 +25,138 @@ QUICK = [
 ]
 
 
-def test_every_member_leaves_a_run_and_more_epochs_go_on(capsys, monkeypatch, tmp_path):
-    arguments = [*QUICK, f"--workdir={tmp_path / 'one'}"]
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", *arguments, "--config.epochs=2"],
+NAMES = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
+
+
+def process(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.sweep", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    monkeypatch.chdir(ROOT)
-    assert commandline.run(sweep.main, ["sweep", *arguments, "--config.epochs=3"]) == 0
-    said = capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """(folder of a sweep over NAMES that was stopped after epoch 2 and ended with 3, its words)."""
+    folder = tmp_path_factory.mktemp("sweep") / "one"
+    for epochs in (2, 3):
+        done = process(*QUICK, f"--workdir={folder}", f"--config.epochs={epochs}")
+        assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def refused(capfd, main, *arguments):
+    """The one line that a main ends with in this process."""
+    with contextlib.chdir(ROOT):
+        assert commandline.run(main, ["program", *arguments]) == 2
+    shown = capfd.readouterr().err
+    assert shown.startswith("error: ") and shown.count("\n") == 1
+    return shown
+
+
+def contents(folder):
+    """{path: bytes} of everything below a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_every_member_leaves_a_run_and_more_epochs_go_on(finished):
+    folder, said = finished
     assert "going on after epoch 2 of 3" in said
-    names = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
-    finished = []
-    for name in names:
-        workdir = Workdir(tmp_path / "one" / name)
+    ends = []
+    for name in NAMES:
+        workdir = Workdir(folder / name)
         records = workdir.records()
         assert [record["epoch"] for record in records] == [1, 2, 3]
         summary = json.loads(workdir.summary_file.read_text())
         assert summary["test_error"] == records[-1]["test_error"]
         assert f"{summary['seed']}" in name
         assert (workdir.figures / "units.png").exists()
-        finished.append([{k: v for k, v in r.items() if k not in CLOCKS} for r in records])
-    assert len({json.dumps(each) for each in finished}) == 4
+        ends.append([{k: v for k, v in r.items() if k not in CLOCKS} for r in records])
+    assert len({json.dumps(each) for each in ends}) == 4
     lines = said.splitlines()
     (head,) = [k for k, line in enumerate(lines) if line.startswith("setting")]
     assert [line.split()[:3] for line in lines[head + 2 : head + 4]] == [
         ["alpha", "0.2", "2"],
         ["alpha", "0.9", "2"],
     ]
-    others = ["--config.epochs=3", "--lams=1,2"]
-    assert commandline.run(sweep.main, ["sweep", *arguments, *others]) == 2
-    assert "holds a sweep over alpha0.2-seed0" in capsys.readouterr().err
+
+
+def test_a_member_s_network_is_evaluated(finished, capsys, tmp_path):
+    folder, _ = finished
+    for name in NAMES[1:3]:
+        assert commandline.run(evaluate.main, ["evaluate", f"--workdir={folder / name}"]) == 0
+        said, last = capsys.readouterr().out, Workdir(folder / name).records()[-1]
+        assert "after epoch 3" in said and f"test error {last['test_error']:.2f} %" in said
+        assert f"parameters: {last['parameters']:,} of" in said
+        for group, units in last["units"].items():
+            assert f"units of {group}: {units} of" in said
+
+
+def test_a_member_without_its_sweep_is_named(finished, capfd, tmp_path):
+    folder, _ = finished
+    said = refused(capfd, evaluate.main, f"--workdir={folder}")
+    assert "holds a sweep" in said and f"{folder / NAMES[0]}" in said
+    moved = shutil.copytree(folder / NAMES[0], tmp_path / NAMES[0])
+    said = refused(capfd, evaluate.main, f"--workdir={moved}")
+    assert "belongs to a sweep over alpha0.2-seed0, " in said and f"is not in {tmp_path}" in said
+
+
+def test_train_takes_nothing_away_from_a_sweep(finished, capfd, tmp_path):
+    folder, _ = finished
+    moved = shutil.copytree(folder / NAMES[0], tmp_path / NAMES[0])
+    before, single = contents(folder), [*QUICK[:-2], "--config.epochs=3"]
+    for workdir in (folder / NAMES[0], folder, moved):
+        said = refused(capfd, train.main, *single, "--config.batch.alpha=0.2",
+                       f"--workdir={workdir}")  # fmt: skip
+        assert f"{workdir} belongs to a sweep over alpha0.2-seed0, " in said
+    assert (
+        contents(folder) == before
+        and contents(moved).items() <= contents(folder / NAMES[0]).items()
+    )
+
+
+def test_records_that_do_not_go_with_the_checkpoint_are_refused(finished, capfd, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "copy")
+    file = Workdir(folder / NAMES[2]).metrics_file
+    arguments = [*QUICK, "--config.epochs=3", f"--workdir={folder}"]
+    lines = file.read_text().splitlines(keepends=True)
+    for kept in ([], lines[:2], lines[1:]):
+        file.write_text("".join(kept))
+        before = contents(folder)
+        said = refused(capfd, sweep.main, *arguments)
+        assert f"{file} has {len(kept)} epochs" in said and "checkpoint is of epoch 3" in said
+        assert contents(folder) == before
+
+
+def test_a_folder_is_one_sweep_s(finished, capfd):
+    folder, _ = finished
+    before = contents(folder)
+    arguments = [*QUICK, "--config.epochs=3", f"--workdir={folder}"]
+    for other in ("--lams=1,2", "--seeds=1,2"):
+        said = refused(capfd, sweep.main, *arguments, other)
+        assert f"{folder} belongs to a sweep over alpha0.2-seed0, " in said
+    assert contents(folder) == before
+    with Workdir(folder).claim(None, NAMES):
+        said = refused(capfd, sweep.main, *arguments, "--seeds=1,2")
+    assert f"another run is writing to {folder};" in said
+
+
+def test_a_single_run_s_workdir_is_no_sweep_s(capfd, tmp_path):
+    single = [*QUICK[:-2], "--config.epochs=1"]
+    for seed in (0, 3):
+        with contextlib.chdir(ROOT):
+            arguments = [*single, f"--config.seed={seed}", f"--workdir={tmp_path / f'seed{seed}'}"]
+            assert commandline.run(train.main, ["train", *arguments]) == 0
+    capfd.readouterr()
+    before = contents(tmp_path)
+    for folder, named in ((tmp_path / "seed3", "seed3"), (tmp_path, "seed0")):
+        said = refused(capfd, sweep.main, *single, "--seeds=0,3", f"--workdir={folder}")
+        assert f"{tmp_path / named} holds a single run; take another --workdir" in said
+    assert contents(tmp_path) == before
 
 
 def test_values_that_are_nearly_the_same_are_members_of_their_own():
@@ -75,11 +177,8 @@ def test_values_that_are_nearly_the_same_are_members_of_their_own():
         (["--seeds=0", "--config.memory.meter=ounces"], "config.memory.meter is 'ounces'"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(capfd, monkeypatch, tmp_path, arguments, said):
-    monkeypatch.chdir(ROOT)
+def test_bad_input_is_one_line_and_leaves_nothing(capfd, tmp_path, arguments, said):
     workdir = tmp_path / "none"
-    arguments = ["sweep", "--config=configs/digits.py", f"--workdir={workdir}", *arguments]
-    assert commandline.run(sweep.main, arguments) == 2
-    shown = capfd.readouterr().err
-    assert shown.startswith("error: ") and shown.count("\n") == 1 and said in shown
+    arguments = ["--config=configs/digits.py", f"--workdir={workdir}", *arguments]
+    assert said in refused(capfd, sweep.main, *arguments)
     assert not workdir.exists()
