@@ -14,13 +14,16 @@ NUMBERS = ("batch_size", "steps", "wanted_batch", "next_batch", "parameters")
 
 
 def members():
-    """Of 100 epochs, in which a plan waits for two; units go and the mini-batch grows early on."""
-    base = {
-        "epochs": 100,
-        "batch": config.Batch(alpha=0.2, grid=1.5),
-        "compiling": config.Compiling(shrink=0.2),
-    }
-    return [make(seed=5, **base), make(penalty=config.Penalty(lam=4.0), **base)]
+    """Of 100 epochs, in which a plan waits for two; units go and the mini-batch grows early on.
+
+    The first one's mini-batch could grow while smaller arrays wait, and alone does not.
+    """
+    slow, fast = (config.Batch(alpha=alpha, grid=1.5) for alpha in (0.5, 0.2))
+    base = {"epochs": 100, "compiling": config.Compiling(shrink=0.2)}
+    return [
+        make(seed=5, batch=slow, **base),
+        make(batch=fast, penalty=config.Penalty(lam=4.0), **base),
+    ]
 
 
 def advance(team, everyone, epochs):
