@@ -17,7 +17,8 @@ from dynhp_jax import plans, train_state
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.network import Network
-from dynhp_jax.runs import Keeps, Plan, Run, Trainer, keeps_of
+from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of
+from dynhp_jax.runs import Trainer
 from dynhp_jax.stacking import member_of
 from dynhp_jax.train_state import TrainState
 

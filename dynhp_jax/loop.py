@@ -17,7 +17,8 @@ from dynhp_jax.budget import CHUNK
 from dynhp_jax.counting import numbers_in, parameters_left
 from dynhp_jax.network import Network
 from dynhp_jax.outcome import Diverged, Record
-from dynhp_jax.runs import Run, Trainer
+from dynhp_jax.run_state import Run
+from dynhp_jax.runs import Trainer
 from dynhp_jax.splits import Split
 from dynhp_jax.train_state import TrainState
 

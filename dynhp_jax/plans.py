@@ -21,7 +21,8 @@ from dynhp_jax.counting import numbers_in, parameters_left
 from dynhp_jax.jaxprs.trace import path_name
 from dynhp_jax.network import Network
 from dynhp_jax.optimizer_surgery import map_like_params
-from dynhp_jax.runs import Keeps, Plan, Run, Trainer
+from dynhp_jax.run_state import Keeps, Plan, Run
+from dynhp_jax.runs import Trainer
 from dynhp_jax.surgery import cut, cut_leaf
 from dynhp_jax.surgery import plan as plan_cuts
 from dynhp_jax.train_state import TrainState

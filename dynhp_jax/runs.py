@@ -1,14 +1,13 @@
-"""What a run is: the part that stays the same (`Trainer`) and where it stands (`Run`).
+"""What stays the same from epoch to epoch of a run (`Trainer`), and what a checkpoint holds of it.
 
 A `Run` goes into a checkpoint as its arrays, `array_part(run)`, and `host_part(run, trainer)`; a
 `Trainer` of the same config makes the `Run` again from the two.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,11 +34,10 @@ from dynhp_jax.criteria import naming, trial
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network
+from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of
 from dynhp_jax.splits import Split
 from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
-
-Keeps = Mapping[str, np.ndarray]
 
 # Of `host_part`, what a run cannot go on without.
 HOST_FIELDS = (
@@ -53,70 +51,6 @@ HOST_FIELDS = (
     "plan",
     "spec",
 )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plan:
-    """Shapes that a run will take.
-
-    Attributes:
-      due: the first epoch with these shapes.
-      keeps: which units the arrays will hold, of the whole network.
-      wanted: the mini-batch that the rule asked for when the plan was made.
-      work: what the background thread does for it; None if it has yet to be told.
-    """
-
-    due: int
-    keeps: Keeps
-    wanted: int
-    work: concurrent.futures.Future | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it, without the work."""
-        keeps = {name: kept.tolist() for name, kept in self.keeps.items()}
-        return {"due": self.due, "keeps": keeps, "wanted": self.wanted}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
-        """The inverse of `to_dict`."""
-        return cls(values["due"], keeps_of(values["keeps"]), values["wanted"])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Run:
-    """Where a run stands between two epochs.
-
-    Attributes:
-      epoch: epochs done.
-      batch: the controller's exact mini-batch.
-      batch_in_use: the mini-batch that is compiled.
-      chunk: examples that are evaluated at once.
-      network: sizes of the arrays, and the groups in them.
-      keeps: which units of the whole network the arrays hold, {group: sorted indices}.
-      state: the arrays; `advance` consumes them.
-      given: what steps read beside it; as long as the network stays the same, only the prices
-        of the gates change.
-      splits: 'train', 'test' and, if some of it is held out, 'validation'.
-      earlier: variables as they were evaluated before the last epoch, before the one before it,
-        ..., as many as the criterion looks at; in host memory, of the shapes of the state's.
-      memory_kib: of every epoch so far, by the run's meter.
-      best: (test error in percent, epoch) of the best epoch so far.
-      plan: shapes that are being compiled, to be taken later; see `plans`.
-    """
-
-    epoch: int
-    batch: int
-    batch_in_use: int
-    chunk: int
-    network: Network
-    keeps: Keeps
-    state: TrainState
-    given: Given
-    splits: Mapping[str, Split]
-    earlier: tuple[Any, ...] = ()
-    memory_kib: tuple[float, ...] = ()
-    best: tuple[float, int] = (float("inf"), 0)
-    plan: Plan | None = None
 
 
 class Trainer:
@@ -378,8 +312,3 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "compile_seconds": trainer.programs.seconds,
         "compile_waited": trainer.programs.waited,
     }
-
-
-def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:
-    """Keeps from what JSON holds of them."""
-    return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}

@@ -24,7 +24,8 @@ from dynhp_jax.criteria.flexrel import FlexRel
 from dynhp_jax.criteria.taylor import Taylor
 from dynhp_jax.network import Network
 from dynhp_jax.pruning import prune_to
-from dynhp_jax.runs import Keeps, Run, Trainer
+from dynhp_jax.run_state import Keeps, Run
+from dynhp_jax.runs import Trainer
 from dynhp_jax.scores import Scores
 from dynhp_jax.surgery import cut
 

@@ -12,7 +12,8 @@ import numpy as np
 
 import dynhp_jax
 from dynhp_jax import memory
-from dynhp_jax.runs import Run, Trainer
+from dynhp_jax.run_state import Run
+from dynhp_jax.runs import Trainer
 
 _METERS = {"paper": "paper", "xla": "XLA"}  # by which the final table counts
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")

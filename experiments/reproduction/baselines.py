@@ -13,7 +13,8 @@ import numpy as np
 from dynhp_jax import plans
 from dynhp_jax.data import Dataset
 from dynhp_jax.network import Network, whole_network
-from dynhp_jax.runs import Keeps, Run, Trainer
+from dynhp_jax.run_state import Keeps, Run
+from dynhp_jax.runs import Trainer
 
 
 def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
