@@ -124,7 +124,8 @@ def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder:
                 done = replicas.epoch == config.epochs
                 if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
                     host, keep = host_part(replicas), config.checkpoint.keep
-                    checkpoint.save(checkpoints, replicas.epoch, replicas.state, host, keep)
+                    with interruptions.saving():
+                        checkpoint.save(checkpoints, replicas.epoch, replicas.state, host, keep)
                 if interruptions.wanted and not done:
                     raise Interrupted(
                         f"epoch {replicas.epoch} of {config.epochs} is saved in {folder};"
