@@ -17,7 +17,7 @@ from dynhp_jax import plans, train_state
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.network import Network
-from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of
+from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of, lists_of
 from dynhp_jax.runs import Trainer
 from dynhp_jax.stacking import member_of
 from dynhp_jax.train_state import TrainState
@@ -45,7 +45,7 @@ class Alone:
         """As JSON holds it, without the epoch, which is the checkpoint's."""
         return {
             "batch_in_use": self.batch_in_use,
-            "keeps": {name: kept.tolist() for name, kept in self.keeps.items()},
+            "keeps": lists_of(self.keeps),
             "plan": self.plan and self.plan.to_dict(),
         }
 
@@ -119,7 +119,7 @@ class Member:
         """As JSON holds it, without the epoch, which is the checkpoint's."""
         return {
             "batch": self.batch,
-            "keeps": {name: kept.tolist() for name, kept in self.keeps.items()},
+            "keeps": lists_of(self.keeps),
             "alone": self.alone.to_dict(),
             "memory_kib": list(self.memory_kib),
             "best": list(self.best),

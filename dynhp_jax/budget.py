@@ -71,17 +71,9 @@ class Budget:
 
     def _check_shares(self) -> None:
         """Whether a mini-batch can be in equal parts: for every device, or micro-batches."""
-        devices, unit, config = self.steps.devices, self.steps.unit, self._config
-        if unit == 1:
-            return
-        examples, size = self._examples["train"], config.batching.size
-        if unit > examples:
-            field, asked = "devices", config.devices
-            if devices == 1:
-                field, asked = "batch.micro_batches", config.batch.micro_batches
-            allowed = f"at most {examples} where there are so many training examples"
-            raise ConfigError(field, asked, allowed)
-        if config.batching.rule == "fixed" and size % unit:
+        devices, unit, size = self.steps.devices, self.steps.unit, self._config.batching.size
+        self.steps.check_parts(self._examples["train"], "there are so many training examples")
+        if self._config.batching.rule == "fixed" and size % unit:
             parts = [f"{devices} devices"] if devices > 1 else []
             if unit > devices:
                 parts.append(f"{unit // devices} micro-batches (batch.micro_batches)")

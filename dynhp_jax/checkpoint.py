@@ -26,6 +26,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from dynhp_jax.errors import UserError
+from dynhp_jax.jaxprs.trace import path_name
 
 _HOST = "host.json"
 _MANIFEST = "manifest.json"
@@ -168,7 +169,7 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
 
 def _check_arrays(path: Path, saved: Any, expected: Any) -> None:
     """Raises UserError unless names, shapes and types are the same; orbax would convert types."""
-    found, wanted = ({_name(place): (leaf.dtype, leaf.shape)
+    found, wanted = ({path_name(place): (leaf.dtype, leaf.shape)
                       for place, leaf in jax.tree_util.tree_leaves_with_path(tree)}
                      for tree in (saved, expected))  # fmt: skip
     for name in [*wanted, *found]:
@@ -181,10 +182,6 @@ def _check_arrays(path: Path, saved: Any, expected: Any) -> None:
                 f"checkpoint {path} holds {here} as {name!r}, this run needs {there}: it is of"
                 " another config or version of dynhp_jax; start again in another --workdir"
             )
-
-
-def _name(place: tuple) -> str:
-    return jax.tree_util.keystr(place, simple=True, separator="/")
 
 
 def _files(path: Path) -> list[Path]:

@@ -211,12 +211,8 @@ def squares_of(groups: Groups, params: Any, alive: dict[str, Array]) -> tuple[di
     other = jnp.zeros(())
     for path, leaf in jax.tree_util.tree_leaves_with_path({"params": params}):
         path, squares = path_name(path), jnp.square(leaf)
-
-        def along(axis: int, values: Any, axes: int = leaf.ndim) -> Array:
-            return jnp.expand_dims(values, [d for d in range(axes) if d != axis])
-
         for axis in range(leaf.ndim):
-            squares = squares * along(axis, alive_positions(groups, path, axis, alive))
+            squares = squares * _along(axis, alive_positions(groups, path, axis, alive), leaf.ndim)
         readers = [(g.name, m) for g in groups.values() for m in g.members
                    if m.path == path and m.role == "in"]  # fmt: skip
         for name, member in readers:
@@ -226,9 +222,14 @@ def squares_of(groups: Groups, params: Any, alive: dict[str, Array]) -> tuple[di
         unread = _unread(leaf.shape, [member for _, member in readers])
         if all(positions.any() for positions in unread.values()):
             for axis, positions in unread.items():
-                squares = squares * along(axis, positions)
+                squares = squares * _along(axis, positions, leaf.ndim)
             other = other + jnp.sum(squares)
     return read, other
+
+
+def _along(axis: int, values: Any, ndim: int) -> Array:
+    """Values of one axis, to be broadcast against an array of `ndim` axes."""
+    return jnp.expand_dims(values, [other for other in range(ndim) if other != axis])
 
 
 def _unread(shape: tuple[int, ...], readers: Sequence[Member]) -> dict[int, np.ndarray]:

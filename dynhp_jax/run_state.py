@@ -32,8 +32,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, without the work."""
-        keeps = {name: kept.tolist() for name, kept in self.keeps.items()}
-        return {"due": self.due, "keeps": keeps, "wanted": self.wanted}
+        return {"due": self.due, "keeps": lists_of(self.keeps), "wanted": self.wanted}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
@@ -81,3 +80,8 @@ class Run:
 def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:
     """Keeps from what JSON holds of them."""
     return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}
+
+
+def lists_of(keeps: Keeps) -> dict[str, list[int]]:
+    """Keeps as JSON holds them; the inverse of `keeps_of`."""
+    return {name: kept.tolist() for name, kept in keeps.items()}

@@ -32,7 +32,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     Other exceptions are bugs and pass through with their traceback.
     """
     shown = warnings.showwarning
-    warnings.showwarning = _warn
+    warnings.showwarning = _show_warning
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' advice to developers
     try:
         main(argv)
@@ -56,6 +56,11 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
 def say(line: str) -> None:
     """One line on stderr, whatever line breaks the text holds."""
     print(" ".join(str(line).split()), file=sys.stderr, flush=True)
+
+
+def warn(message: object) -> None:
+    """A warning, as one line on stderr."""
+    say(f"warning: {message}")
 
 
 def parse(
@@ -178,10 +183,10 @@ def _disk_error(error: OSError) -> str:
     )
 
 
-def _warn(message, category, filename, lineno, file=None, line=None) -> None:
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     """Our own warnings are for the user and take a line; those of others are for developers."""
     if issubclass(category, UserWarning) and "dynhp_jax" in filename:
-        say(f"warning: {message}")
+        warn(message)
 
 
 def _fail(kind: str, message: object, code: int) -> int:

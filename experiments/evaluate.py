@@ -18,7 +18,7 @@ from dynhp_jax import alone, checkpoint, compiling, loop, named, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
-from experiments.commandline import say
+from experiments.commandline import warn
 from experiments.workdir import Workdir
 
 
@@ -78,9 +78,7 @@ def _usable(directory: str) -> bool:
 
 
 def _single(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
-    found = checkpoint.restore(
-        workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
-    )
+    found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
     if found is None:
         raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
     return trainer.resume(found)
@@ -94,11 +92,8 @@ def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
             f"{workdir.path} belongs to a sweep over {', '.join(members)}, which is not in"
             f" {folder.path}; put the directory back into that sweep's folder"
         )
-    found = checkpoint.restore(
-        folder.checkpoints,
-        functools.partial(alone.state_shapes, trainer),
-        lambda message: say(f"warning: {message}"),
-    )
+    shapes_of = functools.partial(alone.state_shapes, trainer)
+    found = checkpoint.restore(folder.checkpoints, shapes_of, warn)
     if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet; go on with its sweep first")
     return alone.run_of(trainer, found, members.index(name))

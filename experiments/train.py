@@ -16,7 +16,7 @@ from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
 from experiments import commandline, plots, reports
-from experiments.commandline import Interrupted, say
+from experiments.commandline import Interrupted, warn
 from experiments.events import Events, scalars
 from experiments.terminal import Interruptions, Screen
 from experiments.workdir import Workdir, write_json
@@ -92,9 +92,7 @@ def _start(
 ) -> runs.Run:
     """The run as its newest whole checkpoint has it, or at its very beginning."""
     checkpoint.sweep(workdir.checkpoints)
-    found = checkpoint.restore(
-        workdir.checkpoints, trainer.state_shapes, lambda message: say(f"warning: {message}")
-    )
+    found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
     if found is None:
         return begin(trainer)
     trainer.programs.compilations = found.host["compilations"]
