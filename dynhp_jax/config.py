@@ -117,6 +117,11 @@ FREE_ON_RESUME = frozenset(
 )  # fmt: skip
 # With the meter 'xla' the budget is one device's, so that it depends on these what fits.
 DECIDE_WHAT_FITS = frozenset({"devices", "data.resident"})
+# Sections and fields that no compiled program depends on: their numbers go in as arguments.
+NOT_COMPILED = frozenset(
+    {"name", "seed", "epochs", "scores", "memory", "compiling", "checkpoint", "data.dir",
+     "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "penalty.lam", "pruning.gamma"}
+)  # fmt: skip
 
 
 def field_names(further: Mapping[str, type] = MappingProxyType({})) -> tuple[str, ...]:
@@ -218,6 +223,19 @@ def flatten(config: Config) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def compiled(config: Config) -> tuple[Any, ...]:
+    """What programs are compiled for, beside sizes: runs that have it in common may share them.
+
+    >>> compiled(Config(seed=1)) == compiled(Config(seed=2)) != compiled(Config(devices=2))
+    True
+    """
+    return tuple(
+        value
+        for name, value in flatten(config).items()
+        if not {name, name.split(".")[0]} & NOT_COMPILED
+    )
 
 
 def differences(earlier: Config, now: Config) -> list[str]:

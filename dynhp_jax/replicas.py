@@ -67,7 +67,7 @@ class Team:
     Args:
       configs: of the members; they may differ in FREE.
       dataset: their data.
-      programs: where compiled programs are kept and counted.
+      programs: where compiled programs are kept and counted; any runs may share them.
 
     Raises:
       ConfigError: configs that differ in more, or that ask for what is not done side by side.
@@ -232,7 +232,7 @@ class Team:
         data = (split.images, split.labels, given, orders, sizes)
         program = self.programs.get(
             "epoch of replicas",
-            (network.spec, batch, even),
+            (network.spec, batch, even, count, self.lead.steps.compiled_for),
             lambda: make_epoch(network, self.lead, batch, even),
             *(replicas.state, *data, self.examples // sizes),
         )
@@ -248,7 +248,7 @@ class Team:
         arguments = (*state.evaluated, split.images, split.labels)
         program = self.programs.get(
             f"evaluation of replicas on {name}",
-            (network.spec, chunk),
+            (network.spec, chunk, len(self.trainers), self.lead.steps.compiled_for),
             lambda: jax.jit(
                 jax.vmap(
                     training.make_evaluation(network, chunk), in_axes=(0, 0, 0, None, None, None)

@@ -34,7 +34,7 @@ from dynhp_jax.criteria import naming, trial
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network
-from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of
+from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of, lists_of
 from dynhp_jax.splits import Split
 from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
@@ -59,7 +59,7 @@ class Trainer:
     Args:
       config: the run.
       dataset: its data.
-      programs: where compiled programs are kept and counted.
+      programs: where compiled programs are kept and counted; any runs may share them.
 
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
@@ -94,12 +94,7 @@ class Trainer:
         self.config, self.tx = self.steps.config, self.steps.tx
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         room = self.room(self.whole_parameters)
-        if room < self.steps.unit:
-            field, count = "devices", config.devices
-            if self.steps.devices == 1:
-                field, count = "batch.micro_batches", config.batch.micro_batches
-            allowed = f"at most {room} where the budget has room for so many examples"
-            raise ConfigError(field, count, allowed)
+        self.steps.check_parts(room, "the budget has room for so many examples")
         asked = config.batch.size
         if asked > room:
             allowed = f"at most {room}, for which memory.budget has room beside the whole network"
@@ -199,9 +194,8 @@ class Trainer:
         chunk = self.budget.chunk(network)
         make = functools.partial(train_state.initial_state, network, self.config, self.tx)
         keys = [train_state.stream(self.config.seed, name) for name in ("params", "log_alpha")]
-        state = self.programs.get("initial state", network.spec, lambda: jax.jit(make), *keys)(
-            *keys
-        )
+        key = (network.spec, self.steps.used, self.steps.compiled_for)
+        state = self.programs.get("initial state", key, lambda: jax.jit(make), *keys)(*keys)
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         given, splits = self.given(network, keeps, state), self.splits(keeps)
         return Run(0, batch, in_use, chunk, network, keeps, state, given, splits)
@@ -303,7 +297,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "earlier": len(run.earlier),
         "looks": trainer.budget.looks(run.network),
         "spec": run.network.spec.to_dict(),
-        "keeps": {name: kept.tolist() for name, kept in run.keeps.items()},
+        "keeps": lists_of(run.keeps),
         "memory_kib": list(run.memory_kib),
         "best": list(run.best),
         "plan": run.plan and run.plan.to_dict(),

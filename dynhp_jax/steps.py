@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from dynhp_jax import compiling, devices, feeding, metering, train_state, training
-from dynhp_jax.config import Config
+from dynhp_jax.config import Config, compiled
+from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
@@ -34,6 +35,7 @@ class Steps:
       devices: how many there are that mini-batches are spread over.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
+      compiled_for: what programs depend on beside a spec, a mini-batch and `used`.
 
     Raises:
       ConfigError: there are fewer devices than the config asks for, or `batch.variance` is exact
@@ -58,7 +60,20 @@ class Steps:
             parts = self.config.batch.micro_batches
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
+        self.compiled_for = compiled(self.config), whole.spec, tuple(sorted(examples.items()))
         self._state_shapes: dict[Any, train_state.TrainState] = {}
+
+    def check_parts(self, most: int, why: str) -> None:
+        """Whether mini-batches of at most `most` examples have one for each of their parts.
+
+        Raises:
+          ConfigError: they have not; says where `most` is from: "where {why}".
+        """
+        if self.unit > most:
+            field, asked = "devices", self.asked.devices
+            if self.devices == 1:
+                field, asked = "batch.micro_batches", self.asked.batch.micro_batches
+            raise ConfigError(field, asked, f"at most {most} where {why}")
 
     def saving(self, used: Savings) -> "Steps":
         """The steps of the same run with these savings instead."""
@@ -72,7 +87,7 @@ class Steps:
           batch: examples of a mini-batch.
         """
         what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
-        key = (network.spec, batch, self.used)
+        key = (network.spec, batch, self.used, self.compiled_for)
         state, number = self.state_shapes(network), Shape((), np.int32)
         fed = self.fed(network, batch)
         images, labels = self._data_shapes(self._held(network, "train"), fed)
@@ -114,7 +129,7 @@ class Steps:
         fed = chunk if self.streams(network, split) else self.examples[split]
         return self._programs.get(
             f"evaluation on {split}",
-            (network.spec, chunk),
+            (network.spec, chunk, self.compiled_for),
             lambda: training.make_evaluation(network, chunk, self.devices),
             *(state.variables, state.gates, state.masks),
             *self._data_shapes(network.spec.input_shape, fed),

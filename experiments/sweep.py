@@ -25,7 +25,7 @@ from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from dynhp_jax.replicas import Replicas, Team, host_part
 from experiments import commandline, plots, reports
-from experiments.commandline import Interrupted, say
+from experiments.commandline import Interrupted, warn
 from experiments.terminal import Interruptions, Screen
 from experiments.values import numbers, shortest
 from experiments.workdir import Workdir, write_json
@@ -146,9 +146,7 @@ def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder:
 
 def _start(team: Team, checkpoints: Path) -> Replicas:
     checkpoint.sweep(checkpoints)
-    found = checkpoint.restore(
-        checkpoints, team.state_shapes, lambda message: say(f"warning: {message}")
-    )
+    found = checkpoint.restore(checkpoints, team.state_shapes, warn)
     if found is None:
         return team.start()
     print(f"going on after epoch {found.epoch} of {team.lead.config.epochs}")
@@ -171,7 +169,8 @@ def _middle(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 def table(configs: Sequence[Config], summaries: Sequence[Mapping[str, Any]]) -> str:
     """Mean and standard deviation over seeds, a row for every other setting."""
-    rows = [("setting", "runs", "test error, %", "best, %", "model, KiB", "training memory")]
+    memory = "training memory (paper)"  # the only meter of a sweep
+    rows = [("setting", "runs", "test error, %", "best, %", "model, KiB", memory)]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for config, summary in zip(configs, summaries, strict=True):
         flat = configuration.flatten(config)

@@ -122,6 +122,8 @@ class Workdir:
         found = self.members
         if found != members:
             held = "holds a single run; take another --workdir, or go on with experiments.train"
+            if not self.config_file.exists():
+                held = "holds a sweep of an earlier version of dynhp_jax; take another --workdir"
             if found:
                 held = (
                     f"belongs to a sweep over {', '.join(found)}; take another --workdir, or go on"

@@ -9,7 +9,7 @@ import pytest
 from kept import NEVER_CUT, Kept
 from small_runs import AT_ONCE, DIGITS, FEW, copy, go_on, make, start, timeless
 
-from dynhp_jax import checkpoint, config, data, loop, runs
+from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs
 from dynhp_jax.errors import UserError
 
 
@@ -115,6 +115,26 @@ def test_compilations_do_not_grow_with_the_number_of_epochs():
         jax.monitoring.unregister_event_duration_listener(listener)
     assert seen == 0
     assert trainer.programs.compilations == compilations
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"optimizer": config.Optimizer(learning_rate=1e-2)}, {"gates": config.Gates(inputs=False)}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_runs_that_share_programs_are_what_they_are_alone(changes):
+    """And what no program depends on makes no other ones."""
+    first, programs = make(method="hp"), compiling.Programs()
+    second = dataclasses.replace(first, **changes)
+    _, alone = go_on(*start(second), 1)
+    go_on(*start(first, programs=programs), 1)
+    _, beside = go_on(*start(second, programs=programs), 1)
+    assert timeless(beside) == timeless(alone)
+    compilations = programs.compilations
+    third = dataclasses.replace(first, seed=1, epochs=9, penalty=config.Penalty(lam=0.7))
+    go_on(*start(third, programs=programs), 1)
+    assert programs.compilations == compilations
+    assert set(replicas.FREE) <= config.NOT_COMPILED
 
 
 def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():

@@ -134,19 +134,24 @@ def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, p
     np.testing.assert_allclose(network.evaluate(seen.variables, *seen.inputs), x, atol=1e-4)
 
 
+def goes_on_as(trainer, checkpoints, records, run):
+    """Resumed from its newest checkpoint a run has these records and ends like `run`."""
+    found = trainer.resume(checkpoint.restore(checkpoints, trainer.state_shapes))
+    for record in records:
+        found, now = loop.advance(trainer, found)
+        assert now["test_cross_entropy"] == record["test_cross_entropy"]
+        assert now["units"] == record["units"]
+    jax.tree.map(np.testing.assert_array_equal, found.state, run.state)
+    jax.tree.map(np.testing.assert_array_equal, found.earlier, run.earlier)
+
+
 def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(dataset, programs, tmp_path):
     config = of(criterion="random", fraction=0.6, schedule="each_epoch", start=1, end=3)
     config = dataclasses.replace(config, compiling=configuration.Compiling())  # it is cut, too
     trainer, run, records = trained(config, dataset, programs)
     _, half, _ = trained(config, dataset, programs, 2)
     checkpoint.save(tmp_path, 2, half.state, runs.host_part(half, trainer))
-    again = runs.Trainer(config, dataset, programs)
-    found = again.resume(checkpoint.restore(tmp_path, again.state_shapes))
-    for record in records[2:]:
-        found, now = loop.advance(again, found)
-        assert now["test_cross_entropy"] == record["test_cross_entropy"]
-        assert now["units"] == record["units"]
-    jax.tree.map(np.testing.assert_array_equal, found.state, run.state)
+    goes_on_as(runs.Trainer(config, dataset, programs), tmp_path, records[2:], run)
 
 
 OWN = """
@@ -243,15 +248,14 @@ def test_all_other_criteria_can_score_a_run(dataset, programs):
 
 
 @pytest.mark.parametrize("cuts", [False, True])
-def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, tmp_path):
+def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, programs, tmp_path):
     """Also where arrays are cut and the run is resumed in between, bit for bit."""
-    programs = compiling.Programs()  # inputs have no gates, unlike the other tests'
     config = of(criterion="velocity", fraction=0.6, schedule="each_epoch", start=2, end=3)
     config = dataclasses.replace(config, epochs=6, gates=configuration.Gates(inputs=False))
     if cuts:
         _, _, masked = trained(config, dataset, programs)
         at_once = configuration.Compiling(shrink=0.1, ahead=False)
-        config, programs = dataclasses.replace(config, compiling=at_once), compiling.Programs()
+        config = dataclasses.replace(config, compiling=at_once)
     trainer = runs.Trainer(config, dataset, programs)
     run, records, seen = trainer.start(), [], []
     for epoch in range(6):
@@ -268,14 +272,7 @@ def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, tmp_pat
     if cuts:
         assert records[3]["materialised"] < records[2]["materialised"] == trainer.whole_parameters
         assert [record["units"] for record in records] == [record["units"] for record in masked]
-    again = runs.Trainer(config, dataset, programs)
-    found = again.resume(checkpoint.restore(tmp_path, again.state_shapes))
-    for record in records[3:]:
-        found, now = loop.advance(again, found)
-        assert now["test_cross_entropy"] == record["test_cross_entropy"]
-        assert now["units"] == record["units"]
-    jax.tree.map(np.testing.assert_array_equal, found.state, run.state)
-    jax.tree.map(np.testing.assert_array_equal, found.earlier, run.earlier)
+    goes_on_as(runs.Trainer(config, dataset, programs), tmp_path, records[3:], run)
 
 
 def test_units_are_those_of_all_groups():

@@ -145,6 +145,16 @@ def test_a_folder_is_one_sweep_s(finished, capfd):
     assert f"another run is writing to {folder};" in said
 
 
+def test_a_sweep_that_does_not_name_its_members_is_of_an_earlier_version(finished, capfd, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "earlier")
+    for file in folder.rglob("sweep.json"):
+        file.unlink()
+    before = contents(folder)
+    said = refused(capfd, sweep.main, *QUICK, "--config.epochs=4", f"--workdir={folder}")
+    assert f"{folder} holds a sweep of an earlier version of dynhp_jax; take another" in said
+    assert contents(folder) == before
+
+
 def test_a_single_run_s_workdir_is_no_sweep_s(capfd, tmp_path):
     single = [*QUICK[:-2], "--config.epochs=1"]
     for seed in (0, 3):
