@@ -17,6 +17,7 @@ from dynhp_jax.memory import PaperMeter
 EPOCHS = 2000
 UNITS = {"input": 784, "hidden_1": 300, "hidden_2": 100}
 CLASSES = 10
+WHOLE = 266_610  # weights and biases of the whole network
 METER = PaperMeter(example_bytes=4 * UNITS["input"])
 
 

@@ -16,11 +16,12 @@ import numpy as np
 
 from dynhp_jax import config as configuration
 from dynhp_jax import memory
+from dynhp_jax.batch_size import on_grid
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import reports
 from experiments.reproduction import rows
-from experiments.reproduction.published import METER
+from experiments.reproduction.published import METER, WHOLE
 from experiments.workdir import write_text
 
 Result = Mapping[str, Any]
@@ -114,6 +115,30 @@ def memory_over(result: Result, epochs: int) -> float:
     last = METER.memory_kib(result["parameters"], result["batch_size"])
     more = epochs - result["epochs"]
     return result["training_memory"] + more * memory.training_memory([last])
+
+
+def grows_on(result: Result, epochs: int) -> bool:
+    """Whether the mini-batch would go on growing in a run of so many epochs.
+
+    `memory_over` is then a lower bound. It would where what the rule added in the last quarter of
+    the epochs is enough, in those that are missing, for the grid's next size, and the budget has
+    room for it.
+    """
+    config, last = result["config"], result["batch_size"]
+    if config["method"] != "dynhp":
+        return False
+    columns = result["curves"]
+    ratios = [
+        ratio
+        for epoch, ratio in zip(columns["epoch"], columns["variance_ratio"], strict=True)
+        if epoch > 0.75 * result["epochs"]
+    ]
+    alpha, grid = config["batch"]["alpha"], config["batch"]["grid"]
+    added = statistics.fmean(math.floor((1 - alpha) * ratio) for ratio in ratios)
+    budget = METER.memory_kib(WHOLE, config["memory"]["sp_batch"])
+    room = int((budget - result["model_kib"]) / METER.memory_kib(0, 1))
+    further = last + added * (epochs - result["epochs"])
+    return on_grid(min(room, int(further)), grid) > last
 
 
 def curves(records: Sequence[Mapping[str, Any]]) -> dict[str, list]:
