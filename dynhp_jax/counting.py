@@ -44,6 +44,13 @@ class _Counts:
     """How many positions of each axis survive, each counted once."""
 
     def __init__(self, groups: Groups, alive: Mapping[str, Any]):
+        groups.check_names(list(alive))
+        for name, mask in alive.items():
+            if np.shape(mask) != (groups[name].size,):
+                raise ValueError(
+                    f"alive[{name!r}] has shape {np.shape(mask)}; allowed: ({groups[name].size},),"
+                    " one for each unit that survives and zero for the others"
+                )
         self.groups, self.alive, self.xp = groups, alive, _module(alive)
         self.units = {name: self.xp.sum(self.xp.asarray(mask)) for name, mask in alive.items()}
         self.known: dict[tuple[Path, int], Any] = {}
@@ -91,6 +98,9 @@ def fan_out(groups: Groups, alive: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
       name -> f[units].
+
+    Raises:
+      ValueError: `alive` names no group, or is of another length.
     """
     return _of_units(groups, alive, lambda member: member.role == "in")
 
@@ -109,8 +119,11 @@ def parameters_held(
 
     Returns:
       name -> f[units].
+
+    Raises:
+      ValueError: no leaf is below `prefix`, or as in `fan_out`.
     """
-    counted = below(prefix)
+    counted = _below(groups, prefix)
     return _of_units(groups, alive, lambda member: counted(member.path))
 
 
@@ -130,9 +143,23 @@ def parameter_count(groups: Groups, alive: Mapping[str, Any], prefix: str = "par
     """Numbers that survive in the leaves below `prefix` (all variables: ''); traceable.
 
     With NumPy arrays NumPy computes, in float64; else in float32, exact up to 2**24 of them.
+
+    Raises:
+      ValueError: no leaf is below `prefix`, or as in `fan_out`.
     """
-    counts = _Counts(groups, alive)
-    return sum((counts.in_leaf(path) for path in filter(below(prefix), groups.shapes)), start=0.0)
+    counts, counted = _Counts(groups, alive), _below(groups, prefix)
+    return sum((counts.in_leaf(path) for path in filter(counted, groups.shapes)), start=0.0)
+
+
+def _below(groups: Groups, prefix: str) -> Callable[[Path], bool]:
+    counted = below(prefix)
+    if prefix and not any(map(counted, groups.shapes)):
+        there = next((path for path in groups.shapes if below("")(path)), "none")
+        raise ValueError(
+            f"no leaf is below prefix {prefix!r}, so nothing is counted; there is {there!r}; pass"
+            " prefix='' to count all"
+        )
+    return counted
 
 
 def parameters_left(groups: Groups, masks: Mapping[str, np.ndarray]) -> int:

@@ -97,8 +97,8 @@ def uniform(
       key: a PRNG key.
       shape: of the result.
       hc: constants of the distribution.
-      positions: u32[shape], which numbers of the key's sequence these are; by default the first
-        ones, row by row.
+      positions: int[shape], which numbers of the key's sequence these are, modulo 2**32; by
+        default the first ones, row by row.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     if positions is None:
@@ -107,7 +107,8 @@ def uniform(
             positions = positions * jnp.uint32(size) + jax.lax.broadcasted_iota(
                 jnp.uint32, shape, axis
             )
-    return _uniform_of_bits(_mixed(_mixed(positions + first) ^ second), hc)
+    words = positions.astype(jnp.uint32) + first
+    return _uniform_of_bits(_mixed(_mixed(words) ^ second), hc)
 
 
 def transform(u: jax.Array, log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRETE) -> jax.Array:
@@ -119,7 +120,12 @@ def transform(u: jax.Array, log_alpha: jax.Array, hc: HardConcrete = HARD_CONCRE
 
     Returns:
       Gates [..., units] in [0, 1], in the dtype of `log_alpha`.
+
+    Raises:
+      ValueError: `log_alpha` holds integers.
     """
+    if not jnp.issubdtype(jnp.result_type(log_alpha), jnp.floating):
+        raise ValueError(f"log_alpha is {jnp.result_type(log_alpha)}; allowed: floating point")
     return _transform(hc, jax.lax.stop_gradient(u), log_alpha)
 
 
@@ -174,7 +180,8 @@ def sample(
     if units is not None:
         positions = jnp.broadcast_to(units.astype(jnp.uint32), shape)
         if batch is not None:
-            positions += jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * of
+            # A NumPy integer would make the words signed, and shifts of them arithmetic.
+            positions += jax.lax.broadcasted_iota(jnp.uint32, shape, 0) * jnp.uint32(of)
     return transform(uniform(key, shape, hc, positions), log_alpha, hc)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from dynhp_jax.collecting import collect
 from dynhp_jax.costs import Work, costed
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
-from dynhp_jax.jaxprs.trace import Path, below, trace
+from dynhp_jax.jaxprs.trace import InputPath, Path, below, trace
 from dynhp_jax.members import Group, Member, Pinned
 
 __all__ = [
@@ -113,15 +113,22 @@ class Groups(Mapping[str, Group]):
     def at(self, prefix: str) -> Groups:
         """The same groups for the subtree at a path: `at('params')` for `variables['params']`.
 
-        What a unit costs is counted in the subtree, its FLOPs in the whole model.
+        Inputs stay what they are. What a unit costs is counted in the subtree, its FLOPs in the
+        whole model.
         """
-        start, here = prefix + "/", below(prefix)
+        start, inside = prefix + "/", below(prefix)
+
+        def here(path: Path) -> bool:
+            return inside(path) or isinstance(path, InputPath)
+
+        def renamed(path: Path) -> Path:
+            return path if isinstance(path, InputPath) else path.removeprefix(start)
 
         def of_subtree(by_path: Mapping[Path, Any]) -> dict[Path, Any]:
-            return {p.removeprefix(start): known for p, known in by_path.items() if here(p)}
+            return {renamed(p): known for p, known in by_path.items() if here(p)}
 
         def moved(part: Any) -> Any:
-            return dataclasses.replace(part, path=part.path.removeprefix(start))
+            return dataclasses.replace(part, path=renamed(part.path))
 
         groups = tuple(
             dataclasses.replace(g, members=tuple(moved(m) for m in g.members if here(m.path)))
@@ -139,10 +146,20 @@ class Groups(Mapping[str, Group]):
         """With one more leaf whose `axis` holds the units of group `name` one to one.
 
         So that one cut covers arrays that the model does not know: gates, masks, counts.
+
+        Raises:
+          ValueError: for a name that is no group's, or a shape without the units on that axis.
         """
+        self.check_names([name])
         group = self[name]
+        shape = tuple(shape or (group.size,))
+        if shape[axis : axis + 1] != (group.size,):
+            raise ValueError(
+                f"leaf {path!r} has shape {shape}; to be tied to group {name!r} it needs"
+                f" {group.size} units on axis {axis}"
+            )
         member = Member(path, axis, np.arange(group.size)[:, None], "with")
-        shapes = {**self.shapes, path: shape or (group.size,)}
+        shapes = {**self.shapes, path: shape}
         dtypes = {**self.dtypes, path: np.dtype(np.float32)}
         tied = dataclasses.replace(group, members=(*group.members, member))
         tied = costed(tied, shapes, dtypes, self.work)
@@ -178,6 +195,7 @@ class Groups(Mapping[str, Group]):
                 raise ValueError(
                     f"keep of group {name!r} is empty; allowed: 1 to {size} of its units"
                 )
+            keep = keep.astype(np.int64)  # differences of unsigned numbers are never negative
             if (np.diff(keep) <= 0).any():
                 raise ValueError(f"keep of group {name!r} is not sorted or repeats a unit; sort it")
             if keep[0] < 0 or keep[-1] >= size:
@@ -186,7 +204,7 @@ class Groups(Mapping[str, Group]):
                     f"allowed: 0 to {size - 1}"
                 )
             if keep.size < size:
-                checked[name] = keep.astype(np.int64)
+                checked[name] = keep
         return checked
 
     def positions(self, path: Path, axis: int, keeps: Keeps) -> np.ndarray:

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from dynhp_jax import fitting
@@ -263,6 +264,9 @@ def rewind(saved: Any, groups: Groups, keeps: Keeps) -> Any:
       keeps: the survivors, counted in the whole network (`compose` adds up rounds).
 
     Returns:
-      Variables of the shapes of the pruned network.
+      Variables of the shapes of the pruned network, arrays of their own: a step that donates them
+      leaves `saved` as it is.
     """
-    return cut(saved, groups, keeps)
+    return jax.tree.map(
+        lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf, cut(saved, groups, keeps)
+    )

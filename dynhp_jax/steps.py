@@ -60,7 +60,8 @@ class Steps:
             parts = self.config.batch.micro_batches
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
-        self.compiled_for = compiled(self.config), whole.spec, tuple(sorted(examples.items()))
+        given = whole.spec, whole.example_shape, tuple(sorted(examples.items()))
+        self.compiled_for = compiled(self.config), given
         self._state_shapes: dict[Any, train_state.TrainState] = {}
 
     def check_parts(self, most: int, why: str) -> None:

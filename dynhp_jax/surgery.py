@@ -65,7 +65,8 @@ def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
       keeps: group name -> sorted indices of the surviving units; a missing name keeps all.
 
     Returns:
-      The smaller tree, of the same structure. Nothing is changed in place.
+      The smaller tree, of the same structure. Nothing is changed in place; a leaf that loses
+      nothing is the given tree's own (a step that donates its arguments deletes both).
 
     Raises:
       ValueError: for keeps that are not allowed, or a tree that does not match the groups: a leaf
@@ -120,11 +121,14 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
       were computed from a size, such as the scale of an attention's logits, stay the original's.
 
     Raises:
-      ValueError: for keeps that are not allowed; when called, for variables of other shapes, for
+      ValueError: for keeps that are not allowed, or variables that are not those before the cut;
+        when called, for variables of other shapes, for
         inputs that are neither whole nor cut, or for a function in which the units must stay.
     """
     keeps = groups.check_keeps(keeps)
     small_shapes = groups.shapes_after(keeps)
+    before = jax.tree_util.tree_leaves_with_path(variables)
+    check_tree([(path_name(path), np.shape(leaf)) for path, leaf in before], groups.shapes)
     shapes = jax.tree.map(np.shape, variables)
     cuts = plan(groups, keeps)
 

@@ -136,8 +136,18 @@ class Flops(_Limit):
         return trace(self.apply, self.variables, self.inputs)
 
     def measure(self, groups: Groups, keeps: Keeps) -> int:
-        """How many remain."""
+        """How many remain.
+
+        Raises:
+          ValueError: the variables are not those of the groups, such as before another cut.
+        """
         traced, keeps = self._traced, groups.check_keeps(keeps)
+        for path, shape in of_variables(groups.shapes).items():
+            if traced.shapes.get(path, shape) != shape:
+                raise ValueError(
+                    f"the target's variables have {path!r} of shape {traced.shapes[path]}, the"
+                    f" groups {shape}; after a cut make a new Flops of the smaller model"
+                )
         run = Run(traced.walk, dead_atoms(traced, groups, keeps) if keeps else None)
         shares = (
             contraction.flops * math.prod(run.size(a) / axis_size(a) for a in contraction.axes)

@@ -16,6 +16,7 @@ from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.gating import gated
 from dynhp_jax.groups import find_groups
 from dynhp_jax.pruning import prune_to
+from dynhp_jax.surgery import cut
 from dynhp_jax.targets import Parameters
 
 OTHERS = {  # options besides the defaults
@@ -224,6 +225,15 @@ def test_options_and_evidence_are_checked():
         criteria.score("velocity", dataclasses.replace(whole, earlier=whole.earlier[:1]))
     with pytest.raises(ValueError, match="no group 'hidden'; nearest: hidden_"):
         criteria.score("l1", dataclasses.replace(whole, names=("hidden",)))
+    keeps = {"hidden_1": np.array([0, 2, 5])}
+    small = cut(whole.variables, whole.groups, keeps)
+    for stale in (
+        dataclasses.replace(whole, variables=small),
+        dataclasses.replace(whole, groups=whole.groups.shrunk(keeps)),
+        dataclasses.replace(whole, earlier=(whole.variables, small)),
+    ):
+        with pytest.raises(ValueError, match=r"leaf .*hidden_1.* has shape .*groups.shrunk"):
+            criteria.score("l1", stale)
 
 
 def test_scores_that_are_no_scores_are_refused():

@@ -332,3 +332,17 @@ def test_draws_of_a_unit_do_not_depend_on_which_others_are_left():
         whole = sample(key, log_alpha, batch=batch)
         left = sample(key, log_alpha[kept], batch=batch, units=jnp.asarray(kept), of=30)
         np.testing.assert_array_equal(left, whole[..., kept])
+        # Sizes that NumPy has counted are signed words, which shift in another way.
+        counted = gates.sample(key, log_alpha[kept], batch, units=kept, of=np.int64(30))
+        np.testing.assert_allclose(counted, left, atol=1e-6)
+
+
+def test_positions_may_be_of_any_integers_and_gates_of_none():
+    words = np.random.default_rng(0).integers(-(2**31), 2**31, 500, np.int32)
+    key = jax.random.key(0)
+    np.testing.assert_array_equal(
+        gates.uniform(key, (500,), positions=jnp.asarray(words)),
+        gates.uniform(key, (500,), positions=jnp.asarray(words.view(np.uint32))),
+    )
+    with pytest.raises(ValueError, match="log_alpha is int32; allowed: floating point"):
+        gates.sample(key, jnp.arange(3))

@@ -19,7 +19,7 @@ from dynhp_jax.groups import (
     parameter_count,
     parameters_held,
 )
-from dynhp_jax.jaxprs.trace import path_name
+from dynhp_jax.jaxprs.trace import InputPath, path_name
 from dynhp_jax.surgery import cut, resized
 
 EVERY = sorted(zoo.MODELS)
@@ -235,23 +235,27 @@ def test_counts_of_what_survives(found, name):
             assert float(alive_positions(groups, path, axis, alive).sum()) == size
 
 
-@pytest.mark.parametrize("prefix", ["", "params"])
 @pytest.mark.parametrize("name", EVERY)
-def test_what_a_unit_holds_is_what_its_removal_saves(found, name, prefix):
+def test_what_a_unit_holds_is_what_its_removal_saves(found, name):
     (_, variables, _, _), groups = found[name]
     rng = np.random.default_rng(4)
     alive = {g: np.append(1.0, rng.integers(0, 2, groups[g].size - 1)) for g in groups}
-    before, held = parameter_count(groups, alive, prefix), parameters_held(groups, alive, prefix)
-    for group in groups:
-        unit = rng.choice(np.flatnonzero(alive[group]))
-        less = {**alive, group: np.where(np.arange(groups[group].size) == unit, 0.0, alive[group])}
-        saved = before - parameter_count(groups, less, prefix)
-        paths = [m.path for m in groups[group].members if m.path.startswith(prefix)]
-        if len(set(paths)) == len(paths):
-            assert held[group][unit] == saved
-        else:  # what lies between two of the unit's own positions counts for both
-            assert saved < held[group][unit] <= 2 * saved
-        assert (held[group][alive[group] == 0] == 0).all()
+    for prefix in {"", next(iter(leaves(variables))).rpartition("/")[0]}:  # all, and a part
+        before = parameter_count(groups, alive, prefix)
+        held = parameters_held(groups, alive, prefix)
+        for group in groups:
+            unit = rng.choice(np.flatnonzero(alive[group]))
+            dead = np.arange(groups[group].size) == unit
+            less = {**alive, group: np.where(dead, 0.0, alive[group])}
+            saved = before - parameter_count(groups, less, prefix)
+            below = prefix + "/" if prefix else ""
+            paths = [m.path for m in groups[group].members if m.path.startswith(below)]
+            paths = [path for path in paths if not isinstance(path, InputPath)]
+            if len(set(paths)) == len(paths):
+                assert held[group][unit] == saved
+            else:  # what lies between two of the unit's own positions counts for both
+                assert saved < held[group][unit] <= 2 * saved
+            assert (held[group][alive[group] == 0] == 0).all()
 
 
 def test_fan_out_of_the_paper_s_network():
@@ -302,7 +306,8 @@ def test_a_view_of_a_subtree(found):
     keeps = {"a": np.array([0, 3])}
     small = cut(variables["params"], view, keeps)
     jax.tree.map(np.testing.assert_array_equal, small, cut(variables, groups, keeps)["params"])
-    assert all(m.path.split("/")[0] in "abc" for g in view.values() for m in g.members)
+    places = {m.path.split("/")[0] for g in view.values() for m in g.members}
+    assert places == {"a", "b", "c", "inputs"}
 
 
 def test_other_arrays_can_be_tied_to_a_group(found):
@@ -313,6 +318,23 @@ def test_other_arrays_can_be_tied_to_a_group(found):
     assert small["gates"]["a"].tolist() == [1.0, 2.0]
     assert small["scores"]["b"].shape == (3, 1)
     assert small["params"]["b"]["kernel"].shape == (2, 1)
+    for axis, shape in ((0, (9,)), (1, (4,)), (1, None)):
+        with pytest.raises(ValueError, match=f"it needs 4 units on axis {axis}"):
+            groups.tie("gates/a", axis, "a", shape)
+
+
+def test_counts_of_what_is_not_there_are_refused(found):
+    (_, variables, _, _), groups = found["mlp"]
+    for count in (parameter_count, parameters_held):
+        with pytest.raises(ValueError, match="below prefix 'params', .* there is 'a/.*prefix=''"):
+            count(groups.at("params"), {})
+    for alive, said in (
+        ({"z": np.ones(4)}, "no group 'z'"),
+        ({"a": np.array([0, 3])}, r"alive\['a'\] has shape \(2,\); allowed: \(4,\)"),
+    ):
+        for count in (parameter_count, parameters_held, fan_out):
+            with pytest.raises(ValueError, match=said):
+                count(groups, alive)
 
 
 def test_selected_groups_alone_are_cut(found):
@@ -445,5 +467,9 @@ def test_unknown_names(found):
 )
 def test_keeps_that_are_not_allowed(found, keep, message):
     (_, variables, _, _), groups = found["mlp"]
-    with pytest.raises(ValueError, match=message):
-        cut(variables, groups, {"a": np.array(keep)})
+    kinds = [np.array(keep)]
+    if kinds[0].dtype == np.int64 and kinds[0].min(initial=0) >= 0 and kinds[0].ndim == 1:
+        kinds.append(np.array(keep, np.uint32))  # whose differences are never negative
+    for each in kinds:
+        with pytest.raises(ValueError, match=message):
+            cut(variables, groups, {"a": each})

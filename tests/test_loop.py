@@ -135,6 +135,11 @@ def test_runs_that_share_programs_are_what_they_are_alone(changes):
     go_on(*start(third, programs=programs), 1)
     assert programs.compilations == compilations
     assert set(replicas.FREE) <= config.NOT_COMPILED
+    wide = dataclasses.replace(DIGITS, **{
+        name: getattr(DIGITS, name).reshape(-1, 4, 16, 1) for name in ("x_train", "x_test")
+    })  # fmt: skip
+    other = runs.Trainer(first, wide, programs)  # its examples could be moved in another way
+    assert other.steps.compiled_for != runs.Trainer(first, DIGITS, programs).steps.compiled_for
 
 
 def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():

@@ -206,6 +206,8 @@ def test_flops_of_a_multilayer_perceptron_by_hand():
     assert target.measure(groups, {}) == 2 * 4 * (6 * 8 + 8 * 5 + 5 * 3)
     keeps = {"hidden_1": np.array([0, 3]), "input": np.array([1])}
     assert target.measure(groups, keeps) == 2 * 4 * (1 * 2 + 2 * 5 + 5 * 3)
+    with pytest.raises(ValueError, match="after a cut make a new Flops of the smaller model"):
+        target.measure(groups.shrunk(keeps), {})
 
 
 def test_a_step_of_your_own_is_metered_by_the_compiler():
@@ -336,6 +338,8 @@ def test_rounds_of_pruning_and_rewinding_restore_the_first_weights():
         done = compose(groups, done, found.keeps)
         now = groups.shrunk(done)
         variables = rewind(initial, groups, done)
+        mine = {id(leaf) for leaf in jax.tree.leaves(initial)}
+        assert not mine & {id(leaf) for leaf in jax.tree.leaves(variables)}  # it may be donated
     assert Parameters(1).measure(groups, done) <= 0.36 * whole + 1
     masks = {n: np.isin(np.arange(groups[n].size), k).astype("f") for n, k in done.items()}
     np.testing.assert_allclose(

@@ -191,6 +191,8 @@ def test_a_tree_that_does_not_match_is_told_by_leaf_and_shape(models):
         cut(changed(lambda leaf: None), groups, keeps)
     with pytest.raises(ValueError, match=f"leaf '{path}' has shape"):
         resized(apply, variables, groups, keeps)(variables, *inputs)  # not cut yet
+    with pytest.raises(ValueError, match=f"leaf '{path}' has shape"):
+        resized(apply, cut(variables, groups, keeps), groups, keeps)  # cut already
 
 
 # Inputs, and variables that are called like them
@@ -210,6 +212,10 @@ def test_inputs_come_whole_or_cut_and_in_no_other_size(x64):
     wanted = np.tanh(x[:, keep] @ params["a"][keep]) @ params["b"]
     np.testing.assert_allclose(run(small, x), wanted, rtol=1e-12)
     np.testing.assert_allclose(run(small, x[:, keep]), wanted, rtol=1e-12)
+    below = find_groups(lambda v, x: layers(v["params"], x), {"params": params}, x).at("params")
+    of_part = resized(layers, params, below, {"input": keep})
+    for data in (x, x[:, keep]):
+        np.testing.assert_allclose(of_part(small, data), wanted, rtol=1e-12)
     for wrong in (x[:, :6], x[:, :3], np.tile(x, 2), x[0], x[None]):
         said = f"input 'inputs/0' has shape {wrong.shape}; allowed on axis 1 of 2: 10 (whole) or 4"
         with pytest.raises(ValueError, match=re.escape(said)):

@@ -82,7 +82,8 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
     Raises:
       UserError: evidence that the criterion needs is missing, or an example's loss is not finite,
         or the criterion has no hash.
-      ValueError: scores of another shape, or that are not finite; the group is named.
+      ValueError: variables of other sizes than the groups', such as before a cut; scores of another
+        shape, or that are not finite; the group is named.
     """
     if isinstance(criterion, str):
         criterion = get(criterion)
@@ -93,6 +94,7 @@ def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarra
             f"the criterion {type(criterion).__name__} cannot be hashed; make it a frozen dataclass"
             " whose fields can be"
         ) from None
+    evidence.check_sizes()
     scores = _compiled(criterion, evidence)
     if not all(np.isfinite(np.asarray(s, np.float32)).all() for s in jax.tree.leaves(scores)):
         check_losses(evidence)  # whose scores are not finite either

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.errors import UserError
+from dynhp_jax.gating import mismatch
 from dynhp_jax.groups import Groups
-from dynhp_jax.jaxprs.trace import leaf_paths
+from dynhp_jax.jaxprs.trace import leaf_paths, of_variables
 from dynhp_jax.members import Group, Member
 
 Scores = dict[str, jax.Array]
@@ -120,6 +121,14 @@ class Evidence:
                 raise UserError(
                     f"criterion {criterion!r} needs {field}; give Evidence({field}=...)"
                 )
+
+    def check_sizes(self) -> None:
+        """Raises ValueError for a leaf of the variables of another shape than the groups expect."""
+        for tree in (self.variables, *self.earlier):
+            found = dict(zip(leaf_paths(tree), map(np.shape, jax.tree.leaves(tree)), strict=True))
+            for path, shape in of_variables(self.groups.shapes).items():
+                if path in found and found[path] != tuple(shape):
+                    raise ValueError(mismatch(path, found[path], shape))
 
     def mean_loss(self, outputs: Any) -> jax.Array:
         """The mean of the loss over the examples."""

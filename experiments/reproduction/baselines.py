@@ -58,6 +58,8 @@ def largest(run: Run, units: Mapping[str, int]) -> Keeps:
     for name, group in groups.items():
         squares = np.zeros(group.size)
         for member in group.members:
+            if member.path not in leaves:
+                continue  # an input
             leaf = np.moveaxis(np.asarray(leaves[member.path], np.float64), member.axis, 0)
             by_position = np.square(leaf).reshape(len(leaf), -1).sum(1)
             squares += by_position[member.index].sum(1)
