@@ -105,6 +105,12 @@ def _windows(eqn: Any, k: int) -> list[int]:
     return [d for d, (size, stride, pad) in enumerate(moved) if size * stride != 1 or any(pad)]
 
 
+def _joined(eqn: Any, k: int) -> Sequence[int]:
+    """The parts of a number of a wider type, if they are an axis that is lost."""
+    before, after = len(eqn.invars[0].aval.shape), len(eqn.outvars[0].aval.shape)
+    return range(after, before)
+
+
 def _convolved(eqn: Any, k: int) -> Sequence[int]:
     numbers = eqn.params["dimension_numbers"]
     if k == 0 and eqn.params["batch_group_count"] == 1:
@@ -128,6 +134,7 @@ _ALONG: dict[str, Along] = {
     **dict.fromkeys(CUMULATIVE, _given("axis")),
     **dict.fromkeys(WINDOWS, _windows),
     **dict.fromkeys(("slice", "dynamic_slice"), _resized),
+    "bitcast_convert_type": _joined,
     "concatenate": _given("dimension"),
     "conv_general_dilated": _convolved,
     "dot_general": lambda eqn, k: eqn.params["dimension_numbers"][0][k],

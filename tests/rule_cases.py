@@ -100,6 +100,18 @@ def more_bits(x, k):
     return (lax.clz(y) + lax.population_count(y)).astype(x.dtype)
 
 
+@case("exact", "bitcast_convert_type")
+def halves_and_back(x, k):
+    y = lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint16)
+    return x * lax.bitcast_convert_type(y + jnp.uint16(1), jnp.float32).astype(x.dtype)
+
+
+@case("exact", "bitcast_convert_type")
+def pairs_as_one(x, k):
+    y = lax.bitcast_convert_type(x.astype(jnp.float32).reshape(B, 3, 2), jnp.float64)
+    return (x.reshape(B, 3, 2) * jnp.tanh(y)[..., None]).reshape(B, N)
+
+
 @case("exact", "complex", "real", "imag", "conj")
 def complex_numbers(x, k):
     y = lax.conj(lax.complex(x, jnp.sin(x)) ** 2)

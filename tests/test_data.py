@@ -5,6 +5,7 @@ import hashlib
 import io
 import tarfile
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from data_files import CIFAR_SHA1, MD5, idx_files, pixels, same
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynhp_jax.data import NAMES, load
-from dynhp_jax.errors import ConfigError
+from dynhp_jax.errors import ConfigError, UserError
 
 # What is loaded.
 
@@ -88,6 +89,48 @@ def test_arrays_cannot_be_changed():
         digits.x_train[0] = 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         digits.name = "mnist"
+
+
+# A data set of one's own.
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("y_train", lambda y: y - 1, "y_train .* from -1 to 8; allowed: from 0 to 9"),
+        ("y_test", lambda y: y + 1, "y_test .* from 1 to 10; allowed: from 0 to 9"),
+        ("y_train", lambda y: y.astype(np.float32), "y_train .* is float32; allowed: integers"),
+        ("y_validation", lambda y: y[:-1], r"\(144, 8, 8, 1\) and \(143,\); .* one label"),
+        ("y_train", lambda y: np.eye(10)[y], r"\(1293, 8, 8, 1\) and \(1293, 10\)"),
+        ("x_train", lambda x: (16 * x).astype(np.uint8), r"x_train .* is uint8; .*x_train\) / 255"),
+        ("x_test", lambda x: x[:, :4], r"x_test .* \(4, 8, 1\); allowed: \(8, 8, 1\)"),
+        ("test", lambda a: a[:0], "x_test and y_test .* are empty; .* at least one"),
+    ],
+)
+def test_what_cannot_be_trained_or_tested_on_is_refused_in_one_line(name, change, said):
+    digits = load("digits", validation=0.1)
+    names = (name,) if name.startswith(("x_", "y_")) else (f"x_{name}", f"y_{name}")
+    with pytest.raises(UserError, match=f"^[^\n]*{said}[^\n]*$"):
+        dataclasses.replace(digits, **{each: change(getattr(digits, each)) for each in names})
+
+
+def test_numbers_of_other_types_become_those_that_are_trained_on():
+    digits = load("digits", validation=0.1)
+    taken = dataclasses.replace(
+        digits,
+        x_train=jnp.asarray(digits.x_train),
+        y_train=digits.y_train.astype(np.uint8),
+        x_validation=np.empty((0, 64)),
+        y_validation=np.empty(0),
+        x_test=digits.x_test.astype(float),
+        y_test=digits.y_test.tolist(),
+    )
+    none = digits.x_validation[:0].reshape(0, 64), digits.y_validation[:0]
+    same(taken, dataclasses.replace(digits, x_validation=none[0], y_validation=none[1]))
+    for split in ("train", "validation", "test"):
+        images, labels = getattr(taken, f"x_{split}"), getattr(taken, f"y_{split}")
+        assert isinstance(images, np.ndarray)
+        assert (images.dtype, labels.dtype) == (np.float32, np.int32)
 
 
 # The validation set.

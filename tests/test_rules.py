@@ -110,6 +110,25 @@ def test_a_remainder_has_the_sign_of_the_dividend(x64):
             np.testing.assert_allclose(out, masked[:, read] @ params["b"], rtol=1e-12)
 
 
+def test_the_bytes_of_a_number_are_no_units():
+    """Kernels that are stored as bytes: u8[3, N, 4]. Their columns are units, as those of f32."""
+    rng = np.random.default_rng(0)
+    kernel, x = rng.normal(size=(3, N)).astype("f4"), rng.normal(size=(B, 3)).astype("f4")
+    params = {"a": kernel.view("u1").reshape(3, N, 4), "b": np.ones((N, 2), "f4")}
+
+    def apply(p, x):
+        return jnp.sin(x @ lax.bitcast_convert_type(p["a"], jnp.float32)) @ p["b"]
+
+    groups = find_groups(apply, params, x)
+    assert groups.prunable == ("input", "a") and not groups.unknown
+    assert {(m.path, m.axis) for m in groups["a"].members} == {("a", 1), ("b", 0)}
+    keeps = {"a": np.array([0, 3])}
+    small = cut(params, groups, keeps)
+    np.testing.assert_array_equal(small["a"], params["a"][:, [0, 3]])
+    expected = np.sin(x @ kernel)[:, [0, 3]] @ params["b"][[0, 3]]
+    np.testing.assert_allclose(resized(apply, params, groups, keeps)(small, x), expected, rtol=1e-5)
+
+
 def agree(apply, params, x, groups, keeps):
     """Masked and cut: outputs and gradients."""
     masks = {g: np.isin(np.arange(groups[g].size), k) * 1.0 for g, k in keeps.items()}

@@ -288,6 +288,18 @@ def test_what_mixes_examples_is_refused(mix, after):
         variance.probed(apply, "")(params, jnp.zeros(EXAMPLES), jnp.ones((EXAMPLES, 3)))
 
 
+def test_examples_that_are_joined_as_bytes_of_a_number_are_refused():
+    """And those that are taken apart, each by itself, are not."""
+    to, operands = (
+        jax.lax.bitcast_convert_type,
+        ({"w": jnp.ones(3)}, jnp.zeros(4), jnp.ones((4, 3))),
+    )
+    apart = variance.probed(lambda p, x: to(x, jnp.uint8)[..., 0] * p["w"], "")
+    assert apart(*operands).shape == (4, 3)
+    with pytest.raises(ValueError, match="'bitcast_convert_type' mixes the examples"):
+        variance.probed(lambda p, x: to(x.T.astype("u1"), jnp.float32) * p["w"], "")(*operands)
+
+
 @pytest.mark.parametrize(
     "keep",
     [

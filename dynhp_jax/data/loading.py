@@ -18,7 +18,10 @@ NAMES = ("digits", *PUBLISHED)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """Images and labels in host memory; the arrays are read-only.
+    """Images and labels in host memory; those of `load` are read-only.
+
+    One of your own may hold floats and integers of any size, also as `jax.Array`s: they become what
+    is said below. Pixels are not looked at.
 
     Attributes:
       name: as given to `load`.
@@ -28,6 +31,10 @@ class Dataset:
       y_train: int32[examples].
       x_validation, y_validation: the part of the training set that was held out, maybe empty.
       x_test, y_test: the published test set.
+
+    Raises:
+      UserError: images are no floats or not all of one shape, labels are no integers or outside
+        their range, there is not one label to each example, or no example to train or test on.
     """
 
     name: str
@@ -40,10 +47,69 @@ class Dataset:
     x_test: np.ndarray
     y_test: np.ndarray
 
+    def __post_init__(self):
+        for split in ("train", "validation", "test"):
+            names = f"x_{split}", f"y_{split}"
+            images, labels = (np.asarray(getattr(self, name)) for name in names)
+            _check_counts(split, images, labels)
+            if len(labels):
+                _check_types(split, images, labels)
+                _check_range(split, labels, self.num_classes)
+                _check_shape(split, images.shape[1:], self.example_shape)
+            # As they are trained on: of another type, they would be other programs' operands.
+            arrays = images.astype(np.float32, copy=False), labels.astype(np.int32, copy=False)
+            for name, array in zip(names, arrays, strict=True):
+                object.__setattr__(self, name, array)
+
     @property
     def example_shape(self) -> tuple[int, ...]:
         """Shape of one example: (height, width, channels) or (features,)."""
         return self.x_train.shape[1:]
+
+
+def _check_counts(split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.ndim < 2 or labels.shape != images.shape[:1]:
+        raise UserError(
+            f"x_{split} and y_{split} of the data set have shapes {images.shape} and"
+            f" {labels.shape}; allowed: (examples, ...) and (examples,); give one label to each"
+            " example"
+        )
+    if not len(labels) and split != "validation":
+        raise UserError(
+            f"x_{split} and y_{split} of the data set are empty; allowed: at least one example, as"
+            " every run trains and tests; put some there"
+        )
+
+
+def _check_types(split: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if not np.issubdtype(images.dtype, np.floating):
+        raise UserError(
+            f"x_{split} of the data set is {images.dtype}; allowed: floats, best from 0 to 1; from"
+            f" 0 to 255, give np.float32(x_{split}) / 255"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"y_{split} of the data set is {labels.dtype}; allowed: integers, the numbers of the"
+            f" classes; give y_{split}.astype(np.int32) if they are"
+        )
+
+
+def _check_range(split: str, labels: np.ndarray, classes: int) -> None:
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"y_{split} of the data set runs from {low} to {high}; allowed: from 0 to"
+            f" {classes - 1}, as num_classes is {classes}; number the classes from 0, or set"
+            " num_classes"
+        )
+
+
+def _check_shape(split: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> None:
+    if found != wanted:
+        raise UserError(
+            f"examples of x_{split} of the data set have shape {found}; allowed: {wanted}, as in"
+            " x_train; bring all to one shape"
+        )
 
 
 def load(

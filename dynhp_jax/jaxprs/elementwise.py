@@ -10,15 +10,13 @@ from dynhp_jax.jaxprs.labels import Axes, axis_size
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
 
 _NAMES = """
-abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e
-bitcast_convert_type cbrt ceil clamp
-clz complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc
-exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p
-log2 logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or polygamma
-population_count pow real
-reduce_precision regularized_incomplete_beta rem round rsqrt select_n sharding_constraint shift_left
-shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh
-xor zeta
+abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz
+complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp
+exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p log2
+logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or polygamma
+population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
+sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
+stop_gradient sub tan tanh xor zeta
 """
 ELEMENTWISE = frozenset(_NAMES.split())
 
@@ -98,6 +96,22 @@ def fold(eqn: Any, operands: list[Value]) -> np.ndarray | None:
     else:
         return None
     return np.broadcast_to(result, aval.shape).astype(aval.dtype)
+
+
+@rule("bitcast_convert_type")
+def _bitcast(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    """To a type of another size, the last axis of the narrower array holds the parts of a number.
+
+    A number needs all its parts, so that they are no units.
+    """
+    axes, shape = operands[0].axes, eqn.outvars[0].aval.shape
+    reason = "the parts of a number that bitcast_convert_type takes apart or joins"
+    if len(shape) > len(axes):
+        axes = (*axes, *walk.pinned_axes(shape[len(axes) :], reason))
+    elif len(shape) < len(axes):
+        walk.labels.pin_axis(axes[-1], reason)
+        axes = axes[:-1]
+    return [Value(axes)]
 
 
 @rule("optimization_barrier", "pvary", "pcast", "device_put")
