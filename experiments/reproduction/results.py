@@ -8,7 +8,7 @@ import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import reports
 from experiments.reproduction import rows
+from experiments.reproduction.entries import OF_A_RUN, Kind, fault
 from experiments.reproduction.published import METER
 from experiments.workdir import write_text
 
 Result = Mapping[str, Any]
 
-_FILE = re.compile(r"(?P<row>.+)-seed(?P<seed>\d+)-epochs(?P<epochs>\d+)\.json")
-_NEEDED = frozenset({"row", "table", "seed", "epochs", "test_error", "config", "curves"})
+_FILE = re.compile(r"[^.].*-seed\d+-epochs\d+\.json")  # what begins with a dot is half-written
 _FULLY = 100  # epochs of which every one is kept; of the later ones every tenth
 _CURVES = {
     "test_error": 2,
@@ -147,34 +147,62 @@ def write_lines(path: Path, result: Result) -> None:
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def read(path: Path, needed: Set[str] = _NEEDED) -> dict[str, Any] | None:
+def read(path: Path, kinds: Mapping[str, Kind] = OF_A_RUN) -> dict[str, Any] | None:
     """The result that lies there, None if there is none.
 
     Args:
       path: of the file.
-      needed: entries that every result has.
+      kinds: of the entries that every result has.
 
     Raises:
-      UserError: the file is no result.
+      UserError: the file cannot be read, or is no result.
     """
     try:
-        result = json.loads(path.read_text())
-    except FileNotFoundError:
+        result = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away") from None
     except ValueError:
         result = None
-    if not isinstance(result, dict) or not needed <= result.keys():
-        raise UserError(f"{path} is no result of this program; remove it")
+    wrong = fault(result, kinds)
+    if wrong:
+        raise UserError(f"{path} is no result of this program: {wrong}; remove it")
     return result
 
 
+def read_own(path: Path, directory: Path) -> dict[str, Any] | None:
+    """The result that lies there under its own name; None if there is none.
+
+    A copy under another name would count as one more seed.
+
+    Args:
+      path: of the file.
+      directory: of the results, in which the tables have their folders.
+
+    Raises:
+      UserError: the file cannot be read, is no result, or is that of another run.
+    """
+    found = read(path)
+    if found is None:
+        return None
+    own = path_of(directory, found["table"], found["row"], found["seed"], found["epochs"])
+    if path != own:
+        raise UserError(
+            f"{path} holds the result whose file is {own}; rename it to that, or remove it"
+        )
+    return found
+
+
 def read_all(directory: Path, table: int) -> list[dict[str, Any]]:
-    """Every result of a table, by row, epochs and seed."""
-    found = [
-        read(path)
-        for path in sorted((directory / f"table{table}").glob("*.json"))
-        if _FILE.fullmatch(path.name)
-    ]
+    """Every result of a table, by row, epochs and seed.
+
+    Raises:
+      UserError: a file cannot be read, is no result, or is that of another run.
+    """
+    paths = sorted((directory / f"table{table}").glob("*.json"))
+    found = [read_own(path, directory) for path in paths if _FILE.fullmatch(path.name)]
+    found = [each for each in found if each is not None]  # removed meanwhile
     return sorted(found, key=lambda each: (each["row"], each["epochs"], each["seed"]))
 
 

@@ -48,7 +48,7 @@ class Place:
           UserError: it is of another config than the row now means.
         """
         path = results.path_of(self.results, self.table.number, row.name, seed, epochs)
-        found = results.read(path)
+        found = results.read_own(path, self.results)
         if found is None:
             return None
         differing = results.differences(found, expected(row, self.table, self.settings, found))
