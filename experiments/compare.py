@@ -21,10 +21,9 @@ import numpy as np
 from dynhp_jax import compiling, pruning
 from dynhp_jax.criteria import naming, trial
 from dynhp_jax.errors import ConfigError, UserError
-from experiments import commandline
+from experiments import commandline, provenance
 from experiments.comparison import figures, running, settings, split_learning, tables
 from experiments.comparison.running import Place
-from experiments.reproduction.results import provenance
 from experiments.workdir import write_text
 
 _OPTIONS = (("results", "", "directory of the result files; empty: results/compare/NAME"),)
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
         comparison,
         Path(workdirs or f"runs/compare/{base.name}"),
         Path(directory or f"results/compare/{base.name}"),
-        provenance(),
+        provenance.present(),
     )
     if not only_print:
         check(place)

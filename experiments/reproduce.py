@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from dynhp_jax.errors import UserError
-from experiments import commandline
-from experiments.reproduction import calibration, figures, results, rows, running, tables
+from experiments import commandline, provenance
+from experiments.reproduction import calibration, figures, rows, running, tables
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
 from experiments.values import numbers, shortest
@@ -114,9 +114,8 @@ def _asked(given: Mapping[str, str]) -> Asked:
 
 def _run(asked: Asked, workdirs: Path, commit: str) -> None:
     """Every row with every seed; seed by seed, so that whole tables come early."""
-    provenance = results.provenance()
-    provenance["commit"] = provenance["commit"] or commit or None
-    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, provenance)
+    now = provenance.present(commit)
+    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, now)
     epochs = asked.epochs or EPOCHS
     for row in asked.rows:
         for seed in asked.seeds:

@@ -18,7 +18,6 @@ from dynhp_jax import config as configuration
 from dynhp_jax import memory
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
-from experiments import reports
 from experiments.reproduction import rows
 from experiments.reproduction.entries import OF_A_RUN, Kind, fault
 from experiments.reproduction.published import METER
@@ -54,7 +53,8 @@ def of_records(
     kept_inputs: Sequence[int] | None,
     commit: str | None,
     versions: Mapping[str, str],
-    machine: str,
+    machine: str | None,
+    segments: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The result of a finished run.
 
@@ -68,7 +68,8 @@ def of_records(
       config: of the run; its epochs are those of the result.
       units: of the final network.
       kept_inputs: the pixels that the final network reads; None if not known.
-      commit, versions, machine: of the run.
+      commit, versions, machine: of the run, or of the last of its stretches.
+      segments: all of its stretches, where there are several (`provenance.entries`).
     """
     records = [
         {**each, "memory_kib": METER.memory_kib(each["parameters"], each["batch_size"])}
@@ -96,6 +97,7 @@ def of_records(
         "commit": commit,
         "versions": dict(versions),
         "machine": machine,
+        **({"segments": list(segments)} if segments else {}),
         "config": configuration.to_dict(config),
         "kept_inputs": None if kept_inputs is None else [int(each) for each in kept_inputs],
         "curves": curves(records),
@@ -235,12 +237,3 @@ def mean_curve(results: Sequence[Result], name: str) -> tuple[np.ndarray, np.nda
         values.append([at[epoch] for epoch in epochs])
     found = np.array(values, float)
     return np.array(epochs), found.mean(0), found
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, versions and machine as they are now; asked once, before anything is run."""
-    return {
-        "commit": reports.commit(),
-        "versions": reports.versions(),
-        "machine": reports.machine(),
-    }
