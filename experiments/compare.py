@@ -36,8 +36,9 @@ _SWITCHES = (
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws; or only prints."""
     values, workdirs, directory, only_print, split = commandline.parse(
-        argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS
-    )
+        argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS,
+        "directory in which the runs have theirs; empty: runs/compare/NAME",
+    )  # fmt: skip
     base, comparison = settings.from_config_dict(values)
     compiling.use_cache(base.compiling.cache_dir)
     place = Place(

@@ -24,7 +24,9 @@ from experiments.workdir import Workdir, write_json
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    values, path = commandline.parse(argv, with_config=True)
+    values, path = commandline.parse(
+        argv, True, workdir="directory of the run; empty: runs/NAME-METHOD-seedSEED"
+    )
     config = configuration.from_config_dict(values)
     workdir = Workdir(path or f"runs/{config.name}-{config.method}-seed{config.seed}")
     with workdir.claim(config):

@@ -275,12 +275,14 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=4"], "--table is '4'; allowed: 2"),
         (["--table=2", "--seeds=0,x"], "--seeds: 'x'"),
         (["--table=2", "--epochs=0"], "--epochs: '0'"),
+        (["--table=2", "--epochs=1.5"], "--epochs: '1.5' is not allowed; one whole number, 1 or"),
+        (["--table=2", "--seeds=1.5"], "whole numbers, 0 or more, with commas between them"),
         (["--table=2", "--rows=sp,hq"], "'hq' is no row"),
         (["--table=2", "--lam=-1"], "--lam: '-1'"),
         (["--table=2", "--rows=hp", "--lam=inf"], "--lam: 'inf'"),
         (["--table=2", "--alphas=2"], "--alphas: '2' is not allowed; numbers, 0 to 1"),
         (["--table=2", "--rows=sp", "--alphas=0.5,"], "--alphas: '' is not allowed"),
-        (["--table=2", "--lam=1,2"], "one number"),
+        (["--table=2", "--lam=1,2"], "--lam: '1,2' is not allowed; one number, 0 or more"),
         (["--table=2", "--print", "--validation=7"], "config.data.validation is 7"),
         (["--table=2", "--print", "--rows=sp"], "--print does not read --rows; beside it"),
         (["--figures", "--table=2"], "--figures does not read --table"),
@@ -289,11 +291,18 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=2", "--rows=hp", "--validation=1"], "config.data.validation is 1"),
         (["--table=2", "--rows=hp+penalty.lam=-1"], "config.penalty.lam is -1"),
         (["--table=2", "--rows=random@hp", "--results=none"], "run that row first"),
-        (["--table=2", "--calibrate", "--results=none"], "no result in none"),
+        (["--table=2", "--calibrate", "--results=none"], " rows; such as --rows=dynhp-1"),
+        (["--table=2", "--calibrate", "--rows=hp"], "one DynHP row, not hp; such as --rows="),
+        (["--table=2", "--calibrate", "--rows=dynhp-1", "--results=none"], "no result in none"),
+        (["--table=2", "--print", "--results=none"], "in none, where the table has results of no"),
+        (["--table=3", "--print", "--epochs=500", f"--results={ROOT / 'results/reproduction'}"],
+         "no result of table 3 of 500 epochs in "),
+        (["--table=2", "--rows=sp", f"--results={ROOT / 'README.md'}"],
+         "README.md cannot be written"),
         (["--figures", "--results=none"], "no result in none"),
         (["--tabel=2"], "tabel"),
     ],
-)
+)  # fmt: skip
 def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_path):
     before = os.getcwd()
     os.chdir(tmp_path)
@@ -302,6 +311,12 @@ def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_pa
     finally:
         os.chdir(before)
     said = capsys.readouterr().err
-    assert code == 2 and says in said
+    assert code == 2 and says in said and "choose a --workdir" not in said
     assert said.startswith("error: ") and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_says_where_runs_go(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        reproduce.main(["reproduce", "--help"])
+    assert "empty: runs/reproduction" in " ".join(capsys.readouterr().out.split())

@@ -4,11 +4,13 @@ The files of several machines are merged by copying them into one directory: the
 they are, and each holds its config, commit, versions, machine and seconds.
 """
 
+import contextlib
 import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,8 +140,36 @@ def _rounded(value: float, decimals: int) -> float | int:
 def write(result: Result, directory: Path) -> Path:
     """Writes all of the file or nothing; returns where."""
     path = path_of(directory, result["table"], result["row"], result["seed"], result["epochs"])
-    write_lines(path, result)
+    with writing(directory):
+        write_lines(path, result)
     return path
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """What cannot be written there is put down to --results, not to --workdir.
+
+    Raises:
+      UserError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--results: {directory} cannot be written"
+            f" ({error.strerror or error}); make room, or choose a directory that can be"
+        ) from None
+
+
+def check_writable(directory: Path) -> None:
+    """Makes the directory, and a file in it for a moment: before anything is run for it.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
 
 
 def write_lines(path: Path, result: Result) -> None:
