@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,20 +17,14 @@ def head(command: str, device: str = "") -> dict[str, Any]:
       command: as it is typed, without paths of this machine.
       device: jax's name of what it computes on, where the benchmark's own process uses jax.
     """
+    machine = filter(None, (reports.processor(), device, f"{reports.cores()} cores"))
     return {
         "command": command,
         "commit": reports.commit(),
         "versions": reports.versions(),
-        "machine": ", ".join(filter(None, (_processor(), device, f"{cores()} cores"))),
+        "machine": ", ".join(machine),
         "load": os.getloadavg(),
     }
-
-
-def cores() -> int:
-    """Those that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -50,12 +43,3 @@ def write(path: Path, result: dict[str, Any]) -> None:
     """The JSON of a result, in a folder that is made if it is not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _processor() -> str:
-    known = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = (x for x in info.read_text().splitlines() if x.startswith("model name"))
-        known = next((x.partition(":")[2].strip() for x in named), known)
-    return known

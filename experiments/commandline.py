@@ -69,6 +69,7 @@ def parse(
     options: Sequence[tuple[str, str, str]] = (),
     switches: Sequence[tuple[str, str]] = (),
     sections: Mapping[str, type] = MappingProxyType({}),
+    workdir: str = "directory of the run",
 ) -> tuple:
     """Reads `--workdir` and, where wanted, `--config` with its overrides.
 
@@ -78,6 +79,7 @@ def parse(
       options: further flags that take a string, as (name, default, help).
       switches: further flags that are given or not, as (name, help).
       sections: of the config, beside those of `dynhp_jax.config`, by name.
+      workdir: the help of `--workdir`, with what the program takes where it is not given.
 
     Returns:
       The config with all overrides (an ml_collections.ConfigDict, None without), the workdir (''
@@ -87,7 +89,7 @@ def parse(
       UserError: a flag that does not exist or a value that is not of its type.
     """
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "directory of the run", flag_values=values)
+    flags.DEFINE_string("workdir", "", workdir, flag_values=values)
     flags.DEFINE_bool("help", False, "show the flags", short_name="h", flag_values=values)
     for name, default, text in options:
         flags.DEFINE_string(name, default, text, flag_values=values)

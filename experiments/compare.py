@@ -21,10 +21,9 @@ import numpy as np
 from dynhp_jax import compiling, pruning
 from dynhp_jax.criteria import naming, trial
 from dynhp_jax.errors import ConfigError, UserError
-from experiments import commandline
+from experiments import commandline, provenance
 from experiments.comparison import figures, running, settings, split_learning, tables
 from experiments.comparison.running import Place
-from experiments.reproduction.results import provenance
 from experiments.workdir import write_text
 
 _OPTIONS = (("results", "", "directory of the result files; empty: results/compare/NAME"),)
@@ -37,8 +36,9 @@ _SWITCHES = (
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws; or only prints."""
     values, workdirs, directory, only_print, split = commandline.parse(
-        argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS
-    )
+        argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS,
+        "directory in which the runs have theirs; empty: runs/compare/NAME",
+    )  # fmt: skip
     base, comparison = settings.from_config_dict(values)
     compiling.use_cache(base.compiling.cache_dir)
     place = Place(
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> None:
         comparison,
         Path(workdirs or f"runs/compare/{base.name}"),
         Path(directory or f"results/compare/{base.name}"),
-        provenance(),
+        provenance.present(),
     )
     if not only_print:
         check(place)

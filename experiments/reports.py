@@ -1,5 +1,6 @@
 """What a run says of itself: the summary and the final table beside the whole network's numbers."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -84,8 +85,29 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> str:
-    """Processor, operating system and the device that jax computes on."""
-    return f"{platform.machine()} {platform.system()}, {jax.devices()[0].device_kind}"
+    """What jax computes on, the processor with its cores, and the system; not the host's name."""
+    devices = jax.devices()
+    first = devices[0]
+    accelerators = f"{len(devices)} x {first.device_kind}" if first.platform != "cpu" else ""
+    system = f"{platform.machine()} {platform.system()}"
+    return ", ".join(filter(None, (accelerators, processor(), f"{cores()} cores", system)))
+
+
+def processor() -> str:
+    """The processor's model, as the system names it."""
+    known = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        named = (x for x in info.read_text().splitlines() if x.startswith("model name"))
+        known = next((x.partition(":")[2].strip() for x in named), known)
+    return known
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def commit() -> str | None:

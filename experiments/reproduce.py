@@ -13,15 +13,15 @@ experiments/reproduction/rows.py, the protocol in docs/reproduction.md.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynhp_jax.errors import UserError
-from experiments import commandline
+from experiments import commandline, provenance
 from experiments.reproduction import calibration, figures, results, rows, running, tables
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
-from experiments.values import numbers, shortest
+from experiments.values import number, numbers, shortest
 from experiments.workdir import write_text
 
 _OPTIONS = (
@@ -41,6 +41,7 @@ _SWITCHES = (
     ("figures", "draw Figures 1 to 7 of the results that are there"),
     ("calibrate", "propose alphas from the results of --rows (one DynHP row)"),
 )
+_WORKDIR = "directory in which the runs have theirs; empty: runs/reproduction"
 _VARIED = ("lam", "validation", "variants")
 _READ = {  # by the switches, which take no option that they would pass over
     "print": ("table", "epochs", "alphas", "results", *_VARIED),
@@ -74,7 +75,7 @@ class Asked:
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws."""
-    _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES)
+    _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES, workdir=_WORKDIR)
     given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
     switch = _switch(given)
     if switch == "figures":
@@ -84,6 +85,7 @@ def main(argv: Sequence[str]) -> None:
         return
     asked = _asked(given)
     if switch == "calibrate":
+        _check_one_row(asked.rows)
         print(calibration.proposals(
             asked.results, asked.table, asked.settings, asked.rows, asked.epochs
         ))  # fmt: skip
@@ -114,30 +116,50 @@ def _asked(given: Mapping[str, str]) -> Asked:
 
 def _run(asked: Asked, workdirs: Path, commit: str) -> None:
     """Every row with every seed; seed by seed, so that whole tables come early."""
-    provenance = results.provenance()
-    provenance["commit"] = provenance["commit"] or commit or None
-    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, provenance)
+    now = provenance.present(commit)
+    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, now)
     epochs = asked.epochs or EPOCHS
     for row in asked.rows:
         for seed in asked.seeds:
             if row.reference and row.reference not in asked.rows:
                 running.reference(shared, row, seed, epochs)
+    results.check_writable(asked.results)
     for seed in asked.seeds:
         for row in asked.rows:
             running.run(shared, row, seed, epochs)
 
 
 def _show(asked: Asked) -> None:
-    """Prints the tables of the results that are there, and writes them if they are complete."""
+    """Prints the tables of the results that are there, and writes them if they are complete.
+
+    Raises:
+      UserError: there is none, or the tables cannot be written.
+    """
     found, stale = tables.build(
         asked.results, asked.table, asked.settings, asked.common, asked.epochs
     )
+    if not found:
+        raise UserError(_nothing(asked, len(stale)))
     note = [f"left out, of other settings than now: {', '.join(stale)}"] if stale else []
-    shown = [grid.text() for grid in found] or [f"no such results in {asked.results} yet"]
-    print("\n\n".join([*shown, *note]))
-    if found and asked.complete:
+    print("\n\n".join([*(grid.text() for grid in found), *note]))
+    if asked.complete:
         text = "\n".join([*(grid.markdown() for grid in found), *note])
-        write_text(asked.results / f"table{asked.table.number}.md", text)
+        with results.writing(asked.results):
+            write_text(asked.results / f"table{asked.table.number}.md", text)
+
+
+def _nothing(asked: Asked, stale: int) -> str:
+    """What was asked for and is not there, what is, and what to do."""
+    place, number = asked.results, asked.table.number
+    lengths = sorted({each["epochs"] for each in results.read_all(place, number)})
+    there = ", ".join(map(str, lengths)) or "no"
+    other = f", and {stale} results are of other settings than now" if stale else ""
+    what = "+".join([f"table {number}", *asked.common])
+    of = f" of {asked.epochs} epochs" if asked.epochs else ""
+    return (
+        f"there is no result of {what}{of} in {place}, where the table has results of {there}"
+        f" epochs{other}; take other flags or another --results, or run it first"
+    )
 
 
 def _switch(given: Mapping[str, str | bool]) -> str:
@@ -156,6 +178,13 @@ def _switch(given: Mapping[str, str | bool]) -> str:
     return switch
 
 
+def _check_one_row(wanted: Sequence[rows.Row]) -> None:
+    """Ratios of several rows, in one table of proposals, would look like those of one."""
+    if [row.kind for row in wanted] != ["dynhp"]:
+        found = wanted[0].name if len(wanted) == 1 else f"{len(wanted)} rows"
+        raise UserError(f"--calibrate takes one DynHP row, not {found}; such as --rows=dynhp-1")
+
+
 def _settings(table: Table, alphas: str) -> Settings:
     settings = SETTINGS[table.number]
     if not alphas:
@@ -167,11 +196,11 @@ def _common(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
     """The variants that all rows have, by --variants, --lam and --validation."""
     variants = rows.parse_variants(given["variants"])
     if given["lam"]:
-        lam = _one("lam", given["lam"], float, 0)
+        lam = number("lam", given["lam"], float, 0)
         if lam != settings.lam:
             variants = (*variants, f"penalty.lam={shortest(lam)}")
     if given["validation"]:
-        share = _one("validation", given["validation"], float, 0)
+        share = number("validation", given["validation"], float, 0)
         if share:
             variants = (*variants, f"data.validation={shortest(share)}")
     return variants
@@ -184,7 +213,7 @@ def _in_order(wanted: Sequence[rows.Row]) -> list[rows.Row]:
 
 
 def _epochs(given: Mapping[str, str]) -> int | None:
-    return _one("epochs", given["epochs"], int, 1) if given["epochs"] else None
+    return number("epochs", given["epochs"], int, 1) if given["epochs"] else None
 
 
 def _table(text: str) -> Table:
@@ -192,13 +221,6 @@ def _table(text: str) -> Table:
         found = f"is {text!r}" if text else "is missing"
         raise UserError(f"--table {found}; allowed: 2 (MNIST), 3 (Fashion-MNIST)")
     return TABLES[int(text)]
-
-
-def _one(flag: str, text: str, kind: Callable, least: float):
-    found = numbers(flag, text, kind, least)
-    if len(found) > 1:
-        raise UserError(f"--{flag}: {text!r} is not allowed; one number")
-    return found[0]
 
 
 if __name__ == "__main__":

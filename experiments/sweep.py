@@ -44,7 +44,9 @@ OPTIONS = [
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    values, path, *lists = commandline.parse(argv, with_config=True, options=OPTIONS)
+    values, path, *lists = commandline.parse(
+        argv, True, OPTIONS, workdir="directory of the sweep; empty: runs/NAME-METHOD-sweep"
+    )
     config = configuration.from_config_dict(values)
     members = combinations(config, dict(zip(FIELDS, lists, strict=True)))
     folder = Path(path or f"runs/{config.name}-{config.method}-sweep").expanduser().absolute()

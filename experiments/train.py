@@ -7,7 +7,7 @@ overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(3
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dynhp_jax import checkpoint, compiling, loop, named, runs
@@ -15,7 +15,7 @@ from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
-from experiments import commandline, plots, reports
+from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.events import Events, scalars
 from experiments.terminal import Interruptions, Screen
@@ -24,7 +24,9 @@ from experiments.workdir import Workdir, write_json
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    values, path = commandline.parse(argv, with_config=True)
+    values, path = commandline.parse(
+        argv, True, workdir="directory of the run; empty: runs/NAME-METHOD-seedSEED"
+    )
     config = configuration.from_config_dict(values)
     workdir = Workdir(path or f"runs/{config.name}-{config.method}-seed{config.seed}")
     with workdir.claim(config):
@@ -36,6 +38,7 @@ def train(
     workdir: Workdir,
     dataset: Dataset | None = None,
     begin: Callable[[runs.Trainer], runs.Run] = runs.Trainer.start,
+    now: Mapping[str, Any] | None = None,
 ) -> tuple[runs.Trainer, runs.Run, list[dict[str, Any]]]:
     """Trains in a workdir that is claimed, from where an earlier run left it.
 
@@ -44,6 +47,7 @@ def train(
       workdir: where everything goes.
       dataset: its data, if not what the config names.
       begin: the run before its first epoch.
+      now: of what commit, versions and machine its next epochs are, if not as they are found here.
 
     Returns:
       The trainer, the run at its end, and the lines of metrics.jsonl.
@@ -53,6 +57,8 @@ def train(
     trainer = runs.Trainer(config, dataset or named.dataset_of(config), programs)
     run = _start(trainer, workdir, begin)
     records = workdir.rewind(run.epoch)
+    if run.epoch < config.epochs:
+        provenance.keep(workdir, records, run.epoch, now or provenance.present())
     events = Events(workdir.tensorboard, run.epoch)
     report = Screen(run.epoch, config.epochs)
     with Interruptions() as interruptions:

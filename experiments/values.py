@@ -21,21 +21,33 @@ def numbers(flag: str, text: str, kind: Callable, least: float, most: float = ma
     Raises:
       UserError: one of them is no such number.
     """
-    found = []
-    for part in text.split(","):
-        try:
-            value = kind(part)
-            if not least <= value <= most or math.isinf(value):
-                raise ValueError
-        except ValueError:
-            what = "whole numbers" if kind is int else "numbers"
-            to = "or more" if most == math.inf else f"to {shortest(most)}"
-            raise UserError(
-                f"--{flag}: {part!r} is not allowed; {what}, {shortest(least)} {to}, with commas"
-                " between them"
-            ) from None
-        found.append(value)
-    return found
+    what = "whole numbers" if kind is int else "numbers"
+    allowed = f"{what}, {_range(least, most)}, with commas between them"
+    return [_read(flag, part, kind, least, most, allowed) for part in text.split(",")]
+
+
+def number(flag: str, text: str, kind: Callable, least: float, most: float = math.inf):
+    """The one number of a flag; arguments and errors are those of `numbers`.
+
+    >>> number("epochs", "400", int, 1)
+    400
+    """
+    what = "one whole number" if kind is int else "one number"
+    return _read(flag, text, kind, least, most, f"{what}, {_range(least, most)}")
+
+
+def _read(flag: str, text: str, kind: Callable, least: float, most: float, allowed: str):
+    try:
+        value = kind(text)
+        if not least <= value <= most or math.isinf(value):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"--{flag}: {text!r} is not allowed; {allowed}") from None
+    return value
+
+
+def _range(least: float, most: float) -> str:
+    return f"{shortest(least)} {'or more' if most == math.inf else f'to {shortest(most)}'}"
 
 
 def shortest(value: float) -> str:

@@ -4,6 +4,7 @@ config.json       every field of the config
 sweep.json        of a member of a sweep, and of the sweep's folder: the names of all members
 metrics.jsonl     one line per epoch
 summary.json      the end result; written when the last epoch is done
+provenance.json   of which commit, versions and machine the epochs are; by experiments.provenance
 tensorboard/      the same numbers as events
 checkpoints/      by dynhp_jax.checkpoint; those of a sweep lie in its folder, for all members
 figures/          PNG
@@ -37,6 +38,7 @@ class Workdir:
         self.sweep_file = self.path / "sweep.json"
         self.metrics_file = self.path / "metrics.jsonl"
         self.summary_file = self.path / "summary.json"
+        self.provenance_file = self.path / "provenance.json"
         self.checkpoints = self.path / "checkpoints"
         self.figures = self.path / "figures"
         self.tensorboard = self.path / "tensorboard"
@@ -111,7 +113,8 @@ class Workdir:
         if self._begun:
             return
         shutil.rmtree(self.tensorboard, ignore_errors=True)
-        for file in (self.config_file, self.sweep_file, self.metrics_file, self.path / ".lock"):
+        for file in (self.config_file, self.sweep_file, self.metrics_file, self.provenance_file,
+                     self.path / ".lock"):  # fmt: skip
             file.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # something else lies in it
             self.path.rmdir()

@@ -14,9 +14,9 @@ import pytest
 from dynhp_jax import compiling, loop, named, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
-from experiments import commandline, reproduce
+from experiments import commandline, provenance, reports, reproduce
 from experiments.reproduction import baselines, results, running
-from experiments.workdir import Workdir
+from experiments.workdir import Workdir, write_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,6 +155,28 @@ def tiny(tfds_dir, tmp_path_factory):
     return folder, flags, names, done.stdout
 
 
+def test_what_the_epochs_of_a_run_are_of_is_kept_where_it_goes_on_elsewhere(tmp_path):
+    workdir, records = Workdir(tmp_path), [{"epoch": epoch} for epoch in (3, 4, 5, 6)]
+    a, b, unknown = (
+        {"commit": commit, "versions": {}, "machine": None} for commit in ("a", "b", None)
+    )
+
+    def kept(until=6):
+        return provenance.stretches_of(workdir, records[: until - 2])
+
+    assert kept() == [{"from_epoch": 3, **unknown}]  # begun by a version that kept none
+    provenance.keep(workdir, records[:2], 4, a)
+    assert kept() == [{"from_epoch": 3, **unknown}, {"from_epoch": 5, **a}]
+    provenance.keep(workdir, records[:3], 5, b)
+    assert [each["from_epoch"] for each in kept()] == [3, 5, 6] and kept(5) == kept()[:2]
+    provenance.keep(workdir, records[:2], 4, b)  # killed, and again from an earlier checkpoint
+    assert kept() == [{"from_epoch": 3, **unknown}, {"from_epoch": 5, **b}]
+    assert provenance.entries(kept()) == {**b, "segments": kept()}
+    provenance.keep(workdir, [], 2, a)
+    provenance.keep(workdir, records, 6, a)
+    assert kept() == [{"from_epoch": 3, **a}] and provenance.entries(kept()) == a
+
+
 def files_of(folder):
     return sorted((folder / "results" / "table2").glob("*.json"))
 
@@ -173,7 +195,8 @@ def test_a_run_of_every_row_fills_the_table(tiny):
     assert found["dense-final@hp"]["kept_inputs"] == hp["kept_inputs"]
     assert found["magnitude@hp"]["curves"]["parameters"][1] == found["sp"]["parameters"]
     for each in found.values():
-        assert each["commit"] and each["machine"] and each["versions"]["jax"]
+        assert each["commit"] and each["versions"]["jax"] and "segments" not in each
+        assert each["machine"] == reports.machine() and " cores, " in each["machine"]
         assert each["seconds"] > 0
         memory = np.array(each["curves"]["parameters"]) * 4 / 1024
         memory += np.array(each["curves"]["batch_size"]) * 3136 / 1024
@@ -204,10 +227,13 @@ def test_what_is_finished_is_skipped(tiny, program):
 
 def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny, program):
     folder, flags, _, _ = tiny
+    (path,) = (folder / "runs" / "table2").glob("hp*")
+    workdir, earlier = Workdir(path), {"commit": "abc", "versions": {}, "machine": "another"}
+    now = json.loads(workdir.provenance_file.read_text())
+    write_json(workdir.provenance_file, [{"from_epoch": 1, **earlier}])
     code, said, _ = program(*flags, "--rows=hp", "--epochs=6")
     assert code == 0 and "going on after epoch 4 of 6" in said
-    (workdir,) = (folder / "runs" / "table2").glob("hp*")
-    assert len(Workdir(workdir).records()) == 6
+    assert len(workdir.records()) == 6
     code, said, _ = program(*flags, "--rows=hp", "--epochs=3")
     assert code == 0 and "epochs" in said and "-- " not in said
     three, four, six = (
@@ -218,6 +244,10 @@ def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny, program):
     assert three["curves"]["test_error"] == four["curves"]["test_error"][:3]
     assert six["curves"]["test_error"][:4] == four["curves"]["test_error"]
     assert three["kept_inputs"] is None
+    # Of what epochs are, not of where the command was given.
+    assert six["segments"] == [{"from_epoch": 1, **earlier}, {**now[0], "from_epoch": 5}]
+    assert (six["commit"], three["commit"]) == (now[0]["commit"], "abc")
+    assert three["machine"] == "another" and "segments" not in three
     code, _, complaint = program(*flags, "--rows=dense-final@hp", "--epochs=3")
     assert code == 2 and "pixels of hp" in complaint
 
@@ -245,12 +275,14 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=4"], "--table is '4'; allowed: 2"),
         (["--table=2", "--seeds=0,x"], "--seeds: 'x'"),
         (["--table=2", "--epochs=0"], "--epochs: '0'"),
+        (["--table=2", "--epochs=1.5"], "--epochs: '1.5' is not allowed; one whole number, 1 or"),
+        (["--table=2", "--seeds=1.5"], "whole numbers, 0 or more, with commas between them"),
         (["--table=2", "--rows=sp,hq"], "'hq' is no row"),
         (["--table=2", "--lam=-1"], "--lam: '-1'"),
         (["--table=2", "--rows=hp", "--lam=inf"], "--lam: 'inf'"),
         (["--table=2", "--alphas=2"], "--alphas: '2' is not allowed; numbers, 0 to 1"),
         (["--table=2", "--rows=sp", "--alphas=0.5,"], "--alphas: '' is not allowed"),
-        (["--table=2", "--lam=1,2"], "one number"),
+        (["--table=2", "--lam=1,2"], "--lam: '1,2' is not allowed; one number, 0 or more"),
         (["--table=2", "--print", "--validation=7"], "config.data.validation is 7"),
         (["--table=2", "--print", "--rows=sp"], "--print does not read --rows; beside it"),
         (["--figures", "--table=2"], "--figures does not read --table"),
@@ -259,11 +291,18 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=2", "--rows=hp", "--validation=1"], "config.data.validation is 1"),
         (["--table=2", "--rows=hp+penalty.lam=-1"], "config.penalty.lam is -1"),
         (["--table=2", "--rows=random@hp", "--results=none"], "run that row first"),
-        (["--table=2", "--calibrate", "--results=none"], "no result in none"),
+        (["--table=2", "--calibrate", "--results=none"], " rows; such as --rows=dynhp-1"),
+        (["--table=2", "--calibrate", "--rows=hp"], "one DynHP row, not hp; such as --rows="),
+        (["--table=2", "--calibrate", "--rows=dynhp-1", "--results=none"], "no result in none"),
+        (["--table=2", "--print", "--results=none"], "in none, where the table has results of no"),
+        (["--table=3", "--print", "--epochs=500", f"--results={ROOT / 'results/reproduction'}"],
+         "no result of table 3 of 500 epochs in "),
+        (["--table=2", "--rows=sp", f"--results={ROOT / 'README.md'}"],
+         "README.md cannot be written"),
         (["--figures", "--results=none"], "no result in none"),
         (["--tabel=2"], "tabel"),
     ],
-)
+)  # fmt: skip
 def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_path):
     before = os.getcwd()
     os.chdir(tmp_path)
@@ -272,6 +311,12 @@ def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_pa
     finally:
         os.chdir(before)
     said = capsys.readouterr().err
-    assert code == 2 and says in said
+    assert code == 2 and says in said and "choose a --workdir" not in said
     assert said.startswith("error: ") and said.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_help_says_where_runs_go(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        reproduce.main(["reproduce", "--help"])
+    assert "empty: runs/reproduction" in " ".join(capsys.readouterr().out.split())

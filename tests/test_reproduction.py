@@ -316,10 +316,57 @@ def test_errors_on_held_out_examples_replace_those_on_the_test_set(small):
     assert row_of(held_out, name)["validation error %"] == "2.25"
 
 
-def test_a_file_that_is_no_result_is_named(small):
-    (small / "table2" / "hp-seed7-epochs2.json").write_text('{"row": "hp"')
-    with pytest.raises(UserError, match="hp-seed7-epochs2.json is no result"):
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("[]", "it is no JSON object"),
+        ('{"row": "hp"', "it is no JSON object"),
+        ({"row": "hq"}, "its row is not the name of a row"),
+        ({"row": None}, "its row is not"),
+        ({"table": 4}, "its table is not 2 or 3"),
+        ({"seed": True}, "its seed is not a whole number"),
+        ({"epochs": 0}, "its epochs is not a whole number, 1 or more"),
+        ({"test_error": "1.4"}, "its test_error is not a finite number"),
+        ({"best_test_error": math.nan}, "its best_test_error is not a finite number"),
+        ({"validation_error": math.inf}, "its validation_error is not a finite number or null"),
+        ({"units": ...}, "it has no units"),
+        ({"units": {"input": "784"}}, "its units is not"),
+        ({"model_kib": ...}, "it has no model_kib"),
+        ({"training_memory": None}, "its training_memory"),
+        ({"config": "hp"}, "its config is not an object"),
+        ({"kept_inputs": 3}, "its kept_inputs"),
+        ({"curves": {"epoch": [1]}}, "its curves"),
+        ({"curves": {"epoch": [1], "more": [1, 2]}}, "its curves"),
+        ({"curves": {"test_error": [None, None]}}, "its curves"),
+        ({"seed": 3}, "holds the result whose file is .*hp-seed3-epochs2.json"),
+        ({"table": 3}, "holds the result whose file is .*table3/hp-seed0-epochs2.json"),
+    ],
+)
+def test_a_file_that_is_no_result_or_that_of_another_run_is_named(small, damage, says):
+    path = small / "table2" / "hp-seed0-epochs2.json"
+    there = json.loads(path.read_text())
+    if isinstance(damage, dict):
+        for name, value in damage.items():
+            damage = {**there, name: {**there[name], **value} if name == "curves" else value}
+        damage = json.dumps({name: value for name, value in damage.items() if value is not ...})
+    path.write_text(damage)
+    with pytest.raises(UserError, match=f"hp-seed0-epochs2.json .*{says}"):
         tables.build(small, TABLES[2], SETTINGS[2])
+
+
+def test_a_copy_is_not_counted_twice_and_a_half_written_file_not_at_all(small):
+    path = small / "table2" / "hp-seed0-epochs2.json"
+    path.with_name(f".unfinished-{path.name}").write_text("{")
+    assert len(results.read_all(small, 2)) == 5
+    path.with_name(f"machineB-{path.name}").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match=f"machineB-{path.name} holds the result whose file is "):
+        results.read_all(small, 2)
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_the_results_that_lie_here_are_results(number):
+    found = results.read_all(RESULTS / "reproduction", number)
+    assert {rows.parse(each["row"]).kind for each in found} >= {"sp", "hp", "dynhp"}
 
 
 def test_curves_keep_every_epoch_first_and_every_tenth_later():

@@ -10,12 +10,20 @@ from typing import Any
 
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
+from experiments.reproduction import entries
 from experiments.reproduction import results as shared
 from experiments.reproduction.results import Result
 
-_NEEDED = frozenset(
-    {"row", "seed", "fraction", "removed", "test_error", "warm_up", "test_examples", "config"}
-)
+_KINDS = {
+    "row": entries.TEXT,
+    "seed": entries.COUNT,
+    "fraction": entries.NUMBER_OR_NULL,
+    "removed": entries.NUMBER,
+    "test_error": entries.NUMBER,
+    "warm_up": entries.COUNT,
+    "test_examples": entries.COUNT,
+    "config": entries.MAPPING,
+}
 
 
 def path_of(directory: Path, row: str, what: str, seed: int) -> Path:
@@ -38,9 +46,9 @@ def current(path: Path, config: Config, warm_up: int, examples: int) -> dict[str
       examples: of the test set, that are used.
 
     Raises:
-      UserError: it is of another config.
+      UserError: it is of another config, or no result.
     """
-    found = shared.read(path, _NEEDED)
+    found = shared.read(path, _KINDS)
     if found is None:
         return None
     differing = shared.differences(found, config)

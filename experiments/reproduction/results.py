@@ -4,11 +4,13 @@ The files of several machines are merged by copying them into one directory: the
 they are, and each holds its config, commit, versions, machine and seconds.
 """
 
+import contextlib
 import json
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence, Set
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,14 @@ from dynhp_jax import memory
 from dynhp_jax.batch_size import on_grid
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
-from experiments import reports
 from experiments.reproduction import rows
+from experiments.reproduction.entries import OF_A_RUN, Kind, fault
 from experiments.reproduction.published import METER, WHOLE
 from experiments.workdir import write_text
 
 Result = Mapping[str, Any]
 
-_FILE = re.compile(r"(?P<row>.+)-seed(?P<seed>\d+)-epochs(?P<epochs>\d+)\.json")
-_NEEDED = frozenset({"row", "table", "seed", "epochs", "test_error", "config", "curves"})
+_FILE = re.compile(r"[^.].*-seed\d+-epochs\d+\.json")  # what begins with a dot is half-written
 _FULLY = 100  # epochs of which every one is kept; of the later ones every tenth
 _CURVES = {
     "test_error": 2,
@@ -55,7 +56,8 @@ def of_records(
     kept_inputs: Sequence[int] | None,
     commit: str | None,
     versions: Mapping[str, str],
-    machine: str,
+    machine: str | None,
+    segments: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
     """The result of a finished run.
 
@@ -69,7 +71,8 @@ def of_records(
       config: of the run; its epochs are those of the result.
       units: of the final network.
       kept_inputs: the pixels that the final network reads; None if not known.
-      commit, versions, machine: of the run.
+      commit, versions, machine: of the run, or of the last of its stretches.
+      segments: all of its stretches, where there are several (`provenance.entries`).
     """
     records = [
         {**each, "memory_kib": METER.memory_kib(each["parameters"], each["batch_size"])}
@@ -97,6 +100,7 @@ def of_records(
         "commit": commit,
         "versions": dict(versions),
         "machine": machine,
+        **({"segments": list(segments)} if segments else {}),
         "config": configuration.to_dict(config),
         "kept_inputs": None if kept_inputs is None else [int(each) for each in kept_inputs],
         "curves": curves(records),
@@ -161,8 +165,36 @@ def _rounded(value: float, decimals: int) -> float | int:
 def write(result: Result, directory: Path) -> Path:
     """Writes all of the file or nothing; returns where."""
     path = path_of(directory, result["table"], result["row"], result["seed"], result["epochs"])
-    write_lines(path, result)
+    with writing(directory):
+        write_lines(path, result)
     return path
+
+
+@contextlib.contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """What cannot be written there is put down to --results, not to --workdir.
+
+    Raises:
+      UserError: it cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--results: {directory} cannot be written"
+            f" ({error.strerror or error}); make room, or choose a directory that can be"
+        ) from None
+
+
+def check_writable(directory: Path) -> None:
+    """Makes the directory, and a file in it for a moment: before anything is run for it.
+
+    Raises:
+      UserError: it cannot be written.
+    """
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=directory).close()
 
 
 def write_lines(path: Path, result: Result) -> None:
@@ -172,34 +204,62 @@ def write_lines(path: Path, result: Result) -> None:
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def read(path: Path, needed: Set[str] = _NEEDED) -> dict[str, Any] | None:
+def read(path: Path, kinds: Mapping[str, Kind] = OF_A_RUN) -> dict[str, Any] | None:
     """The result that lies there, None if there is none.
 
     Args:
       path: of the file.
-      needed: entries that every result has.
+      kinds: of the entries that every result has.
 
     Raises:
-      UserError: the file is no result.
+      UserError: the file cannot be read, or is no result.
     """
     try:
-        result = json.loads(path.read_text())
-    except FileNotFoundError:
+        result = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); move it away") from None
     except ValueError:
         result = None
-    if not isinstance(result, dict) or not needed <= result.keys():
-        raise UserError(f"{path} is no result of this program; remove it")
+    wrong = fault(result, kinds)
+    if wrong:
+        raise UserError(f"{path} is no result of this program: {wrong}; remove it")
     return result
 
 
+def read_own(path: Path, directory: Path) -> dict[str, Any] | None:
+    """The result that lies there under its own name; None if there is none.
+
+    A copy under another name would count as one more seed.
+
+    Args:
+      path: of the file.
+      directory: of the results, in which the tables have their folders.
+
+    Raises:
+      UserError: the file cannot be read, is no result, or is that of another run.
+    """
+    found = read(path)
+    if found is None:
+        return None
+    own = path_of(directory, found["table"], found["row"], found["seed"], found["epochs"])
+    if path != own:
+        raise UserError(
+            f"{path} holds the result whose file is {own}; rename it to that, or remove it"
+        )
+    return found
+
+
 def read_all(directory: Path, table: int) -> list[dict[str, Any]]:
-    """Every result of a table, by row, epochs and seed."""
-    found = [
-        read(path)
-        for path in sorted((directory / f"table{table}").glob("*.json"))
-        if _FILE.fullmatch(path.name)
-    ]
+    """Every result of a table, by row, epochs and seed.
+
+    Raises:
+      UserError: a file cannot be read, is no result, or is that of another run.
+    """
+    paths = sorted((directory / f"table{table}").glob("*.json"))
+    found = [read_own(path, directory) for path in paths if _FILE.fullmatch(path.name)]
+    found = [each for each in found if each is not None]  # removed meanwhile
     return sorted(found, key=lambda each: (each["row"], each["epochs"], each["seed"]))
 
 
@@ -232,12 +292,3 @@ def mean_curve(results: Sequence[Result], name: str) -> tuple[np.ndarray, np.nda
         values.append([at[epoch] for epoch in epochs])
     found = np.array(values, float)
     return np.array(epochs), found.mean(0), found
-
-
-def provenance() -> dict[str, Any]:
-    """Commit, versions and machine as they are now; asked once, before anything is run."""
-    return {
-        "commit": reports.commit(),
-        "versions": reports.versions(),
-        "machine": reports.machine(),
-    }

@@ -6,7 +6,7 @@ half of them, to sizes of their end) has it in the workdir's name.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from dynhp_jax import config as configuration
 from dynhp_jax import named, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
-from experiments import train
+from experiments import provenance, train
 from experiments.reproduction import baselines, results
 from experiments.reproduction.published import UNITS, Table
 from experiments.reproduction.rows import Row, config_of, expected, sizes
 from experiments.reproduction.settings import Settings
 from experiments.workdir import Workdir
+
+Part = tuple[Workdir, list[dict[str, Any]]]  # of a run: where it lies, and its records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,14 +34,14 @@ class Place:
       table, settings: what is reproduced.
       workdirs: under which every run has its workdir.
       results: where the result files go.
-      provenance: commit, versions, machine (`results.provenance`).
+      now: commit, versions and machine of what is run (`provenance.present`).
     """
 
     table: Table
     settings: Settings
     workdirs: Path
     results: Path
-    provenance: Mapping[str, Any]
+    now: Mapping[str, Any]
 
     def result(self, row: Row, seed: int, epochs: int) -> dict[str, Any] | None:
         """The result that is there already.
@@ -48,7 +50,7 @@ class Place:
           UserError: it is of another config than the row now means.
         """
         path = results.path_of(self.results, self.table.number, row.name, seed, epochs)
-        found = results.read(path)
+        found = results.read_own(path, self.results)
         if found is None:
             return None
         differing = results.differences(found, expected(row, self.table, self.settings, found))
@@ -96,10 +98,10 @@ def _method(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     workdir = place.workdir(row.name, seed)
     records, kept = _first_epochs(config, workdir), None
     if records is None:
-        _, done, records = _train(config, workdir)
+        _, done, records = _train(place, config, workdir)
         kept = _surviving_inputs(done)
     units = {**sizes(config), **records[-1]["units"]}
-    return _result(place, row, config, records, units, kept)
+    return _result(place, row, config, [(workdir, records)], units, kept)
 
 
 def _first_epochs(config: Config, workdir: Workdir) -> list[dict[str, Any]] | None:
@@ -135,8 +137,8 @@ def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
                 " as its run had gone further; move the result away and run the row with"
                 f" --epochs={epochs} in another --workdir"
             )
-        _, _, records = _train(config, workdir, baselines.of_pixels(dataset, kept))
-        return _result(place, row, config, records, units, kept)
+        _, _, records = _train(place, config, workdir, baselines.of_pixels(dataset, kept))
+        return _result(place, row, config, [(workdir, records)], units, kept)
 
     dense, first = _first_half(place, row, seed, epochs)
     if row.kind == "magnitude":
@@ -144,31 +146,33 @@ def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     else:
         keeps = baselines.random(dense, units, seed)
     _, _, records = _train(
+        place,
         config,
         workdir,
         baselines.of_pixels(dataset, keeps["input"]),
         lambda trainer: baselines.cut_run(trainer, dense, keeps),
     )
-    return _result(place, row, config, [*first, *records], units, keeps["input"])
+    return _result(place, row, config, [first, (workdir, records)], units, keeps["input"])
 
 
-def _first_half(place: Place, row: Row, seed: int, epochs: int) -> tuple[runs.Run, list]:
+def _first_half(place: Place, row: Row, seed: int, epochs: int) -> tuple[runs.Run, Part]:
     """The whole network after half of the epochs, which magnitude and random pruning share."""
     half = epochs // 2
     if half < 1:
         raise UserError(f"row {row.name} is cut after half of the epochs; it needs 2 at least")
     whole = Row("dense", variants=row.variants)
     config = config_of(whole, place.table, place.settings, seed, half)
-    _, done, records = _train(config, place.workdir(f"{whole.name}-half-epochs{half}", seed))
-    return done, records
+    workdir = place.workdir(f"{whole.name}-half-epochs{half}", seed)
+    _, done, records = _train(place, config, workdir)
+    return done, (workdir, records)
 
 
 def _train(
-    config: Config, workdir: Workdir, dataset=None, begin=runs.Trainer.start
+    place: Place, config: Config, workdir: Workdir, dataset=None, begin=runs.Trainer.start
 ) -> tuple[runs.Trainer, runs.Run, list[dict[str, Any]]]:
     print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
     with workdir.claim(config):
-        done = train.train(config, workdir, dataset, begin)
+        done = train.train(config, workdir, dataset, begin, place.now)
     return done
 
 
@@ -178,13 +182,16 @@ def _surviving_inputs(run: runs.Run) -> np.ndarray:
     return run.keeps["input"][np.asarray(run.state.masks["input"]) > 0]
 
 
-def _result(place: Place, row: Row, config: Config, records, units, kept) -> dict[str, Any]:
+def _result(
+    place: Place, row: Row, config: Config, parts: Sequence[Part], units, kept
+) -> dict[str, Any]:
+    stretches = [each for part in parts for each in provenance.stretches_of(*part)]
     return results.of_records(
-        records,
+        [record for _, records in parts for record in records],
         row=row.name,
         table=place.table.number,
         config=config,
         units=units,
         kept_inputs=kept,
-        **place.provenance,
+        **provenance.entries(stretches),
     )
