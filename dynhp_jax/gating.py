@@ -50,8 +50,9 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     Returns:
       `f(variables, gates, *inputs) -> outputs`. `gates` maps group names to f[units] (one draw for
       the mini-batch) or f[batch, units] (one for each example); groups that it leaves out are not
-      gated. `f` can be jitted, differentiated and transformed again. Functions with a derivative of
-      their own (custom_vjp, custom_jvp) keep it where gates can stand on their operands.
+      gated. `f` can be jitted, differentiated and transformed again, also inside `jax.shard_map`.
+      Functions with a derivative of their own (custom_vjp, custom_jvp) keep it where gates can
+      stand on their operands.
 
     Raises (when called):
       ValueError: for an unknown group, a gate of the wrong shape, variables of other sizes than the

@@ -54,16 +54,18 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
       (`of_probe` turns it into ||S||_1).
 
     Raises (when called):
-      ValueError: if no leaf is below `prefix`; if `probe` is no f32[batch] (or f64); if examples
-        are mixed; if a trained leaf meets the data in a way for which there is no closed form, or
-        more than once, or reaches an output without the examples (returned as it is, or as a
-        penalty). It names the leaf and the estimator to use instead. Only axis 0 of the first
-        input, and what is combined with it position by position, is known to be the examples.
+      ValueError: if no leaf is below `prefix`; if `probe` is no f32[batch] (or f64), or is one for
+        all devices of a `shard_map` over the examples; if examples are mixed; if a trained leaf
+        meets the data in a way for which there is no closed form, or more than once, or reaches an
+        output without the examples (returned as it is, or as a penalty). It names the leaf and the
+        estimator to use instead. Only axis 0 of the first input, and what is combined with it
+        position by position, is known to be the examples.
     """
 
     def with_probe(variables: Any, probe: Any, *inputs: Any) -> Any:
         traced = trace(apply, variables, inputs)
         _check_probe(traced, probe)
+        _check_varies(probe, inputs)
         hook = _Probe(traced, _trained(traced, variables, prefix), probe)
         mixing.check(traced.analysis, hook.batched)
         out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
@@ -81,6 +83,17 @@ def _check_probe(traced: Traced, probe: Any) -> None:
         raise ValueError(
             f"the probe is {dtype}{list(shape)}; give float32 zeros of shape "
             f"{list(traced.batch.shape)}, one for each example of the first input"
+        )
+
+
+def _check_varies(probe: Any, inputs: Any) -> None:
+    """Inside shard_map, one probe for all devices would get the sum of their norms."""
+    examples = next(leaf for leaf in jax.tree.leaves(inputs) if jnp.ndim(leaf))
+    lacking = tuple(sorted(jax.typeof(examples).mat.varying - jax.typeof(probe).mat.varying))
+    if lacking:
+        raise ValueError(
+            f"inside shard_map the examples differ along {lacking}, and the probe does not; give "
+            f"jax.lax.pcast(probe, {lacking}, to='varying'), or shard it as the examples"
         )
 
 

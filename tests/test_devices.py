@@ -128,6 +128,18 @@ def test_mini_batches_are_in_equal_shares(both):
     assert both[2]["metered"]["batch"] == 2 * (64 + 1) * 4
 
 
+@pytest.mark.parametrize("transform", ["gated", "resized", "probed"])
+def test_inside_shard_map_transforms_give_what_they_give_alone(both, transform):
+    inside, alone = both[2]["shard_map"][transform]
+    assert all(np.any(numbers) for numbers in alone)
+    for a, b in zip(inside, alone, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_probe_that_devices_would_share_is_refused_inside_shard_map(both):
+    assert "pcast(probe, ('d',), to='varying')" in both[2]["shard_map"]["one probe"]
+
+
 def test_what_cannot_be_shared_is_refused_in_one_line(both):
     said = both[2]["refused"]
     assert said["too many"].startswith("config.devices is 9; allowed: 0 (all) to 8, ")

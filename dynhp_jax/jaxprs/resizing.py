@@ -112,7 +112,9 @@ def _gather(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
         alive, wanted = run.alive(ins[0].axes[static]), run.alive(outs[0].axes[made])
         if not (alive.all() and wanted.all()):
             places = (np.cumsum(alive) - 1)[ins[1].const[wanted, 0]]
-            args = [args[0], jnp.asarray(places, args[1].dtype)[:, None]]
+            # Of the type of those that it replaces: inside shard_map they may be 'varying'.
+            none = lax.full_like(args[1], 0, shape=(places.size, 1))
+            args = [args[0], none + jnp.asarray(places, args[1].dtype)[:, None]]
     for d, size in enumerate(sizes):
         if size == full[d] and d != static:
             sizes[d] = args[0].shape[d]

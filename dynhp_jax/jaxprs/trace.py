@@ -69,8 +69,20 @@ def abstract(tree: Any) -> Any:
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    dtype = jax.dtypes.result_type(leaf)
-    return jax.ShapeDtypeStruct(np.shape(leaf), dtype, weak_type=jax.typeof(leaf).weak_type)
+    dtype, known = jax.dtypes.result_type(leaf), jax.typeof(leaf)
+    found = jax.ShapeDtypeStruct(np.shape(leaf), dtype, weak_type=known.weak_type)
+    return varying_as(found, known)
+
+
+def varying_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
+    """What inside `shard_map` differs between devices as an abstract value does.
+
+    A trace without it has no 'pvary' where arrays that differ meet those that do not, and its
+    equations do not take the arrays themselves.
+    """
+    if aval.mat == jax.sharding.ManualAxisType():
+        return found
+    return found.update(sharding=aval.sharding, manual_axis_type=aval.mat)
 
 
 @dataclasses.dataclass(eq=False)
