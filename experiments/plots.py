@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+_TICKS = 5  # more of them touch each other from 1,000 epochs on
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # for any eyes
 
 
@@ -147,7 +148,7 @@ class panels_of:
         if kind is None:
             for panel in self.panels:
                 panel.set_xlabel(self.over)
-                panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+                panel.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
                 panel.grid(alpha=0.25)
                 panel.spines[["top", "right"]].set_visible(False)
             self.figure.tight_layout()

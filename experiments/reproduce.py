@@ -80,8 +80,10 @@ def main(argv: Sequence[str]) -> None:
     switch = _switch(given)
     if switch == "figures":
         variants = rows.parse_variants(given["variants"])
-        for path in figures.draw(Path(given["results"]), _epochs(given), variants):
-            print(path)
+        directory = Path(given["results"])
+        with results.writing(directory):
+            written = figures.draw(directory, _epochs(given), variants)
+        print("\n".join(map(str, written)))
         return
     asked = _asked(given)
     if switch == "calibrate":

@@ -407,6 +407,25 @@ def test_figures_are_drawn_of_what_is_there(small):
         figures.draw(small, 3)
 
 
+def test_figures_are_of_the_longest_runs_of_which_the_most_methods_are_there(small):
+    def drawn():
+        by_row = figures._results(small, TABLES[2], None, ())
+        return {each["epochs"] for results_of in by_row.values() for each in results_of}
+
+    for name in ("hp", "dynhp-0.95", "sp+batch.size=16"):
+        recorded(small, name, 0, [4.0, 2.0, 1.0], 53_322, [16] * 3)
+    assert drawn() == {2}  # SP itself has no longer run
+    recorded(small, "sp", 0, [4.0, 2.0, 1.0], 266_610, [512] * 3)
+    assert drawn() == {3}
+
+
+def test_errors_of_the_first_epochs_leave_the_range_in_which_alphas_are_told_apart(small):
+    errors = [90.0, 50.0, *np.linspace(11.0, 10.0, 38)]
+    found = recorded(small, "dynhp-0.95", 0, errors, 266_610, [16] * 40)
+    low, high = figures._close_limits([[found]])
+    assert 9.9 < low < 10.0 and 11.0 - 0.05 < high < 11.1
+
+
 def test_the_virtual_size_of_soft_pruning_is_that_of_its_active_units(small):
     found = [r for r in results.read_all(small, 2) if r["row"] == "sp"]
     _, mean, _ = figures._virtual(found)

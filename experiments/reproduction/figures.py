@@ -1,6 +1,6 @@
 """Figures 1 to 7 of the paper, of the results that are there: mean over seeds, and their range."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ ByRow = Mapping[Row, Sequence[Result]]
 _SP, _HP = Row("sp"), Row("hp")
 _STYLES = ("-", "--", ":")
 _WITH_LEGEND = (5.2, 3.0)  # inches of a panel and the legend beside it
+_SETTLED = 0.05  # of all epochs: in these errors fall by more than alphas differ later
 _BATCHES = (16, 32, 64, 100, 128, 256, 512)
 
 
@@ -26,7 +27,7 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
 
     Args:
       directory: of the result files; the figures go into its folder figures.
-      epochs: of the runs that are drawn; None: of each table the longest.
+      epochs: of the runs that are drawn; None: of each table as many as `_length` finds.
       common: variants that all rows have which are drawn.
 
     Returns:
@@ -34,6 +35,7 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
 
     Raises:
       UserError: there is no result to draw.
+      OSError: a figure cannot be written.
     """
     found = {number: _results(directory, table, epochs, common) for number, table in TABLES.items()}
     if not any(found.values()):
@@ -62,12 +64,24 @@ def _results(directory: Path, table: Table, epochs: int | None, common: Sequence
         for row, each in named
         if set(common) <= set(row.variants) and _drawn(row.without(common))
     ]
-    length = epochs or max((each["epochs"] for _, each in named), default=0)
+    length = epochs or _length(named)
     by_row: dict[Row, list[Result]] = {}
     for row, each in named:
         if each["epochs"] == length:
             by_row.setdefault(row, []).append(each)
     return by_row
+
+
+def _length(named: Sequence[tuple[Row, Result]]) -> int:
+    """The most epochs, among those of which the most of SP, HP and DynHP are there; 0 of none.
+
+    Long runs that are not all there yet must not take the place of shorter ones that are.
+    """
+    kinds = {each["epochs"]: set() for _, each in named}
+    for row, each in named:
+        if not row.variants:
+            kinds[each["epochs"]].add(row.kind)
+    return max(kinds, key=lambda epochs: (len(kinds[epochs]), epochs), default=0)
 
 
 def _drawn(row: Row) -> bool:
@@ -159,6 +173,8 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
     shown = {kind: of_batch for kind, of_batch in shown.items() if of_batch}
     if not shown:
         return None
+    drawn = [results for of_batch in shown.values() for results in of_batch.values()]
+    limits = error_limits(_errors(drawn))  # of both panels, to compare them by eye
     with panels_of(path, 1, len(shown), _WITH_LEGEND) as panels:
         for panel, (kind, of_batch) in zip(panels, shown.items(), strict=True):
             for batch, results in of_batch.items():
@@ -166,7 +182,7 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
                 style = _STYLES[_BATCHES.index(batch) // len(COLORS)]
                 _line(panel, results, "test_error", color=color, linestyle=style, label=f"{batch}")
             panel.set_title(f"{table.title}: {kind.upper()}")
-            panel.set_ylim(*_limits(of_batch.values()))
+            panel.set_ylim(*limits)
             panel.set_ylabel("test error (%)")
             legend_beside(panel, title="mini-batch")
     return path
@@ -196,12 +212,26 @@ def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> P
                 style = {"color": "black", "linestyle": "--", "label": "SP (virtual)"}
                 _line(panel, by_row[_SP], _virtual_memory, **style)
             panel.set_title(TABLES[number].title)
-            panel.set_ylim(*(_limits(by_row.values()) if name == "test_error" else (0, None)))
+            panel.set_ylim(*(_close_limits(by_row.values()) if name == "test_error" else (0, None)))
             panel.set_ylabel(what)
             legend_beside(panel)
     return path
 
 
-def _limits(drawn) -> tuple[float, float]:
-    errors = [e for results in drawn for each in results for e in each["curves"]["test_error"]]
-    return error_limits(errors)
+def _errors(drawn: Iterable[Sequence[Result]], settled: float = 0.0) -> list[float]:
+    """Test errors of all results, after this share of their epochs."""
+    return [
+        error
+        for results in drawn
+        for each in results
+        for epoch, error in zip(each["curves"]["epoch"], each["curves"]["test_error"], strict=True)
+        if epoch > settled * each["epochs"]
+    ]
+
+
+def _close_limits(drawn: Iterable[Sequence[Result]]) -> tuple[float, float]:
+    """The range of the errors once they have settled, in which alphas can be told apart."""
+    errors = _errors(drawn, _SETTLED)
+    low, high = min(errors), float(np.quantile(errors, 0.99))
+    room = 0.05 * max(high - low, 0.1)
+    return low - room, high + room
