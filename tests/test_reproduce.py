@@ -208,9 +208,13 @@ def test_a_printed_table_is_written_unless_it_is_of_less(tiny, program):
     folder, flags, _, _ = tiny
     place, file = flags[1], folder / "results" / "table2.md"
     before = {"results": sorted((folder / "results").iterdir())}
-    for less in ("--lam=0.3", "--epochs=4", "--alphas=0.5", f"--variants={TINY}"):
+    for less in ("--epochs=4", "--alphas=0.5", f"--variants={TINY}"):
         code, _, _ = program(place, "--print", less)
         assert code == 0 and sorted((folder / "results").iterdir()) == before["results"]
+    code, said, complaint = program(place, "--print", "--lam=0.3")
+    assert (code, said) == (2, "") and complaint.count("\n") == 1
+    assert "no result of table 2+penalty.lam=0.3 in " in complaint
+    assert sorted((folder / "results").iterdir()) == before["results"]
     assert program(place, "--print", "--validation=0")[1] == program(place, "--print")[1]
     assert "# Table 2, MNIST, 4 epochs: variants" in file.read_text()
     file.unlink()
