@@ -1,6 +1,7 @@
 """The command lines from outside: outputs, resuming, kills, and every kind of bad input."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -117,9 +118,8 @@ def test_a_run_leaves_everything_in_its_workdir(finished):
         sum(record["memory_kib"] for record in records) / 1e6, rel=1e-12
     )
     assert summary["seed"] == 0 and summary["versions"]["jax"]
-    assert summary["compile_seconds"] == pytest.approx(
-        sum(record["compile_seconds"] for record in records), rel=0.5
-    )
+    waited = math.fsum(record["compile_seconds"] for record in records)
+    assert summary["compile_seconds"] >= waited * (1 - 1e-9) > 0  # and what is before epoch 1
 
     for name in ("units", "test_error", "batch_size", "memory"):
         with Image.open(workdir / "figures" / f"{name}.png") as image:
