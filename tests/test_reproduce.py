@@ -290,6 +290,7 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=2", "--print", "--validation=7"], "config.data.validation is 7"),
         (["--table=2", "--print", "--rows=sp"], "--print does not read --rows; beside it"),
         (["--figures", "--table=2"], "--figures does not read --table"),
+        (["--table=2", "--print", "--workdir=x"], "--print does not read --workdir"),
         (["--table=2", "--print", "--figures"], "--print and --figures are two things"),
         (["--table=2", "--variants=l3"], "'l3' is no variant"),
         (["--table=2", "--rows=hp", "--validation=1"], "config.data.validation is 1"),

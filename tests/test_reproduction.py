@@ -407,16 +407,38 @@ def test_figures_are_drawn_of_what_is_there(small):
         figures.draw(small, 3)
 
 
-def test_figures_are_of_the_longest_runs_of_which_the_most_methods_are_there(small):
-    def drawn():
-        by_row = figures._results(small, TABLES[2], None, ())
-        return {each["epochs"] for results_of in by_row.values() for each in results_of}
+def test_a_figure_is_of_the_longest_runs_of_which_the_most_lines_are_there(small):
+    def drawn(wanted):
+        named = figures._named(small, TABLES[2], ())
+        by_row = figures._of_one_length(named, wanted)
+        return {(row.name, each["epochs"]) for row in by_row for each in by_row[row]}
+
+    def pair(row):
+        return row.name in ("sp", "hp")
+
+    def alphas(row):
+        return row.kind == "dynhp"
 
     for name in ("hp", "dynhp-0.95", "sp+batch.size=16"):
         recorded(small, name, 0, [4.0, 2.0, 1.0], 53_322, [16] * 3)
-    assert drawn() == {2}  # SP itself has no longer run
+    assert drawn(pair) == {("sp", 2), ("hp", 2)}  # SP itself has no longer run
+    assert drawn(alphas) == {("dynhp-0.95", 3)}
     recorded(small, "sp", 0, [4.0, 2.0, 1.0], 266_610, [512] * 3)
-    assert drawn() == {3}
+    recorded(small, "dynhp-0.9", 0, [4.0, 2.0], 53_322, [16] * 2)
+    assert drawn(pair) == {("sp", 3), ("hp", 3)}
+    assert drawn(alphas) == {("dynhp-0.95", 2), ("dynhp-0.9", 2)}
+
+
+def test_inputs_without_gates_are_drawn_whole(small):
+    for name in ("sp", "hp"):
+        found = recorded(small, f"{name}+no-pixels", 0, [4.0, 2.0], 266_610, [16, 16])
+        for curve in ("units/input", "active/input"):
+            found["curves"].pop(curve, None)
+        found["units"]["input"] = 784
+        results.write(found, small)
+    assert len(figures.draw(small, None, ("no-pixels",))) == 5  # no row has an alpha
+    _, mean, _ = figures._width([found], "active", "input")
+    assert mean.tolist() == [784, 784]
 
 
 def test_errors_of_the_first_epochs_leave_the_range_in_which_alphas_are_told_apart(small):

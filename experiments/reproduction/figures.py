@@ -1,6 +1,7 @@
 """Figures 1 to 7 of the paper, of the results that are there: mean over seeds, and their range."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from experiments.reproduction.rows import Row
 from experiments.reproduction.settings import SETTINGS
 
 ByRow = Mapping[Row, Sequence[Result]]
+Named = Sequence[tuple[Row, Result]]
 
 _SP, _HP = Row("sp"), Row("hp")
 _STYLES = ("-", "--", ":")
@@ -27,7 +29,8 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
 
     Args:
       directory: of the result files; the figures go into its folder figures.
-      epochs: of the runs that are drawn; None: of each table as many as `_length` finds.
+      epochs: of the runs that are drawn; None: of each table and figure the number of which there
+        are the most lines, and of several such the largest.
       common: variants that all rows have which are drawn.
 
     Returns:
@@ -37,51 +40,56 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
       UserError: there is no result to draw.
       OSError: a figure cannot be written.
     """
-    found = {number: _results(directory, table, epochs, common) for number, table in TABLES.items()}
+    found = {number: _named(directory, table, common) for number, table in TABLES.items()}
+    if epochs:
+        found = {number: [(row, each) for row, each in named if each["epochs"] == epochs]
+                 for number, named in found.items()}  # fmt: skip
     if not any(found.values()):
         of = f" of {epochs} epochs" if epochs else ""
         raise UserError(f"there is no result{of} in {directory} to draw; run --table=2 or 3 first")
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)
+    pair = _shown(found, lambda row: row in (_SP, _HP))
+    by_alpha = _shown(found, lambda row: not row.variants)
+    alphas_only = _shown(found, lambda row: row.kind == "dynhp" and not row.variants)
     written = [
-        _units(found, folder / "figure_1.png"),
-        _model(found, folder / "figure_2.png"),
+        _units(pair, folder / "figure_1.png"),
+        _model(pair, folder / "figure_2.png"),
         _batches(found[2], TABLES[2], folder / "figure_3.png"),
         _batches(found[3], TABLES[3], folder / "figure_4.png"),
-        _by_alpha(found, "test_error", "test error (%)", folder / "figure_5.png"),
-        _by_alpha(found, "batch_size", "examples in a mini-batch", folder / "figure_6.png"),
-        _by_alpha(found, "memory_kib", "network and mini-batch (KiB)", folder / "figure_7.png"),
+        _by_alpha(by_alpha, "test_error", "test error (%)", folder / "figure_5.png"),
+        _by_alpha(alphas_only, "batch_size", "examples in a mini-batch", folder / "figure_6.png"),
+        _by_alpha(by_alpha, "memory_kib", "network and mini-batch (KiB)", folder / "figure_7.png"),
     ]
     return [path for path in written if path]
 
 
-def _results(directory: Path, table: Table, epochs: int | None, common: Sequence[str]) -> ByRow:
-    """{row without the common variants: results}, all of one number of epochs."""
+def _named(directory: Path, table: Table, common: Sequence[str]) -> Named:
+    """The results that a figure may show, with their rows without the common variants."""
     current, _ = tables.current(directory, table, SETTINGS[table.number])
     named = [(rows.parse(each["row"]), each) for each in current]
-    named = [
-        (row.without(common), each)
-        for row, each in named
-        if set(common) <= set(row.variants) and _drawn(row.without(common))
-    ]
-    length = epochs or _length(named)
-    by_row: dict[Row, list[Result]] = {}
-    for row, each in named:
-        if each["epochs"] == length:
-            by_row.setdefault(row, []).append(each)
-    return by_row
+    named = [(row.without(common), each) for row, each in named if set(common) <= set(row.variants)]
+    return [(row, each) for row, each in named if _drawn(row)]
 
 
-def _length(named: Sequence[tuple[Row, Result]]) -> int:
-    """The most epochs, among those of which the most of SP, HP and DynHP are there; 0 of none.
+def _shown(found: Mapping[int, Named], wanted: Callable[[Row], bool]) -> Mapping[int, ByRow]:
+    """What a figure shows of each table, without tables of which there is nothing."""
+    shown = {number: _of_one_length(named, wanted) for number, named in found.items()}
+    return {number: by_row for number, by_row in shown.items() if by_row}
 
-    Long runs that are not all there yet must not take the place of shorter ones that are.
+
+def _of_one_length(named: Named, wanted: Callable[[Row], bool]) -> ByRow:
+    """The results of the wanted rows, all of one number of epochs.
+
+    Of the number of which the most rows are there, and of several such the largest: long runs that
+    are not all there yet must not take the place of shorter ones that are.
     """
-    kinds = {each["epochs"]: set() for _, each in named}
+    by_length: dict[int, dict[Row, list[Result]]] = {}
     for row, each in named:
-        if not row.variants:
-            kinds[each["epochs"]].add(row.kind)
-    return max(kinds, key=lambda epochs: (len(kinds[epochs]), epochs), default=0)
+        if wanted(row):
+            by_length.setdefault(each["epochs"], {}).setdefault(row, []).append(each)
+    longest = max(by_length, key=lambda epochs: (len(by_length[epochs]), epochs), default=0)
+    return by_length.get(longest, {})
 
 
 def _drawn(row: Row) -> bool:
@@ -99,11 +107,22 @@ def _line(panel, results: Sequence[Result], curve, **style) -> None:
         )
 
 
+def _width(
+    results: Sequence[Result], name: str, group: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Units of a layer, by epoch; inputs without gates have no curve, they all stay."""
+    if f"{name}/{group}" in results[0]["curves"]:
+        return mean_curve(results, f"{name}/{group}")
+    epochs, _, each = mean_curve(results, "epoch")
+    each = np.full_like(each, results[0]["units"][group])
+    return epochs, each.mean(0), each
+
+
 def _virtual(results: Sequence[Result]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """KiB of a network of as many units as SP had active on average, by epoch."""
-    epochs, _, inputs = mean_curve(results, "active/input")
-    first = mean_curve(results, "active/hidden_1")[2]
-    second = mean_curve(results, "active/hidden_2")[2]
+    epochs, _, inputs = _width(results, "active", "input")
+    first = _width(results, "active", "hidden_1")[2]
+    second = _width(results, "active", "hidden_2")[2]
     each = (inputs + 1) * first + (first + 1) * second + (second + 1) * CLASSES
     each = each * 4 / 1024
     return epochs, each.mean(0), each
@@ -123,9 +142,8 @@ def _virtual_memory(results: Sequence[Result]) -> tuple[np.ndarray, np.ndarray, 
     return epochs, mean + batch, each + batch
 
 
-def _units(found: Mapping[int, ByRow], path: Path) -> Path | None:
+def _units(shown: Mapping[int, ByRow], path: Path) -> Path | None:
     """Figure 1: active units of SP and HP, by layer."""
-    shown = {number: by_row for number, by_row in found.items() if {_SP, _HP} & set(by_row)}
     if not shown:
         return None
     with panels_of(path, len(shown), len(UNITS)) as panels:
@@ -133,8 +151,8 @@ def _units(found: Mapping[int, ByRow], path: Path) -> Path | None:
         for panel, (number, group) in zip(panels, places, strict=True):
             for row, name, color in ((_SP, "active", COLORS[0]), (_HP, "units", COLORS[1])):
                 if row in shown[number]:
-                    results = shown[number][row]
-                    _line(panel, results, f"{name}/{group}", color=color, label=row.kind.upper())
+                    curve = functools.partial(_width, name=name, group=group)
+                    _line(panel, shown[number][row], curve, color=color, label=row.kind.upper())
             panel.set_title(f"{TABLES[number].title}: {group}")
             panel.set_ylim(0, UNITS[group] * 1.05)
             panel.set_ylabel("active units")
@@ -142,9 +160,8 @@ def _units(found: Mapping[int, ByRow], path: Path) -> Path | None:
     return path
 
 
-def _model(found: Mapping[int, ByRow], path: Path) -> Path | None:
+def _model(shown: Mapping[int, ByRow], path: Path) -> Path | None:
     """Figure 2: the network's memory under SP and HP, and that of SP's active units."""
-    shown = {number: by_row for number, by_row in found.items() if {_SP, _HP} & set(by_row)}
     if not shown:
         return None
     with panels_of(path, 1, len(shown)) as panels:
@@ -162,15 +179,19 @@ def _model(found: Mapping[int, ByRow], path: Path) -> Path | None:
     return path
 
 
-def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
+def _batches(named: Named, table: Table, path: Path) -> Path | None:
     """Figures 3 and 4: test error of SP and of HP at several mini-batches."""
-    shown: dict[str, dict[int, Sequence[Result]]] = {"sp": {}, "hp": {}}
-    for kind, own in (("sp", table.sp_batch), ("hp", table.hp_batch)):
-        for batch in _BATCHES:
-            variants = () if batch == own else (f"batch.size={batch}",)
-            if Row(kind, variants=variants) in by_row:
-                shown[kind][batch] = by_row[Row(kind, variants=variants)]
-    shown = {kind: of_batch for kind, of_batch in shown.items() if of_batch}
+    own = {"sp": table.sp_batch, "hp": table.hp_batch}
+    wanted = {
+        Row(kind, variants=() if batch == own[kind] else (f"batch.size={batch}",)): (kind, batch)
+        for kind in own
+        for batch in _BATCHES
+    }
+    by_row = _of_one_length(named, wanted.__contains__)
+    shown: dict[str, dict[int, Sequence[Result]]] = {}
+    for row, (kind, batch) in wanted.items():
+        if row in by_row:
+            shown.setdefault(kind, {})[batch] = by_row[row]
     if not shown:
         return None
     drawn = [results for of_batch in shown.values() for results in of_batch.values()]
@@ -188,26 +209,20 @@ def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
     return path
 
 
-def _by_alpha(found: Mapping[int, ByRow], name: str, what: str, path: Path) -> Path | None:
-    """Figures 5 to 7: a curve of DynHP for every alpha, and of SP and HP where they have one."""
-    shown = {}
-    for number, by_row in found.items():
-        plain = {row: each for row, each in by_row.items() if not row.variants}
-        alphas = sorted((row for row in plain if row.kind == "dynhp"), key=lambda row: row.alpha)
-        fixed = [row for row in (_SP, _HP) if row in plain and name != "batch_size"]
-        if alphas or fixed:
-            shown[number] = {row: plain[row] for row in (*fixed, *alphas)}
+def _by_alpha(shown: Mapping[int, ByRow], name: str, what: str, path: Path) -> Path | None:
+    """Figures 5 to 7: a curve of DynHP for every alpha, and of SP and HP where they are shown."""
     if not shown:
         return None
     with panels_of(path, 1, len(shown), _WITH_LEGEND) as panels:
         for panel, (number, by_row) in zip(panels, shown.items(), strict=True):
-            alphas = [row for row in by_row if row.alpha is not None]
-            for row, results in by_row.items():
+            fixed = [row for row in (_SP, _HP) if row in by_row]
+            alphas = sorted((row for row in by_row if row not in fixed), key=lambda row: row.alpha)
+            for row in (*fixed, *alphas):
                 place = alphas.index(row) if row in alphas else 0
                 color = {_SP: "black", _HP: "grey"}.get(row, COLORS[place % len(COLORS)])
                 style = _STYLES[place // len(COLORS) % len(_STYLES)]
                 label = row.kind.upper() if row.alpha is None else f"DynHP {row.alpha:g}"
-                _line(panel, results, name, color=color, linestyle=style, label=label)
+                _line(panel, by_row[row], name, color=color, linestyle=style, label=label)
             if name == "memory_kib" and _SP in by_row:
                 style = {"color": "black", "linestyle": "--", "label": "SP (virtual)"}
                 _line(panel, by_row[_SP], _virtual_memory, **style)
