@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax.jaxprs.collectives import BY_POSITION
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
@@ -118,6 +119,11 @@ def _convolved(eqn: Any, k: int) -> Sequence[int]:
     return range(len(eqn.invars[k].aval.shape))
 
 
+def _of_all_devices(eqn: Any, k: int) -> Sequence[int]:
+    """Each position with that of other devices, which have other examples."""
+    return range(len(eqn.invars[k].aval.shape))
+
+
 def _given(name: str) -> Along:
     """The axis or axes that a parameter of the equation holds."""
 
@@ -134,6 +140,7 @@ _ALONG: dict[str, Along] = {
     **dict.fromkeys(CUMULATIVE, _given("axis")),
     **dict.fromkeys(WINDOWS, _windows),
     **dict.fromkeys(("slice", "dynamic_slice"), _resized),
+    **dict.fromkeys((*BY_POSITION, "all_gather"), _of_all_devices),
     "bitcast_convert_type": _joined,
     "concatenate": _given("dimension"),
     "conv_general_dilated": _convolved,

@@ -97,36 +97,62 @@ def layers(p, x):
     return squared(h[:, np.array([3, 1, 2, 0, 5, 4])]) @ p["c"]
 
 
+def normalised(mean):
+    """Batch normalisation in between, of a batch whose mean the function gives."""
+
+    def apply(p, x):
+        h = x @ p["a"] + p["b"]
+        h = h - mean(h)
+        return jax.nn.relu(h * jax.lax.rsqrt(mean(h**2) + 1e-3)) @ p["c"]
+
+    return apply
+
+
 def inside_shard_map() -> dict:
     """What shard_map, with its defaults, makes of each transform, and what is without it."""
     rng = np.random.default_rng(0)
     shapes = {"a": (4, 6), "b": (6,), "c": (6, 2)}
     params = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
     x, gates = rng.normal(size=(16, 4)).astype("f4"), rng.uniform(size=(16, 6)).astype("f4")
-    groups = find_groups(layers, params, x)
-    (name,) = (group.name for group, _ in groups.on_axis("a", 1))
-    keeps = {name: np.array([0, 2, 5])}
-    with_gates, small = gated(layers, groups), resized(layers, params, groups, keeps)
     with_probe = probed(layers, "")
 
     def derived(f):
         return lambda p, x, z: (f(p, x, z), jax.grad(lambda p: jnp.sum(f(p, x, z) ** 2))(p))
+
+    def units(apply):
+        groups = find_groups(apply, params, x)
+        (name,) = (group.name for group, _ in groups.on_axis("a", 1))
+        return groups, name, {name: np.array([0, 2, 5])}
+
+    def with_gates(apply, like):
+        groups, name, _ = units(like)
+        f = gated(apply, groups)
+        return derived(lambda p, x, z: f(p, {name: z}, x)), params
+
+    def small(apply, like):
+        groups, _, keeps = units(like)
+        f = resized(apply, params, groups, keeps)
+        return derived(lambda p, x, _: f(p, x)), cut(params, groups, keeps)
 
     def norms(p, x, probe):
         return jax.grad(lambda probe: jnp.sum(with_probe(p, probe, x) ** 2))(probe), ()
 
     share, same = PartitionSpec("d"), PartitionSpec()
     mesh = Mesh(jax.devices(), "d")
+    synchronised = normalised(lambda h: jax.lax.pmean(jnp.mean(h, 0), "d"))
+    whole = normalised(lambda h: jnp.mean(h, 0))
     cases = {
-        "gated": (derived(lambda p, x, z: with_gates(p, {name: z}, x)), params, gates),
-        "resized": (derived(lambda p, x, z: small(p, x)), cut(params, groups, keeps), gates),
-        "probed": (norms, params, np.zeros(16, "f4")),
+        "gated": (with_gates(layers, layers), with_gates(layers, layers), gates),
+        "resized": (small(layers, layers), small(layers, layers), gates),
+        "probed": ((norms, params), (norms, params), np.zeros(16, "f4")),
+        "gated, synchronised": (with_gates(synchronised, whole), with_gates(whole, whole), gates),
+        "resized, synchronised": (small(synchronised, whole), small(whole, whole), gates),
     }
     found = {}
-    for case, (f, p, z) in cases.items():
+    for case, ((inside, p), (alone, _), z) in cases.items():
         specs = {"in_specs": (same, share, share), "out_specs": (share, same)}
-        shared = jax.shard_map(f, mesh=mesh, **specs)
-        results = [jax.jit(each)(p, x, z) for each in (shared, f)]
+        shared = jax.shard_map(inside, mesh=mesh, **specs)
+        results = [jax.jit(each)(p, x, z) for each in (shared, alone)]
         found[case] = [[np.asarray(a).tolist() for a in jax.tree.leaves(r)] for r in results]
     try:
         shared = jax.shard_map(norms, mesh=mesh, in_specs=(same, share, same), out_specs=same)

@@ -128,7 +128,9 @@ def test_mini_batches_are_in_equal_shares(both):
     assert both[2]["metered"]["batch"] == 2 * (64 + 1) * 4
 
 
-@pytest.mark.parametrize("transform", ["gated", "resized", "probed"])
+@pytest.mark.parametrize(
+    "transform", ["gated", "resized", "probed", "gated, synchronised", "resized, synchronised"]
+)
 def test_inside_shard_map_transforms_give_what_they_give_alone(both, transform):
     inside, alone = both[2]["shard_map"][transform]
     assert all(np.any(numbers) for numbers in alone)

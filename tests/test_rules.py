@@ -18,8 +18,11 @@ from dynhp_jax.groups import find_groups
 from dynhp_jax.jaxprs import known_primitives
 from dynhp_jax.surgery import cut, resized
 
-# Named by other versions of jax, or bound by transformations and devices that tests have not.
+# Named by other versions of jax, bound by transformations and devices that these tests have not, or
+# collectives, which test_collectives has.
 ELSEWHERE = {
+    "all_gather",
+    "axis_index",
     "closed_call",
     "copy_p",
     "core_call",
@@ -31,6 +34,11 @@ ELSEWHERE = {
     "le_to",
     "lt_to",
     "pcast",
+    "pmax",
+    "pmin",
+    "ppermute",
+    "psum",
+    "psum_invariant",
     "pjit",
     "pvary",
     "remat",

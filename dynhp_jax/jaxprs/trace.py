@@ -134,9 +134,11 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
             f"the apply function needs concrete values where only shapes are known: {first} "
             "Give it functions whose shapes and branches do not depend on data."
         ) from error
-    if closed.effects:
+    # That an axis of shard_map is named is an effect of no consequence (its type is not public).
+    effects = [each for each in closed.effects if type(each).__name__ != "NamedAxisEffect"]
+    if effects:
         raise ValueError(
-            f"the apply function has side effects ({', '.join(map(str, closed.effects))}); "
+            f"the apply function has side effects ({', '.join(map(str, effects))}); "
             "remove callbacks, prints and in-place state, or return the state instead"
         )
     walk = Walk(Labels())
