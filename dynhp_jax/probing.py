@@ -24,19 +24,19 @@ import jax
 import jax.numpy as jnp
 
 from dynhp_jax import mixing
+from dynhp_jax.batch_axis import BatchAxis
 from dynhp_jax.example_norms import (
     broadcast_with_norms,
     convolution_norms,
     look_up_norms,
-    outer_product_norms,
     product_with_norms,
 )
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
-from dynhp_jax.jaxprs.labels import Axis
 from dynhp_jax.jaxprs.trace import Path, Traced, trace
 from dynhp_jax.jaxprs.walk import Value
 from dynhp_jax.precision import wide, wide_type
+from dynhp_jax.product_axes import ProductAxes
 from dynhp_jax.uses import Place, Uses, differentiable, place
 
 
@@ -67,7 +67,7 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
         _check_probe(traced, probe)
         _check_varies(probe, inputs)
         hook = _Probe(traced, _trained(traced, variables, prefix), probe)
-        mixing.check(traced.analysis, hook.batched)
+        mixing.check(traced.analysis, hook.batch.on)
         out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
         hook.uses.check(hook.met)
         return jax.tree.unflatten(traced.out_tree, out)
@@ -113,9 +113,8 @@ def _trained(traced: Traced, variables: Any, prefix: str) -> frozenset[Path]:
 
 class _Probe(Hook):
     def __init__(self, traced: Traced, trained: frozenset[Path], probe: Any):
-        self.traced, self.probe = traced, probe
-        self.batch = set(traced.labels.find(traced.batch).tolist())
-        self.uses = Uses(traced, trained, self.batched)
+        self.probe, self.batch = probe, BatchAxis(traced)
+        self.uses = Uses(traced, trained, self.batch.on)
         self.met: set[tuple[Path, Place]] = set()
         # Variables of the jaxpr that are a leaf times a factor: (the leaf, the factor).
         self.scaled: dict[Any, tuple[Path, Any]] = {}
@@ -145,29 +144,14 @@ class _Probe(Hook):
         for k, value in enumerate(values):
             factor = values[1 - k]
             path = self._leaf(value)
-            shared = not self.uses.carried(factor) and self._batch_axis(factor) is None
+            shared = not self.uses.carried(factor) and self.batch.of(factor) is None
             if path is not None and shared and jnp.ndim(args[k]) == jnp.ndim(args[1 - k]):
                 self.scaled[eqn.outvars[0]] = (path, args[1 - k])
 
-    # -- where the batch axis is ------------------------------------------------------------------
-
-    def _batch_digits(self, axis: Axis) -> list[bool]:
-        labels = self.traced.labels
-        found = []
-        for digit in labels.resolve(axis):
-            atoms = labels.pairs(digit)[1]
-            found.append(bool(atoms.size) and int(atoms[0]) in self.batch)
-        return found
-
-    def batched(self, axis: Axis) -> bool:
-        """Whether positions of an axis are examples, or parts of one."""
-        return any(self._batch_digits(axis))
-
-    def _batch_axis(self, value: Value) -> int | None:
-        return next((d for d, axis in enumerate(value.axes) if self.batched(axis)), None)
+    # -- operands ---------------------------------------------------------------------------------
 
     def _with_examples(self, value: Value) -> bool:
-        return not self.uses.carried(value) and self._batch_axis(value) is not None
+        return not self.uses.carried(value) and self.batch.of(value) is not None
 
     def _leaf(self, value: Value) -> Path | None:
         """The leaf that a value is, up to its shape or type."""
@@ -186,52 +170,21 @@ class _Probe(Hook):
         scaled = [k for k in (0, 1) if eqn.invars[k] in self.scaled]
         side = scaled[0] if scaled else 1 if self.uses.carried(values[1]) else 0
         path, factor = self.scaled[eqn.invars[side]] if scaled else (self._leaf(values[side]), None)
-        (contracted, batched) = eqn.params["dimension_numbers"]
         data = 1 - side
+        ranks = len(values[0].axes), len(values[1].axes)
+        axes = ProductAxes.of(eqn.params["dimension_numbers"], ranks, data)
         if factor is not None:
-            there = (*batched[side], *contracted[side])
-            here = (*batched[data], *contracted[data])
-            factor = _along(factor, there, here, len(values[data].axes))
+            factor = axes.factor(factor)
             if factor is None:
                 return None
-        b = self._batch_axis(values[data])
-        digits = self._batch_digits(values[data].axes[b])
-        if path is None or b in contracted[data] or b in batched[data] or not digits[0]:
+        b = self.batch.of(values[data])
+        if path is None or b not in axes.data.free or not self.batch.leads(values[data].axes[b]):
             return None
         self._meet(path, eqn, values)
-        rank = values[data].axes
-        shared, summed = tuple(batched[data]), tuple(contracted[data])
-        free = tuple(d for d in range(len(rank)) if d not in (*shared, *summed))
-        # Axes of the result: shared, free of the left side, free of the right side.
-        other = len(values[side].axes) - len(shared) - len(summed)
-        start = len(shared) + (other if data == 1 else 0)
-        result_free = tuple(range(start, start + len(free)))
-        result_made = tuple(
-            d
-            for d in range(len(shared) + len(free) + other)
-            if d >= len(shared) and d not in result_free
-        )
-        examples = self.probe.shape[0]
-
-        def blocks(array: Any, where: int, g: tuple, t: tuple, k: tuple) -> Any:
-            """[examples, shared, places, features] of an array whose axis `where` is the batch."""
-            rest = tuple(d for d in t if d != where)
-            sizes = [math.prod(array.shape[d] for d in axes) for axes in (g, k)]
-            moved = jnp.transpose(array, (where, *rest, *g, *k))
-            moved = moved.reshape(examples, -1, *sizes)
-            return jnp.swapaxes(moved, 1, 2)
 
         def norms(array: Any, cotangent: Any, factor: Any) -> Any:
             array = array if factor is None else wide(array) * factor
-            a = blocks(array, b, shared, free, summed)
-            d = blocks(
-                cotangent,
-                result_free[free.index(b)],
-                tuple(range(len(shared))),
-                result_free,
-                result_made,
-            )
-            return outer_product_norms(a, d)
+            return axes.norms(array, cotangent, b, self.probe.shape[0])
 
         return [product_with_norms(run, args, self.probe, data, norms, factor)]
 
@@ -240,10 +193,8 @@ class _Probe(Hook):
         numbers = p["dimension_numbers"]
         if path is None or p["batch_group_count"] != 1:
             return None
-        if self._batch_axis(values[0]) != numbers.lhs_spec[0]:
-            return None
-        digits = self._batch_digits(values[0].axes[numbers.lhs_spec[0]])
-        if digits != [True]:
+        b = numbers.lhs_spec[0]
+        if self.batch.of(values[0]) != b or not self.batch.alone(values[0].axes[b]):
             return None
         self._meet(path, eqn, values)
         kernel = tuple(args[1].shape[d] for d in numbers.rhs_spec[2:])
@@ -263,8 +214,8 @@ class _Probe(Hook):
             and len(rows) == 1
             and numbers.start_index_map == rows
             and not numbers.operand_batching_dims
-            and self._batch_axis(values[1]) == 0
-            and self._batch_digits(values[1].axes[0])[0]
+            and self.batch.of(values[1]) == 0
+            and self.batch.leads(values[1].axes[0])
         )
         if not plain:
             return None
@@ -299,7 +250,7 @@ class _Probe(Hook):
     def _broadcast(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         """A leaf that gets its batch axis by itself, before it meets the data."""
         result, dims = self.uses.result(eqn, values), eqn.params["broadcast_dimensions"]
-        if result is None or self._batch_axis(result) in dims:
+        if result is None or self.batch.of(result) in dims:
             return None
         return self._expanded(eqn, values, args, result, lambda x: [x], dims)
 
@@ -313,8 +264,8 @@ class _Probe(Hook):
         dims: tuple[int, ...] | None = None,
     ) -> Any:
         """`run` on leaves that are broadcast first, to the axes of a value that has examples."""
-        shape, b = eqn.outvars[0].aval.shape, self._batch_axis(examples)
-        if not self._batch_digits(examples.axes[b])[0]:
+        shape, b = eqn.outvars[0].aval.shape, self.batch.of(examples)
+        if not self.batch.leads(examples.axes[b]):
             return None
         changed, met = list(args), []
         for k, value in enumerate(values):
@@ -330,22 +281,3 @@ class _Probe(Hook):
         for path in met:
             self._meet(path, eqn, values)
         return run(*changed)
-
-
-def _along(factor: Any, axes: tuple[int, ...], others: tuple[int, ...], rank: int) -> Any:
-    """A factor of one operand's `axes` as one that the other's `others` take; None if it varies.
-
-    Args:
-      factor: of the first operand's rank, of size one where it is the same all along an axis.
-      axes: those over which the operands are multiplied, in the first.
-      others: the same axes in the second operand.
-      rank: of the second operand.
-    """
-    if any(size != 1 for d, size in enumerate(factor.shape) if d not in axes):
-        return None
-    shape = [1] * rank
-    for d, other in zip(axes, others, strict=True):
-        shape[other] = factor.shape[d]
-    order = [d for _, d in sorted(zip(others, axes, strict=True))]
-    free = [d for d in range(factor.ndim) if d not in axes]
-    return jnp.transpose(factor, (*order, *free)).reshape(shape)
