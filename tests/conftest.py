@@ -34,6 +34,7 @@ if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from command_lines import QUICK, process  # noqa: E402
 from data_files import FIRST_LABELS, LOAD, MD5, idx_files, python  # noqa: E402
 
 from dynhp_jax import compiling  # noqa: E402
@@ -49,6 +50,16 @@ def dynhp_cache(tmp_path_factory) -> Path:
         os.environ["DYNHP_CACHE"] = str(shared / "dynhp_cache")
     compiling.use_cache()
     return Path(os.environ["DYNHP_CACHE"])
+
+
+@pytest.fixture(scope="session")
+def finished(dynhp_cache, tmp_path_factory) -> tuple[Path, str]:
+    """The workdir of a run that was never disturbed, and what it printed."""
+    workdir = tmp_path_factory.mktemp("runs") / "finished"
+    done = process(*QUICK, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return workdir, done.stdout
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from command_lines import ROOT, fails, here
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,8 +24,6 @@ from dynhp_jax.network import whole_network
 from experiments import commandline, compare
 from experiments.comparison import results, running, settings, split_learning, tables
 from experiments.comparison.split_learning import Learning, Traffic, learning, traffic
-
-ROOT = Path(__file__).parents[1]
 
 TINY = (
     "--config=configs/compare_fmnist.py", "--config.name=tiny", "--config.data.name=digits",
@@ -122,9 +121,8 @@ def test_the_same_command_skips_what_is_there(done, capfd, monkeypatch, tmp_path
     (folder / "results" / "l1-f0.8-seed1.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").glob("*.json")}
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.chdir(ROOT)
-    assert commandline.run(compare.main, ["compare", *flags]) == 0
-    said = capfd.readouterr().out
+    code, said, _ = here(capfd, compare.main, *flags)
+    assert code == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert (folder / "results" / "l1-f0.8-seed1.json").exists()
     assert "warm-up" not in said and "l1-f0.8-seed1" in said
@@ -137,10 +135,11 @@ def test_print_only_prints(done, capfd, monkeypatch):
     folder, flags, first = done
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()}
     monkeypatch.syspath_prepend(folder)
-    monkeypatch.chdir(ROOT)
-    assert commandline.run(compare.main, ["compare", *flags, "--print"]) == 0
-    said = capfd.readouterr().out.rstrip()
-    assert said in first.stdout and "tiny: accuracy" in said and "split learning" not in said
+    code, said, _ = here(capfd, compare.main, *flags, "--print")
+    assert code == 0
+    assert (
+        said.rstrip() in first.stdout and "tiny: accuracy" in said and "split learning" not in said
+    )
     assert {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()} == before
 
 
@@ -155,9 +154,8 @@ def test_results_of_another_config_are_refused(done, capfd):
     ):
         name = flag.partition("=")[0]
         kept = [each for each in flags if each.partition("=")[0] != name]
-        assert commandline.run(compare.main, ["compare", *kept, flag, "--print"]) == 2
-        error = capfd.readouterr().err
-        assert error.count("\n") == 1 and said in error and "move it away" in error
+        error = fails(capfd, compare.main, *kept, flag, "--print")
+        assert said in error and "move it away" in error
 
 
 def test_the_pruned_network_and_the_scores_are_those_of_the_warm_up(done):
@@ -236,9 +234,7 @@ def test_a_schedule_prunes_within_the_fine_tuning(criterion, tmp_path):
 )
 def test_what_cannot_be_is_said_in_a_line_before_anything_runs(flag, said, tmp_path, capfd):
     flags = tiny(flag, f"--workdir={tmp_path / 'runs'}", f"--results={tmp_path / 'results'}")
-    assert commandline.run(compare.main, ["compare", *flags]) == 2
-    error = capfd.readouterr().err
-    assert said in error and error.count("\n") == 1
+    assert said in fails(capfd, compare.main, *flags)
     assert not any(tmp_path.iterdir())
 
 

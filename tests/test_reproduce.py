@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from command_lines import ROOT, here, process
 
 from dynhp_jax import compiling, loop, named, runs
 from dynhp_jax import config as configuration
@@ -17,8 +14,6 @@ from dynhp_jax.config import Config
 from experiments import commandline, provenance, reports, reproduce
 from experiments.reproduction import baselines, results, running
 from experiments.workdir import Workdir, write_json
-
-ROOT = Path(__file__).parents[1]
 
 # -- dense baselines -------------------------------------------------------------------------------
 
@@ -131,9 +126,7 @@ def program(capsys):
     """Calls the program in this process: (exit code, stdout, stderr)."""
 
     def call(*arguments):
-        capsys.readouterr()
-        code = commandline.run(reproduce.main, ["reproduce", "--table=2", *arguments])
-        return code, *capsys.readouterr()
+        return here(capsys, reproduce.main, "--table=2", *arguments)
 
     return call
 
@@ -147,10 +140,7 @@ def tiny(tfds_dir, tmp_path_factory):
         f"--variants={TINY}",
     ]  # fmt: skip
     names = "--rows=magnitude@hp,sp,hp,dynhp-0.5,dense-final@hp,random@hp"
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.reproduce", "--table=2", *flags, names, "--epochs=4"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    done = process("--table=2", *flags, names, "--epochs=4", module="reproduce")
     assert done.returncode == 0, done.stderr
     return folder, flags, names, done.stdout
 
@@ -308,13 +298,9 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--tabel=2"], "tabel"),
     ],
 )  # fmt: skip
-def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_path):
-    before = os.getcwd()
-    os.chdir(tmp_path)
-    try:
-        code = commandline.run(reproduce.main, ["reproduce", *flags])
-    finally:
-        os.chdir(before)
+def test_bad_flags_end_in_one_line_and_leave_nothing(flags, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code = commandline.run(reproduce.main, ["reproduce", *flags])
     said = capsys.readouterr().err
     assert code == 2 and says in said and "choose a --workdir" not in said
     assert said.startswith("error: ") and said.count("\n") == 1

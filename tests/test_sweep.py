@@ -1,20 +1,15 @@
 """The command line that trains several runs side by side."""
 
-import contextlib
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from command_lines import CLOCKS, fails, here, process
 
 from dynhp_jax.config import Config
 from experiments import commandline, evaluate, sweep, train
 from experiments.workdir import Workdir
 
-ROOT = Path(__file__).parents[1]
-CLOCKS = {"seconds", "compile_seconds", "compilations"}
 QUICK = [
     "--config=configs/digits.py",
     "--config.model.hidden=(12,)",
@@ -28,30 +23,15 @@ QUICK = [
 NAMES = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
 
 
-def process(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.sweep", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """(folder of a sweep over NAMES that was stopped after epoch 2 and ended with 3, its words)."""
     folder = tmp_path_factory.mktemp("sweep") / "one"
     for epochs in (2, 3):
-        done = process(*QUICK, f"--workdir={folder}", f"--config.epochs={epochs}")
+        arguments = [*QUICK, f"--workdir={folder}", f"--config.epochs={epochs}"]
+        done = process(*arguments, module="sweep")
         assert done.returncode == 0, done.stderr
     return folder, done.stdout
-
-
-def refused(capfd, main, *arguments):
-    """The one line that a main ends with in this process."""
-    with contextlib.chdir(ROOT):
-        assert commandline.run(main, ["program", *arguments]) == 2
-    shown = capfd.readouterr().err
-    assert shown.startswith("error: ") and shown.count("\n") == 1
-    return shown
 
 
 def contents(folder):
@@ -98,10 +78,10 @@ def test_a_member_s_network_is_evaluated(finished, capsys, tmp_path):
 
 def test_a_member_without_its_sweep_is_named(finished, capfd, tmp_path):
     folder, _ = finished
-    said = refused(capfd, evaluate.main, f"--workdir={folder}")
+    said = fails(capfd, evaluate.main, f"--workdir={folder}")
     assert "holds a sweep" in said and f"{folder / NAMES[0]}" in said
     moved = shutil.copytree(folder / NAMES[0], tmp_path / NAMES[0])
-    said = refused(capfd, evaluate.main, f"--workdir={moved}")
+    said = fails(capfd, evaluate.main, f"--workdir={moved}")
     assert "belongs to a sweep over alpha0.2-seed0, " in said and f"is not in {tmp_path}" in said
 
 
@@ -110,7 +90,7 @@ def test_train_takes_nothing_away_from_a_sweep(finished, capfd, tmp_path):
     moved = shutil.copytree(folder / NAMES[0], tmp_path / NAMES[0])
     before, single = contents(folder), [*QUICK[:-2], "--config.epochs=3"]
     for workdir in (folder / NAMES[0], folder, moved):
-        said = refused(capfd, train.main, *single, "--config.batch.alpha=0.2",
+        said = fails(capfd, train.main, *single, "--config.batch.alpha=0.2",
                        f"--workdir={workdir}")  # fmt: skip
         assert f"{workdir} belongs to a sweep over alpha0.2-seed0, " in said
     assert (
@@ -127,7 +107,7 @@ def test_records_that_do_not_go_with_the_checkpoint_are_refused(finished, capfd,
     for kept in ([], lines[:2], lines[1:]):
         file.write_text("".join(kept))
         before = contents(folder)
-        said = refused(capfd, sweep.main, *arguments)
+        said = fails(capfd, sweep.main, *arguments)
         assert f"{file} has {len(kept)} epochs" in said and "checkpoint is of epoch 3" in said
         assert contents(folder) == before
 
@@ -137,11 +117,11 @@ def test_a_folder_is_one_sweep_s(finished, capfd):
     before = contents(folder)
     arguments = [*QUICK, "--config.epochs=3", f"--workdir={folder}"]
     for other in ("--lams=1,2", "--seeds=1,2"):
-        said = refused(capfd, sweep.main, *arguments, other)
+        said = fails(capfd, sweep.main, *arguments, other)
         assert f"{folder} belongs to a sweep over alpha0.2-seed0, " in said
     assert contents(folder) == before
     with Workdir(folder).claim(None, NAMES):
-        said = refused(capfd, sweep.main, *arguments, "--seeds=1,2")
+        said = fails(capfd, sweep.main, *arguments, "--seeds=1,2")
     assert f"another run is writing to {folder};" in said
 
 
@@ -150,7 +130,7 @@ def test_a_sweep_that_does_not_name_its_members_is_of_an_earlier_version(finishe
     for file in folder.rglob("sweep.json"):
         file.unlink()
     before = contents(folder)
-    said = refused(capfd, sweep.main, *QUICK, "--config.epochs=4", f"--workdir={folder}")
+    said = fails(capfd, sweep.main, *QUICK, "--config.epochs=4", f"--workdir={folder}")
     assert f"{folder} holds a sweep of an earlier version of dynhp_jax; take another" in said
     assert contents(folder) == before
 
@@ -158,13 +138,11 @@ def test_a_sweep_that_does_not_name_its_members_is_of_an_earlier_version(finishe
 def test_a_single_run_s_workdir_is_no_sweep_s(capfd, tmp_path):
     single = [*QUICK[:-2], "--config.epochs=1"]
     for seed in (0, 3):
-        with contextlib.chdir(ROOT):
-            arguments = [*single, f"--config.seed={seed}", f"--workdir={tmp_path / f'seed{seed}'}"]
-            assert commandline.run(train.main, ["train", *arguments]) == 0
-    capfd.readouterr()
+        arguments = [*single, f"--config.seed={seed}", f"--workdir={tmp_path / f'seed{seed}'}"]
+        assert here(capfd, train.main, *arguments)[0] == 0
     before = contents(tmp_path)
     for folder, named in ((tmp_path / "seed3", "seed3"), (tmp_path, "seed0")):
-        said = refused(capfd, sweep.main, *single, "--seeds=0,3", f"--workdir={folder}")
+        said = fails(capfd, sweep.main, *single, "--seeds=0,3", f"--workdir={folder}")
         assert f"{tmp_path / named} holds a single run; take another --workdir" in said
     assert contents(tmp_path) == before
 
@@ -190,5 +168,5 @@ def test_values_that_are_nearly_the_same_are_members_of_their_own():
 def test_bad_input_is_one_line_and_leaves_nothing(capfd, tmp_path, arguments, said):
     workdir = tmp_path / "none"
     arguments = ["--config=configs/digits.py", f"--workdir={workdir}", *arguments]
-    assert said in refused(capfd, sweep.main, *arguments)
+    assert said in fails(capfd, sweep.main, *arguments)
     assert not workdir.exists()

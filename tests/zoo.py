@@ -4,10 +4,15 @@ A model is `(apply, variables, inputs, groups)`. `groups` maps names to members:
 int[units, k], the positions of each unit on that axis.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from dynhp_jax.groups import find_groups
+from dynhp_jax.jaxprs.trace import path_name
 
 MODELS = {}
 
@@ -28,6 +33,19 @@ def build(name, seed=0):
         is_leaf=lambda x: isinstance(x, tuple),
     )
     return apply, variables, inputs, groups
+
+
+@functools.cache
+def grouped(name):
+    """(the model, its groups), made once."""
+    made = build(name)
+    apply, variables, inputs, _ = made
+    return made, find_groups(apply, variables, *inputs)
+
+
+def leaves(tree):
+    """{path: array}"""
+    return {path_name(p): a for p, a in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def rows(*shape):

@@ -1,0 +1,74 @@
+"""Command lines for tests: as processes, and in this one."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from dynhp_jax import checkpoint, compiling, data, runs
+from experiments import commandline
+from experiments.workdir import Workdir
+
+ROOT = Path(__file__).parents[1]
+CLOCKS = {"seconds", "compile_seconds", "compilations"}
+# Prunes, resizes and grows the batch within a few epochs.
+QUICK = [
+    "--config=configs/digits.py",
+    "--config.epochs=6",
+    "--config.model.hidden=(20, 8)",
+    "--config.penalty.lam=4.0",
+    "--config.optimizer.learning_rate=0.01",
+    "--config.batch.alpha=0.3",
+    "--config.compiling.shrink=0.3",
+]
+
+
+def command(*arguments, module="train"):
+    return [sys.executable, "-m", f"experiments.{module}", *arguments]
+
+
+def process(*arguments, module="train", **options):
+    return subprocess.run(
+        command(*arguments, module=module),
+        cwd=ROOT, capture_output=True, text=True, timeout=300, **options,
+    )  # fmt: skip
+
+
+def here(capfd, main, *arguments):
+    """Runs a main in this process: (exit code, stdout, stderr)."""
+    capfd.readouterr()
+    before = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        code = commandline.run(main, ["program", *arguments])
+    finally:
+        os.chdir(before)
+    return code, *capfd.readouterr()
+
+
+def fails(capfd, main, *arguments):
+    """Runs a main in this process and returns the one line that it says on stderr."""
+    code, _, said = here(capfd, main, *arguments)
+    assert code == 2, said
+    assert one_line(said), said
+    return said
+
+
+def one_line(said):
+    return said.startswith("error: ") and said.endswith("\n") and said.count("\n") == 1
+
+
+def timeless(workdir):
+    return [{k: v for k, v in r.items() if k not in CLOCKS} for r in Workdir(workdir).records()]
+
+
+def final_state(workdir):
+    directory = Workdir(workdir)
+    config = directory.config()
+    trainer = runs.Trainer(config, data.load(config.data.name), compiling.Programs())
+    return checkpoint.restore(directory.checkpoints, trainer.state_shapes)
+
+
+def copy_of(workdir, tmp_path):
+    return Path(shutil.copytree(workdir, tmp_path / "copy"))
