@@ -33,7 +33,7 @@ from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.evaluate import Hook, Run
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.own_derivatives import read_by
-from dynhp_jax.jaxprs.trace import InputPath, Path, Traced, trace
+from dynhp_jax.jaxprs.trace import InputPath, Path, Traced, trace, varying
 from dynhp_jax.jaxprs.walk import Analysis, Value
 from dynhp_jax.members import places
 from dynhp_jax.unit_atoms import NONE, plain_atoms, unit_atoms
@@ -57,7 +57,8 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     Raises (when called):
       ValueError: for an unknown group, a gate of the wrong shape, variables of other sizes than the
         groups', per-example gates on units that are read where no batch axis is, gates where
-        integers are multiplied, or gates on units that no matrix product or convolution reads; when
+        integers are multiplied, gates on units that no matrix product or convolution reads, or,
+        inside `shard_map`, gates that differ between devices on units that do not; when
         differentiated, for a gate that had to be inside a function with a derivative of its own.
     """
 
@@ -291,6 +292,12 @@ class _Gates(Hook):
 
     def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         for name, units in on_axis.items():
+            alike = sorted(varying(self.gates[name]) - varying(array))
+            if alike:
+                raise ValueError(
+                    f"gates of group {name!r} differ between devices along {tuple(alike)}, and what"
+                    " is read there does not; give all of these devices the same gates"
+                )
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 array = self._as_result(array, name)
             gate = jnp.asarray(self.gates[name], array.dtype)

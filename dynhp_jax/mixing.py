@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dynhp_jax.jaxprs.collectives import BY_POSITION
+from dynhp_jax.jaxprs.collectives import BY_POSITION, written
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
@@ -20,6 +20,7 @@ from dynhp_jax.jaxprs.walk import Analysis
 # left out, doubled or change their places.
 Along = Callable[[Any, int], Sequence[int]]
 
+_COLLECTIVES = frozenset({*BY_POSITION, "all_gather"})
 _APART = (
     "broadcast_in_dim", "device_put", "optimization_barrier", "pcast", "pvary", "reshape",
     "squeeze", "stack", "transpose",
@@ -49,6 +50,9 @@ def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:
                     raise _unclear("'scan' goes from example to example")
             elif index in analysis.inner:
                 continue
+            elif name in _COLLECTIVES:
+                # Other examples, or of the same ones the share of other parameters.
+                raise _unclear(f"'{written(eqn)}' joins what several devices have")
             elif name not in _ALONG:
                 raise _unclear(f"'{name}' has no rule for this")
             elif examples.intersection(_ALONG[name](eqn, k)):
@@ -119,11 +123,6 @@ def _convolved(eqn: Any, k: int) -> Sequence[int]:
     return range(len(eqn.invars[k].aval.shape))
 
 
-def _of_all_devices(eqn: Any, k: int) -> Sequence[int]:
-    """Each position with that of other devices, which have other examples."""
-    return range(len(eqn.invars[k].aval.shape))
-
-
 def _given(name: str) -> Along:
     """The axis or axes that a parameter of the equation holds."""
 
@@ -140,7 +139,6 @@ _ALONG: dict[str, Along] = {
     **dict.fromkeys(CUMULATIVE, _given("axis")),
     **dict.fromkeys(WINDOWS, _windows),
     **dict.fromkeys(("slice", "dynamic_slice"), _resized),
-    **dict.fromkeys((*BY_POSITION, "all_gather"), _of_all_devices),
     "bitcast_convert_type": _joined,
     "concatenate": _given("dimension"),
     "conv_general_dilated": _convolved,

@@ -33,7 +33,7 @@ from dynhp_jax.example_norms import (
 )
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import Hook, Run
-from dynhp_jax.jaxprs.trace import Path, Traced, trace
+from dynhp_jax.jaxprs.trace import Path, Traced, trace, varying
 from dynhp_jax.jaxprs.walk import Value
 from dynhp_jax.precision import wide, wide_type
 from dynhp_jax.product_axes import ProductAxes
@@ -89,7 +89,7 @@ def _check_probe(traced: Traced, probe: Any) -> None:
 def _check_varies(probe: Any, inputs: Any) -> None:
     """Inside shard_map, one probe for all devices would get the sum of their norms."""
     examples = next(leaf for leaf in jax.tree.leaves(inputs) if jnp.ndim(leaf))
-    lacking = tuple(sorted(jax.typeof(examples).mat.varying - jax.typeof(probe).mat.varying))
+    lacking = tuple(sorted(varying(examples) - varying(probe)))
     if lacking:
         raise ValueError(
             f"inside shard_map the examples differ along {lacking}, and the probe does not; give "

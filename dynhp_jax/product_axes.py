@@ -10,15 +10,15 @@ import jax.numpy as jnp
 
 from dynhp_jax.example_norms import outer_product_norms
 
-Axes = tuple[int, ...]
+AxisNumbers = tuple[int, ...]
 
 
 class Operand(NamedTuple):
     """An operand's axes: those that both keep, those summed over, and those it has alone."""
 
-    shared: Axes
-    summed: Axes
-    free: Axes
+    shared: AxisNumbers
+    summed: AxisNumbers
+    free: AxisNumbers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +33,9 @@ class ProductAxes:
 
     data: Operand
     leaf: Operand
-    shared: Axes
-    free: Axes
-    made: Axes
+    shared: AxisNumbers
+    free: AxisNumbers
+    made: AxisNumbers
 
     @classmethod
     def of(cls, dimension_numbers: Any, ranks: tuple[int, int], data: int) -> ProductAxes:
@@ -85,12 +85,14 @@ class ProductAxes:
         return jnp.transpose(factor, (*order, *self.leaf.free)).reshape(shape)
 
 
-def _operand(rank: int, shared: Axes, summed: Axes) -> Operand:
+def _operand(rank: int, shared: AxisNumbers, summed: AxisNumbers) -> Operand:
     free = tuple(d for d in range(rank) if d not in (*shared, *summed))
     return Operand(tuple(shared), tuple(summed), free)
 
 
-def _blocks(array: Any, b: int, examples: int, shared: Axes, free: Axes, features: Axes) -> Any:
+def _blocks(
+    array: Any, b: int, examples: int, shared: AxisNumbers, free: AxisNumbers, features: AxisNumbers
+) -> Any:
     """[examples, shared, places, features] of an array whose axis `b` has the examples."""
     places = tuple(d for d in free if d != b)
     sizes = [math.prod(array.shape[d] for d in axes) for axes in (shared, features)]

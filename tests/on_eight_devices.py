@@ -9,19 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+import inside_shard_map
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
 from kept import Kept
 
 from dynhp_jax import checkpoint, compiling, config, data, loop, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.variance import probed
 
 EPOCHS, STOP = 6, 3
 DIGITS = data.load("digits")
@@ -83,85 +78,6 @@ def refusal(**changes) -> str:
     return ""
 
 
-@jax.custom_vjp
-def squared(h):
-    return h * h
-
-
-squared.defvjp(lambda h: (h * h, h), lambda h, cotangent: (2 * h * cotangent,))
-
-
-def layers(p, x):
-    """What is bound in many ways: a gather, a loop, a derivative of its own."""
-    h = jax.lax.fori_loop(0, 2, lambda _, h: jnp.tanh(2 * h), x @ p["a"] + p["b"])
-    return squared(h[:, np.array([3, 1, 2, 0, 5, 4])]) @ p["c"]
-
-
-def normalised(mean):
-    """Batch normalisation in between, of a batch whose mean the function gives."""
-
-    def apply(p, x):
-        h = x @ p["a"] + p["b"]
-        h = h - mean(h)
-        return jax.nn.relu(h * jax.lax.rsqrt(mean(h**2) + 1e-3)) @ p["c"]
-
-    return apply
-
-
-def inside_shard_map() -> dict:
-    """What shard_map, with its defaults, makes of each transform, and what is without it."""
-    rng = np.random.default_rng(0)
-    shapes = {"a": (4, 6), "b": (6,), "c": (6, 2)}
-    params = {name: rng.normal(size=shape).astype("f4") for name, shape in shapes.items()}
-    x, gates = rng.normal(size=(16, 4)).astype("f4"), rng.uniform(size=(16, 6)).astype("f4")
-    with_probe = probed(layers, "")
-
-    def derived(f):
-        return lambda p, x, z: (f(p, x, z), jax.grad(lambda p: jnp.sum(f(p, x, z) ** 2))(p))
-
-    def units(apply):
-        groups = find_groups(apply, params, x)
-        (name,) = (group.name for group, _ in groups.on_axis("a", 1))
-        return groups, name, {name: np.array([0, 2, 5])}
-
-    def with_gates(apply, like):
-        groups, name, _ = units(like)
-        f = gated(apply, groups)
-        return derived(lambda p, x, z: f(p, {name: z}, x)), params
-
-    def small(apply, like):
-        groups, _, keeps = units(like)
-        f = resized(apply, params, groups, keeps)
-        return derived(lambda p, x, _: f(p, x)), cut(params, groups, keeps)
-
-    def norms(p, x, probe):
-        return jax.grad(lambda probe: jnp.sum(with_probe(p, probe, x) ** 2))(probe), ()
-
-    share, same = PartitionSpec("d"), PartitionSpec()
-    mesh = Mesh(jax.devices(), "d")
-    synchronised = normalised(lambda h: jax.lax.pmean(jnp.mean(h, 0), "d"))
-    whole = normalised(lambda h: jnp.mean(h, 0))
-    cases = {
-        "gated": (with_gates(layers, layers), with_gates(layers, layers), gates),
-        "resized": (small(layers, layers), small(layers, layers), gates),
-        "probed": ((norms, params), (norms, params), np.zeros(16, "f4")),
-        "gated, synchronised": (with_gates(synchronised, whole), with_gates(whole, whole), gates),
-        "resized, synchronised": (small(synchronised, whole), small(whole, whole), gates),
-    }
-    found = {}
-    for case, ((inside, p), (alone, _), z) in cases.items():
-        specs = {"in_specs": (same, share, share), "out_specs": (share, same)}
-        shared = jax.shard_map(inside, mesh=mesh, **specs)
-        results = [jax.jit(each)(p, x, z) for each in (shared, alone)]
-        found[case] = [[np.asarray(a).tolist() for a in jax.tree.leaves(r)] for r in results]
-    try:
-        shared = jax.shard_map(norms, mesh=mesh, in_specs=(same, share, same), out_specs=same)
-        jax.eval_shape(shared, params, x, np.zeros(2, "f4"))
-    except ValueError as error:
-        found["one probe"] = str(error)
-    return found
-
-
 def main(folder: Path) -> None:
     compiling.use_cache()
     found = {"devices": len(jax.devices()), "records": {}, "resumed": {}, "programs": {}}
@@ -189,7 +105,8 @@ def main(folder: Path) -> None:
     found["in threes"] = [three.fit(three.whole, size)[1] for size in (1, 3, 16, 100)]
     metered = trainer_of(make(8, memory=config.Memory("xla", "none"))).steps
     found["metered"] = metered.training_bytes(metered.whole, 16)
-    found["shard_map"] = inside_shard_map()
+    found["shard_map"] = inside_shard_map.transforms()
+    found["collectives"] = inside_shard_map.collectives()
     found["refused"] = {
         "too many": refusal(devices=9),
         "no multiple": refusal(method="hp", batch=config.Batch(size=100)),

@@ -18,7 +18,7 @@ PARAMS = {"a": RNG.normal(size=(2, UNITS)), "b": RNG.normal(size=(UNITS, 2))}
 X = RNG.normal(size=(DEVICES, B, 2))
 
 # A collective, and the same of all devices' arrays [devices, batch, units] in NumPy.
-BY_POSITION = {
+COLLECTIVES = {
     "psum": (lambda h: lax.psum(h, "d"), lambda h: h.sum(0, keepdims=True) + 0 * h),
     "pmean": (lambda h: lax.pmean(h, "d"), lambda h: h.mean(0, keepdims=True) + 0 * h),
     "pmax": (lambda h: lax.pmax(h, "d"), lambda h: h.max(0, keepdims=True) + 0 * h),
@@ -56,9 +56,9 @@ def groups_of(apply):
     return found[0]
 
 
-@pytest.mark.parametrize("name", BY_POSITION)
+@pytest.mark.parametrize("name", COLLECTIVES)
 def test_units_go_through_a_collective(name):
-    collective, expected = BY_POSITION[name]
+    collective, expected = COLLECTIVES[name]
     apply = network(collective)
     groups = groups_of(apply)
     (group,) = (group for group, _ in groups.on_axis("a", 1))
@@ -82,16 +82,38 @@ def test_a_sum_over_devices_and_examples():
     apply = network(lambda h: lax.psum(h, ("d", 0)))
     groups = groups_of(apply)
     (group,) = (group for group, _ in groups.on_axis("a", 1))
-    gates = np.linspace(0.2, 1.5, UNITS)
-    found = on_devices(gated(apply, groups), PARAMS, {group.name: gates})
-    wanted = (np.sin(X @ PARAMS["a"]) * gates).sum((0, 1)) @ PARAMS["b"]
-    np.testing.assert_allclose(found, np.broadcast_to(wanted, found.shape), rtol=1e-5, atol=1e-5)
+    kept = np.array([0, 3])
+    gates = np.isin(np.arange(UNITS), kept) * 1.5
+    keeps = {group.name: kept}
+    wanted = np.sin(X @ PARAMS["a"][:, kept]).sum((0, 1)) @ PARAMS["b"][kept]
+    for found in (
+        on_devices(gated(apply, groups), PARAMS, {group.name: gates}) / 1.5,
+        on_devices(resized(apply, PARAMS, groups, keeps), cut(PARAMS, groups, keeps)),
+    ):
+        np.testing.assert_allclose(found, np.stack([wanted] * DEVICES), rtol=1e-5, atol=1e-5)
 
 
-def test_a_sum_over_units_is_flagged():
-    groups = groups_of(lambda p, x: lax.psum(jnp.sin(x @ p["a"]), ("d", 1)))
+@pytest.mark.parametrize(
+    "mean",
+    [
+        lambda h: lax.psum(h.sum(-1, keepdims=True), "d") / (DEVICES * UNITS),
+        lambda h: lax.pmean(h.sum(-1, keepdims=True), "d") / UNITS,
+        lambda h: lax.psum(h, ("d", 1))[:, None] / (DEVICES * UNITS),
+    ],
+)
+def test_units_stay_if_their_mean_is_taken_over_all_devices(mean):
+    groups = groups_of(network(lambda h: h - mean(h)))
+    assert not list(groups.on_axis("a", 1))
+    assert "'psum' joins sums over it of several devices" in groups.describe()
+
+
+@pytest.mark.parametrize("name", ["psum", "pmax", "ppermute", "all_gather"])
+def test_gates_of_examples_do_not_stand_on_those_of_other_devices(name):
+    apply = network(COLLECTIVES[name][0])
+    groups = groups_of(apply)
     (group,) = (group for group, _ in groups.on_axis("a", 1))
-    assert not group.exact and "reduced by 'psum'" in str(group.reasons)
+    with pytest.raises(ValueError, match="no batch axis is; gate it per mini-batch"):
+        on_devices(gated(apply, groups), PARAMS, {group.name: np.ones((B, UNITS))})
 
 
 def test_units_of_several_devices_that_are_joined_stay():
@@ -101,8 +123,8 @@ def test_units_of_several_devices_that_are_joined_stay():
 
 
 @pytest.mark.parametrize("name", ["psum", "ppermute", "all_gather"])
-def test_a_collective_of_examples_mixes_them(name):
-    collective, _ = BY_POSITION[name]
+def test_norms_of_examples_are_refused_behind_a_collective(name):
+    collective, _ = COLLECTIVES[name]
     apply = probed(network(collective), "")
-    with pytest.raises(ValueError, match=r"mixes the examples of a batch.*of_micro_batches"):
+    with pytest.raises(ValueError, match=f"'{name}' joins what several devices have; use variance"):
         on_devices(lambda p, x: apply(p, jnp.zeros(B), x), PARAMS)

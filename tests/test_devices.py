@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import inside_shard_map
 import jax
 import numpy as np
 import pytest
@@ -136,6 +137,20 @@ def test_inside_shard_map_transforms_give_what_they_give_alone(both, transform):
     assert all(np.any(numbers) for numbers in alone)
     for a, b in zip(inside, alone, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["gated", "resized"])
+@pytest.mark.parametrize("collective", inside_shard_map.COLLECTIVES)
+def test_units_go_through_collectives_as_if_it_were_written_by_hand(both, collective, transform):
+    found, by_hand = both[2]["collectives"][collective][transform]
+    assert all(np.any(numbers) for numbers in by_hand)
+    for a, b in zip(found, by_hand, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_gates_of_one_device_do_not_stand_on_what_all_have(both):
+    said = both[2]["collectives"]["other gates"]
+    assert "'a' differ between devices along ('d',)" in said and "the same gates" in said
 
 
 def test_a_probe_that_devices_would_share_is_refused_inside_shard_map(both):

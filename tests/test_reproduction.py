@@ -408,25 +408,31 @@ def test_figures_are_drawn_of_what_is_there(small):
 
 
 def test_a_figure_is_of_the_longest_runs_of_which_the_most_lines_are_there(small):
-    def drawn(wanted):
-        named = figures._named(small, TABLES[2], ())
-        by_row = figures._of_one_length(named, wanted)
-        return {(row.name, each["epochs"]) for row in by_row for each in by_row[row]}
+    def drawn(what):
+        (by_row,) = figures._chosen({2: figures._named(small, TABLES[2], ())})[what].values()
+        return {(row.name, each["epochs"], each["seed"]) for row in by_row for each in by_row[row]}
 
-    def pair(row):
-        return row.name in ("sp", "hp")
+    def longer(name, seed=0, batch=16):
+        recorded(small, name, seed, [4.0, 2.0, 1.0], 53_322, [batch] * 3)
 
-    def alphas(row):
-        return row.kind == "dynhp"
-
+    sp, hp = {("sp", 2, 0), ("sp", 2, 1)}, {("hp", 2, 0)}
     for name in ("hp", "dynhp-0.95", "sp+batch.size=16"):
-        recorded(small, name, 0, [4.0, 2.0, 1.0], 53_322, [16] * 3)
-    assert drawn(pair) == {("sp", 2), ("hp", 2)}  # SP itself has no longer run
-    assert drawn(alphas) == {("dynhp-0.95", 3)}
-    recorded(small, "sp", 0, [4.0, 2.0, 1.0], 266_610, [512] * 3)
+        longer(name)
+    assert drawn("pair") == sp | hp  # SP itself has no longer run
+    assert drawn("alphas") == {("dynhp-0.95", 3, 0)}
+    assert drawn("plain") == sp | hp | {("dynhp-0.95", 2, 0)}
+    assert drawn("batches") == {("hp", 3, 0), ("sp+batch.size=16", 3, 0)}
+    longer("sp", batch=512)
+    assert drawn("pair") == {("sp", 3, 0), ("hp", 3, 0)}  # either length has a row of one seed
+    recorded(small, "hp", 1, [1.2, 1.4], 53_322, [100, 100])
+    assert drawn("pair") == sp | hp | {("hp", 2, 1)}
+    longer("sp", 1, 512)
+    longer("hp", 1)
+    assert {epochs for _, epochs, _ in drawn("pair")} == {3}
     recorded(small, "dynhp-0.9", 0, [4.0, 2.0], 53_322, [16] * 2)
-    assert drawn(pair) == {("sp", 3), ("hp", 3)}
-    assert drawn(alphas) == {("dynhp-0.95", 2), ("dynhp-0.9", 2)}
+    assert drawn("alphas") == {("dynhp-0.95", 2, 0), ("dynhp-0.9", 2, 0)}
+    assert {epochs for _, epochs, _ in drawn("plain")} == {2}
+    assert {epochs for _, epochs, _ in drawn("batches")} == {3}
 
 
 def test_inputs_without_gates_are_drawn_whole(small):

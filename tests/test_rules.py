@@ -19,11 +19,13 @@ from dynhp_jax.jaxprs import known_primitives
 from dynhp_jax.surgery import cut, resized
 
 # Named by other versions of jax, bound by transformations and devices that these tests have not, or
-# collectives, which test_collectives has.
+# collectives, which test_collectives and test_devices have.
 ELSEWHERE = {
     "all_gather",
     "axis_index",
+    "checkpoint",
     "closed_call",
+    "copy",
     "copy_p",
     "core_call",
     "custom_lin",
@@ -32,26 +34,24 @@ ELSEWHERE = {
     "eq_to",
     "jit",
     "le_to",
+    "log2",
     "lt_to",
+    "one_minus_square",
     "pcast",
+    "pjit",
     "pmax",
     "pmin",
     "ppermute",
     "psum",
     "psum_invariant",
-    "pjit",
     "pvary",
+    "random_clone",
+    "reduce_window",
     "remat",
     "remat2",
-    "checkpoint",
     "select_and_gather_add",
     "select_and_scatter_add",
     "sharding_constraint",
-    "reduce_window",
-    "random_clone",
-    "copy",
-    "log2",
-    "one_minus_square",
     "stack",
     "unstack",
 }

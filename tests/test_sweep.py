@@ -24,7 +24,7 @@ NAMES = [f"alpha{alpha}-seed{seed}" for alpha in (0.2, 0.9) for seed in (0, 3)]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def swept(tmp_path_factory):
     """(folder of a sweep over NAMES that was stopped after epoch 2 and ended with 3, its words)."""
     folder = tmp_path_factory.mktemp("sweep") / "one"
     for epochs in (2, 3):
@@ -43,8 +43,8 @@ def contents(folder):
     }
 
 
-def test_every_member_leaves_a_run_and_more_epochs_go_on(finished):
-    folder, said = finished
+def test_every_member_leaves_a_run_and_more_epochs_go_on(swept):
+    folder, said = swept
     assert "going on after epoch 2 of 3" in said
     ends = []
     for name in NAMES:
@@ -65,8 +65,8 @@ def test_every_member_leaves_a_run_and_more_epochs_go_on(finished):
     ]
 
 
-def test_a_member_s_network_is_evaluated(finished, capsys, tmp_path):
-    folder, _ = finished
+def test_a_member_s_network_is_evaluated(swept, capsys, tmp_path):
+    folder, _ = swept
     for name in NAMES[1:3]:
         assert commandline.run(evaluate.main, ["evaluate", f"--workdir={folder / name}"]) == 0
         said, last = capsys.readouterr().out, Workdir(folder / name).records()[-1]
@@ -76,8 +76,8 @@ def test_a_member_s_network_is_evaluated(finished, capsys, tmp_path):
             assert f"units of {group}: {units} of" in said
 
 
-def test_a_member_without_its_sweep_is_named(finished, capfd, tmp_path):
-    folder, _ = finished
+def test_a_member_without_its_sweep_is_named(swept, capfd, tmp_path):
+    folder, _ = swept
     said = fails(capfd, evaluate.main, f"--workdir={folder}")
     assert "holds a sweep" in said and f"{folder / NAMES[0]}" in said
     moved = shutil.copytree(folder / NAMES[0], tmp_path / NAMES[0])
@@ -85,8 +85,8 @@ def test_a_member_without_its_sweep_is_named(finished, capfd, tmp_path):
     assert "belongs to a sweep over alpha0.2-seed0, " in said and f"is not in {tmp_path}" in said
 
 
-def test_train_takes_nothing_away_from_a_sweep(finished, capfd, tmp_path):
-    folder, _ = finished
+def test_train_takes_nothing_away_from_a_sweep(swept, capfd, tmp_path):
+    folder, _ = swept
     moved = shutil.copytree(folder / NAMES[0], tmp_path / NAMES[0])
     before, single = contents(folder), [*QUICK[:-2], "--config.epochs=3"]
     for workdir in (folder / NAMES[0], folder, moved):
@@ -99,8 +99,8 @@ def test_train_takes_nothing_away_from_a_sweep(finished, capfd, tmp_path):
     )
 
 
-def test_records_that_do_not_go_with_the_checkpoint_are_refused(finished, capfd, tmp_path):
-    folder = shutil.copytree(finished[0], tmp_path / "copy")
+def test_records_that_do_not_go_with_the_checkpoint_are_refused(swept, capfd, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "copy")
     file = Workdir(folder / NAMES[2]).metrics_file
     arguments = [*QUICK, "--config.epochs=3", f"--workdir={folder}"]
     lines = file.read_text().splitlines(keepends=True)
@@ -112,8 +112,8 @@ def test_records_that_do_not_go_with_the_checkpoint_are_refused(finished, capfd,
         assert contents(folder) == before
 
 
-def test_a_folder_is_one_sweep_s(finished, capfd):
-    folder, _ = finished
+def test_a_folder_is_one_sweep_s(swept, capfd):
+    folder, _ = swept
     before = contents(folder)
     arguments = [*QUICK, "--config.epochs=3", f"--workdir={folder}"]
     for other in ("--lams=1,2", "--seeds=1,2"):
@@ -125,8 +125,8 @@ def test_a_folder_is_one_sweep_s(finished, capfd):
     assert f"another run is writing to {folder};" in said
 
 
-def test_a_sweep_that_does_not_name_its_members_is_of_an_earlier_version(finished, capfd, tmp_path):
-    folder = shutil.copytree(finished[0], tmp_path / "earlier")
+def test_a_sweep_that_does_not_name_its_members_is_of_an_earlier_version(swept, capfd, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "earlier")
     for file in folder.rglob("sweep.json"):
         file.unlink()
     before = contents(folder)

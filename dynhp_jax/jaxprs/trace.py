@@ -85,6 +85,11 @@ def varying_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
     return found.update(sharding=aval.sharding, manual_axis_type=aval.mat)
 
 
+def varying(leaf: Any) -> frozenset[str]:
+    """The mesh axes of `shard_map` along which an array is known to differ between devices."""
+    return frozenset(jax.typeof(leaf).mat.varying)
+
+
 @dataclasses.dataclass(eq=False)
 class Traced:
     """An apply function as an analysed jaxpr.
@@ -157,6 +162,7 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         if data and leaf.shape and batch is None:
             batch = values[-1].axes[0][0]
             walk.labels.pin(batch, "the batch axis")
+            walk.batch, walk.examples_vary = batch, varying(leaf)
     analysis = analyse(walk, closed.jaxpr, closed.consts, values)
     out_tree = jax.tree.structure(out_shape)
     return Traced(walk, analysis, leaves, shapes, dtypes, batch, out_tree)

@@ -68,7 +68,10 @@ class Analysis:
 
 @dataclasses.dataclass(eq=False)
 class Walk:
-    """State shared by one analysis: labels, contractions, roles of leaves, unknown primitives."""
+    """State shared by one analysis: labels, contractions, roles of leaves, unknown primitives.
+
+    Inside `shard_map` `examples_vary` has the mesh axes along which the examples differ.
+    """
 
     labels: Labels
     contractions: list[Contraction] = dataclasses.field(default_factory=list)
@@ -76,6 +79,15 @@ class Walk:
     roles: list[tuple[str, str, np.ndarray]] = dataclasses.field(default_factory=list)
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
     repeats: float = 1.0  # how often the current body runs
+    batch: np.ndarray | None = None  # atoms of the batch axis
+    examples_vary: frozenset[str] = frozenset()
+
+    def has_examples(self, axis: Axis) -> bool:
+        """Whether positions of an axis are examples of the batch, or parts of one."""
+        if self.batch is None:
+            return False
+        atoms = self.labels.axis_pairs(axis)[1]
+        return bool(np.isin(atoms, self.labels.find(self.batch)).any())
 
     def pin(self, value: Value, reason: str) -> None:
         for axis in value.axes:

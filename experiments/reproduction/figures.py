@@ -1,7 +1,7 @@
 """Figures 1 to 7 of the paper, of the results that are there: mean over seeds, and their range."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,8 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
 
     Args:
       directory: of the result files; the figures go into its folder figures.
-      epochs: of the runs that are drawn; None: of each table and figure the number of which there
-        are the most lines, and of several such the largest.
+      epochs: of the runs that are drawn; None: for each figure and table the run length for which
+        the most of its curves exist, of equals that with the most seeds, then the longest.
       common: variants that all rows have which are drawn.
 
     Returns:
@@ -49,17 +49,18 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
         raise UserError(f"there is no result{of} in {directory} to draw; run --table=2 or 3 first")
     folder = directory / "figures"
     folder.mkdir(exist_ok=True)
-    pair = _shown(found, lambda row: row in (_SP, _HP))
-    by_alpha = _shown(found, lambda row: not row.variants)
-    alphas_only = _shown(found, lambda row: row.kind == "dynhp" and not row.variants)
+    shown = _chosen(found)
+    pair, plain, alphas = shown["pair"], shown["plain"], shown["alphas"]
     written = [
         _units(pair, folder / "figure_1.png"),
         _model(pair, folder / "figure_2.png"),
-        _batches(found[2], TABLES[2], folder / "figure_3.png"),
-        _batches(found[3], TABLES[3], folder / "figure_4.png"),
-        _by_alpha(by_alpha, "test_error", "test error (%)", folder / "figure_5.png"),
-        _by_alpha(alphas_only, "batch_size", "examples in a mini-batch", folder / "figure_6.png"),
-        _by_alpha(by_alpha, "memory_kib", "network and mini-batch (KiB)", folder / "figure_7.png"),
+        *(
+            _batches(shown["batches"].get(number, {}), TABLES[number], folder / f"figure_{k}.png")
+            for number, k in ((2, 3), (3, 4))
+        ),
+        _by_alpha(plain, "test_error", "test error (%)", folder / "figure_5.png"),
+        _by_alpha(alphas, "batch_size", "examples in a mini-batch", folder / "figure_6.png"),
+        _by_alpha(plain, "memory_kib", "network and mini-batch (KiB)", folder / "figure_7.png"),
     ]
     return [path for path in written if path]
 
@@ -72,24 +73,50 @@ def _named(directory: Path, table: Table, common: Sequence[str]) -> Named:
     return [(row, each) for row, each in named if _drawn(row)]
 
 
-def _shown(found: Mapping[int, Named], wanted: Callable[[Row], bool]) -> Mapping[int, ByRow]:
-    """What a figure shows of each table, without tables of which there is nothing."""
-    shown = {number: _of_one_length(named, wanted) for number, named in found.items()}
-    return {number: by_row for number, by_row in shown.items() if by_row}
+def _chosen(found: Mapping[int, Named]) -> dict[str, dict[int, ByRow]]:
+    """What the figures show of each table, without tables of which there is nothing."""
+    wanted = {
+        "pair": lambda row, table: row in (_SP, _HP),
+        "plain": lambda row, table: not row.variants,
+        "alphas": lambda row, table: row.kind == "dynhp" and not row.variants,
+        "batches": lambda row, table: row in _of_batches(table),
+    }
+    chosen = {}
+    for what, wants in wanted.items():
+        by_table = {
+            number: _of_one_length([each for each in named if wants(each[0], TABLES[number])])
+            for number, named in found.items()
+        }
+        chosen[what] = {number: by_row for number, by_row in by_table.items() if by_row}
+    return chosen
 
 
-def _of_one_length(named: Named, wanted: Callable[[Row], bool]) -> ByRow:
-    """The results of the wanted rows, all of one number of epochs.
+def _of_one_length(named: Named) -> ByRow:
+    """The results of all of these rows that have the same number of epochs.
 
-    Of the number of which the most rows are there, and of several such the largest: long runs that
-    are not all there yet must not take the place of shorter ones that are.
+    Of that of which the most rows are there, of several such with the most seeds of every row, and
+    of several such the largest: long runs that are not all there yet must not take the place of
+    shorter ones that are.
     """
     by_length: dict[int, dict[Row, list[Result]]] = {}
     for row, each in named:
-        if wanted(row):
-            by_length.setdefault(each["epochs"], {}).setdefault(row, []).append(each)
-    longest = max(by_length, key=lambda epochs: (len(by_length[epochs]), epochs), default=0)
-    return by_length.get(longest, {})
+        by_length.setdefault(each["epochs"], {}).setdefault(row, []).append(each)
+
+    def there(epochs: int) -> tuple[int, int, int]:
+        of_rows = by_length[epochs].values()
+        return len(of_rows), min(map(len, of_rows)), epochs
+
+    return by_length[max(by_length, key=there)] if by_length else {}
+
+
+def _of_batches(table: Table) -> dict[Row, tuple[str, int]]:
+    """The rows of Figures 3 and 4: method and mini-batch of each."""
+    own = {"sp": table.sp_batch, "hp": table.hp_batch}
+    return {
+        Row(kind, variants=() if batch == own[kind] else (f"batch.size={batch}",)): (kind, batch)
+        for kind in own
+        for batch in _BATCHES
+    }
 
 
 def _drawn(row: Row) -> bool:
@@ -179,17 +206,10 @@ def _model(shown: Mapping[int, ByRow], path: Path) -> Path | None:
     return path
 
 
-def _batches(named: Named, table: Table, path: Path) -> Path | None:
+def _batches(by_row: ByRow, table: Table, path: Path) -> Path | None:
     """Figures 3 and 4: test error of SP and of HP at several mini-batches."""
-    own = {"sp": table.sp_batch, "hp": table.hp_batch}
-    wanted = {
-        Row(kind, variants=() if batch == own[kind] else (f"batch.size={batch}",)): (kind, batch)
-        for kind in own
-        for batch in _BATCHES
-    }
-    by_row = _of_one_length(named, wanted.__contains__)
     shown: dict[str, dict[int, Sequence[Result]]] = {}
-    for row, (kind, batch) in wanted.items():
+    for row, (kind, batch) in _of_batches(table).items():
         if row in by_row:
             shown.setdefault(kind, {})[batch] = by_row[row]
     if not shown:
