@@ -292,10 +292,10 @@ class _Gates(Hook):
 
     def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         for name, units in on_axis.items():
-            alike = sorted(varying(self.gates[name]) - varying(array))
-            if alike:
+            apart = tuple(sorted(varying(self.gates[name]) - varying(array)))
+            if apart:
                 raise ValueError(
-                    f"gates of group {name!r} differ between devices along {tuple(alike)}, and what"
+                    f"gates of group {name!r} differ between devices along {apart}, and what"
                     " is read there does not; give all of these devices the same gates"
                 )
             if not jnp.issubdtype(array.dtype, jnp.inexact):
