@@ -343,10 +343,8 @@ class _Gates(Hook):
         return found
 
     def _batch_axis(self, value: Value) -> int | None:
-        for d, axis in enumerate(value.axes):
-            if (self.example_of[self.traced.labels.axis_pairs(axis)[1]] >= 0).any():
-                return d
-        return None
+        on = (d for d, axis in enumerate(value.axes) if self.traced.walk.has_examples(axis))
+        return next(on, None)
 
     def _examples_on(self, axis: Axis) -> np.ndarray:
         positions, atoms = self.traced.labels.axis_pairs(axis)

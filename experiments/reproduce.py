@@ -77,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws."""
     _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES, workdir=_WORKDIR)
     given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
-    switch = _switch(given, workdirs)
+    switch = _switch(given | {"workdir": workdirs})
     if switch == "figures":
         variants = rows.parse_variants(given["variants"])
         directory = Path(given["results"])
@@ -164,7 +164,7 @@ def _nothing(asked: Asked, stale: int) -> str:
     )
 
 
-def _switch(given: Mapping[str, str | bool], workdirs: str) -> str:
+def _switch(given: Mapping[str, str | bool]) -> str:
     """The switch that was given; '' without one."""
     chosen = [name for name, _ in _SWITCHES if given[name]]
     if len(chosen) > 1:
@@ -172,10 +172,8 @@ def _switch(given: Mapping[str, str | bool], workdirs: str) -> str:
     if not chosen:
         return ""
     (switch,) = chosen
-    unread = [name for name, default, _ in _OPTIONS
+    unread = [name for name, default, _ in (*_OPTIONS, ("workdir", "", _WORKDIR))
               if given[name] != default and name not in _READ[switch]]  # fmt: skip
-    if workdirs:
-        unread.append("workdir")
     if unread:
         read = ", ".join(f"--{name}" for name in _READ[switch])
         raise UserError(f"--{switch} does not read --{unread[0]}; beside it there may be {read}")

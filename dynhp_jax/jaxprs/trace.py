@@ -99,7 +99,6 @@ class Traced:
       analysis: the values of all variables.
       leaves: path -> axes, of the variables ('params/...') and inputs (`InputPath`s: 'inputs/0').
       shapes: path -> shape.
-      batch: atoms of the batch axis (axis 0 of the first input), None if there is none.
       out_tree: structure of the results.
     """
 
@@ -108,12 +107,16 @@ class Traced:
     leaves: dict[Path, tuple[Axis, ...]]
     shapes: dict[Path, tuple[int, ...]]
     dtypes: dict[Path, Any]
-    batch: np.ndarray | None
     out_tree: Any
 
     @property
     def labels(self) -> Labels:
         return self.walk.labels
+
+    @property
+    def batch(self) -> np.ndarray | None:
+        """Atoms of the batch axis (axis 0 of the first input), None if there is none."""
+        return self.walk.batch
 
 
 def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
@@ -148,7 +151,6 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         )
     walk = Walk(Labels())
     values, leaves, shapes, dtypes = [], {}, {}, {}
-    batch = None
     for path, leaf in jax.tree_util.tree_leaves_with_path(
         {"": abstract(variables), "inputs": abstract(tuple(inputs))}
     ):
@@ -159,13 +161,12 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         sources = frozenset() if data else frozenset([name])
         values.append(Value(walk.labels.fresh_axes(leaf.shape), None, sources, linear=not data))
         leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
-        if data and leaf.shape and batch is None:
-            batch = values[-1].axes[0][0]
-            walk.labels.pin(batch, "the batch axis")
-            walk.batch, walk.examples_vary = batch, varying(leaf)
+        if data and leaf.shape and walk.batch is None:
+            walk.batch, walk.examples_vary = values[-1].axes[0][0], varying(leaf)
+            walk.labels.pin(walk.batch, "the batch axis")
     analysis = analyse(walk, closed.jaxpr, closed.consts, values)
     out_tree = jax.tree.structure(out_shape)
-    return Traced(walk, analysis, leaves, shapes, dtypes, batch, out_tree)
+    return Traced(walk, analysis, leaves, shapes, dtypes, out_tree)
 
 
 def bytes_of(shape: Sequence[int], dtype: Any) -> int:
