@@ -90,3 +90,11 @@ def places(units: np.ndarray, positions: np.ndarray, size: int, nothing: int) ->
     found = np.full((nth.max(initial=0) + 1, size), nothing)
     found[nth, positions] = units
     return found
+
+
+def mismatch(path: Path, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    """What to say of a leaf of another shape than the groups expect."""
+    return (
+        f"leaf {path!r} has shape {tuple(found)}; the groups expect {tuple(wanted)} "
+        "(after a cut, use groups.shrunk(keeps))"
+    )

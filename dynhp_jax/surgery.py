@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.gating import mismatch
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.trace import Path, Traced, abstract, of_variables, path_name, trace
+from dynhp_jax.members import mismatch
 from dynhp_jax.unit_atoms import unit_atoms
 
 

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.errors import UserError
-from dynhp_jax.gating import mismatch
 from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.trace import leaf_paths, of_variables
-from dynhp_jax.members import Group, Member
+from dynhp_jax.members import Group, Member, mismatch
 
 Scores = dict[str, jax.Array]
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.errors import UserError
-from dynhp_jax.gating import _Gates
 from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.trace import Traced, trace
 from dynhp_jax.jaxprs.walk import Analysis, Value
+from dynhp_jax.unit_reads import UnitReads
 
 _LOOPS = ("scan", "while", "cond", "remat", "remat2", "checkpoint")
 
@@ -69,21 +69,18 @@ def _sum_dtype(array: Any) -> Any:
     return jnp.promote_types(array.dtype, jnp.float32)
 
 
-class Reads(_Gates):
+class Reads(UnitReads):
     """Calls `read(place, operand) -> operand` where gates would multiply."""
 
     values_only = True
 
     def __init__(self, traced: Traced, groups: Groups, names: Sequence[str], read: Callable):
-        super().__init__(traced, groups, {name: np.ones(groups[name].size) for name in names})
+        super().__init__(traced, groups, names)
         self.read = read
 
-    def _on_rows(self, name: str, data: Any, kernel: Any) -> bool:
-        return False  # what is read is the data, also where gates had better be on the kernel
-
-    def _gate(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
-        at = self._batch_axis(value)
-        examples = None if at is None else self._examples_on(value.axes[at])
+    def at_read(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
+        at = self.places.batch_axis(value)
+        examples = None if at is None else self.places.examples_on(value.axes[at])
         for name, units in on_axis.items():
             place = Place(name, d, units, self.groups[name].size, at, examples)
             array = self.read(place, array)
