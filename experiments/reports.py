@@ -90,7 +90,8 @@ def machine() -> str:
     first = devices[0]
     accelerators = f"{len(devices)} x {first.device_kind}" if first.platform != "cpu" else ""
     system = f"{platform.machine()} {platform.system()}"
-    return ", ".join(filter(None, (accelerators, processor(), f"{cores()} cores", system)))
+    usable = f"{cores()} core{'s' if cores() > 1 else ''}"
+    return ", ".join(filter(None, (accelerators, processor(), usable, system)))
 
 
 def processor() -> str:

@@ -28,7 +28,8 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
     """Writes figure_1.png to figure_7.png; those without any result are left out.
 
     Args:
-      directory: of the result files; the figures go into its folder figures.
+      directory: of the result files; the figures go into its folder figures, those with variants
+        into one there with the variants' name.
       epochs: of the runs that are drawn; None: for each figure and table the run length for which
         the most of its curves exist, of equals that with the most seeds, then the longest.
       common: variants that all rows have which are drawn.
@@ -47,8 +48,8 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
     if not any(found.values()):
         of = f" of {epochs} epochs" if epochs else ""
         raise UserError(f"there is no result{of} in {directory} to draw; run --table=2 or 3 first")
-    folder = directory / "figures"
-    folder.mkdir(exist_ok=True)
+    folder = directory / "figures" / "+".join(common)
+    folder.mkdir(parents=True, exist_ok=True)
     shown = _chosen(found)
     pair, plain, alphas = shown["pair"], shown["plain"], shown["alphas"]
     written = [
