@@ -61,6 +61,22 @@ class Replicas:
         return self.members[0].epoch
 
 
+def check(configs: Sequence[Config]) -> None:
+    """Raises ConfigError for runs that no data and no model let be members of one team.
+
+    They may differ in FREE.
+    """
+    first = config.flatten(configs[0])
+    for other in map(config.flatten, configs[1:]):
+        for name, value in other.items():
+            if name not in FREE and value != first[name]:
+                raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
+    if configs[0].method == "scores":
+        raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
+    if configs[0].memory.meter != "paper":
+        raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
+
+
 class Team:
     """What stays the same from epoch to epoch.
 
@@ -74,15 +90,7 @@ class Team:
     """
 
     def __init__(self, configs: Sequence[Config], dataset: Dataset, programs: compiling.Programs):
-        first = config.flatten(configs[0])
-        for other in map(config.flatten, configs[1:]):
-            for name, value in other.items():
-                if name not in FREE and value != first[name]:
-                    raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
-        if configs[0].method == "scores":
-            raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
-        if configs[0].memory.meter != "paper":
-            raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
+        check(configs)
         self.programs, self.dataset = programs, dataset
         self.trainers = [Trainer(each, dataset, programs) for each in configs]
         self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples

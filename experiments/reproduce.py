@@ -2,13 +2,15 @@
 
     python -m experiments.reproduce --table=2 --epochs=400 --seeds=0,1,2
     python -m experiments.reproduce --table=3 --rows=sp,hp,dynhp-0.98 --epochs=2000
+    python -m experiments.reproduce --table=3 --side_by_side
     python -m experiments.reproduce --table=2 --print
     python -m experiments.reproduce --figures
 
 Each row and seed is a run that can be stopped at any time; the same command goes on, and what is
-finished is skipped. Several machines can share the work by --rows= and --seeds=: copy the files
-that they leave in results/reproduction/ into one directory, then --print. The names of rows are in
-experiments/reproduction/rows.py, the protocol in docs/reproduction.md.
+finished is skipped. With --side_by_side, for an accelerator, one program trains all seeds of a
+row, but for the rows that cut a dense network. Several machines can share the work by --rows= and
+--seeds=: copy the files that they leave in results/reproduction/ into one directory, then --print.
+The names of rows are in experiments/reproduction/rows.py, the protocol in docs/reproduction.md.
 """
 
 import dataclasses
@@ -16,9 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dynhp_jax import replicas
 from dynhp_jax.errors import UserError
 from experiments import commandline, provenance
-from experiments.reproduction import calibration, figures, results, rows, running, tables
+from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
 from experiments.values import number, numbers, shortest
@@ -41,6 +44,10 @@ _SWITCHES = (
     ("figures", "draw Figures 1 to 7 of the results that are there"),
     ("calibrate", "propose alphas from the results of --rows (one DynHP row)"),
 )
+_SIDE_BY_SIDE = (
+    "side_by_side",
+    "train all seeds of a row as one program, on an accelerator",
+)
 _WORKDIR = "directory in which the runs have theirs; empty: runs/reproduction"
 _VARIED = ("lam", "validation", "variants")
 _READ = {  # by the switches, which take no option that they would pass over
@@ -59,6 +66,7 @@ class Asked:
       common: variants that all rows have.
       rows, seeds: of the runs.
       epochs: of a run; None: all that there are, or the paper's to train.
+      side_by_side: whether seeds that were not begun yet are trained by one program.
       results: directory of the result files.
       complete: whether tableN.md is to be written: nothing was asked for that leaves rows out.
     """
@@ -69,14 +77,16 @@ class Asked:
     rows: tuple[rows.Row, ...]
     seeds: tuple[int, ...]
     epochs: int | None
+    side_by_side: bool
     results: Path
     complete: bool
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws."""
-    _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, _SWITCHES, workdir=_WORKDIR)
-    given = dict(zip((name for name, *_ in (*_OPTIONS, *_SWITCHES)), values, strict=True))
+    switches = (*_SWITCHES, _SIDE_BY_SIDE)
+    _, workdirs, *values = commandline.parse(argv, False, _OPTIONS, switches, workdir=_WORKDIR)
+    given = dict(zip((name for name, *_ in (*_OPTIONS, *switches)), values, strict=True))
     switch = _switch(given | {"workdir": workdirs})
     if switch == "figures":
         variants = rows.parse_variants(given["variants"])
@@ -110,10 +120,14 @@ def _asked(given: Mapping[str, str]) -> Asked:
     wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
     seeds = numbers("seeds", given["seeds"], int, 0)
     for row in wanted:
-        rows.config_of(row, table, settings, max(seeds), count or EPOCHS)
+        config = rows.config_of(row, table, settings, max(seeds), count or EPOCHS)
+        if given["side_by_side"] and not row.base:
+            replicas.check([config])
     complete = not (common or count or given["alphas"])
-    place = Path(given["results"])
-    return Asked(table, settings, common, tuple(wanted), tuple(seeds), count, place, complete)
+    return Asked(
+        table, settings, common, tuple(wanted), tuple(seeds), count, given["side_by_side"],
+        Path(given["results"]), complete,
+    )  # fmt: skip
 
 
 def _run(asked: Asked, workdirs: Path, commit: str) -> None:
@@ -126,6 +140,9 @@ def _run(asked: Asked, workdirs: Path, commit: str) -> None:
             if row.reference and row.reference not in asked.rows:
                 running.reference(shared, row, seed, epochs)
     results.check_writable(asked.results)
+    for row in asked.rows:
+        if not row.base:
+            teams.run(shared, row, asked.seeds, epochs, asked.side_by_side)
     for seed in asked.seeds:
         for row in asked.rows:
             running.run(shared, row, seed, epochs)
@@ -172,7 +189,8 @@ def _switch(given: Mapping[str, str | bool]) -> str:
     if not chosen:
         return ""
     (switch,) = chosen
-    unread = [name for name, default, _ in (*_OPTIONS, ("workdir", "", _WORKDIR))
+    others = (*_OPTIONS, ("workdir", "", _WORKDIR), (_SIDE_BY_SIDE[0], False, ""))
+    unread = [name for name, default, _ in others
               if given[name] != default and name not in _READ[switch]]  # fmt: skip
     if unread:
         read = ", ".join(f"--{name}" for name in _READ[switch])

@@ -22,9 +22,10 @@ from typing import Any
 from dynhp_jax import checkpoint, compiling, named
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
+from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
 from dynhp_jax.replicas import Replicas, Team, host_part
-from experiments import commandline, plots, reports
+from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.terminal import Interruptions, Screen
 from experiments.values import numbers, shortest
@@ -50,16 +51,7 @@ def main(argv: Sequence[str]) -> None:
     config = configuration.from_config_dict(values)
     members = combinations(config, dict(zip(FIELDS, lists, strict=True)))
     folder = Path(path or f"runs/{config.name}-{config.method}-sweep").expanduser().absolute()
-    compiling.use_cache(config.compiling.cache_dir)
-    team = Team(list(members.values()), named.dataset_of(config), compiling.Programs())
-    names = list(members)
-    with contextlib.ExitStack() as claims:
-        claims.enter_context(Workdir(folder).claim(None, names))
-        workdirs = [
-            claims.enter_context(Workdir(folder / name).claim(each, names))
-            for name, each in members.items()
-        ]
-        train(team, names, workdirs, folder)
+    run(members, named.dataset_of(config), folder)
 
 
 def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
@@ -103,26 +95,70 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
     return config
 
 
-def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder: Path) -> None:
-    """Trains all members in their claimed workdirs, from where an earlier sweep left them.
+def run(
+    members: Mapping[str, Config],
+    dataset: Dataset,
+    folder: Path,
+    now: Mapping[str, Any] | None = None,
+) -> tuple[Replicas, list[list[dict[str, Any]]]]:
+    """Trains all members, from where an earlier call left them, and prints their table.
+
+    Args:
+      members: their configs, {name: config}.
+      dataset: their data.
+      folder: of the sweep; each member's directory, with its name, is in it.
+      now: of what commit, versions and machine the next epochs are, if not as they are found here.
+
+    Returns:
+      The members at their end, and of each one the lines of its metrics.jsonl.
 
     Raises:
-      UserError: a member's records do not go with the checkpoint.
+      ConfigError: members that cannot be trained side by side.
+      UserError: the folder is another sweep's, or a member's records do not go with its checkpoint.
     """
+    names, configs = list(members), list(members.values())
+    compiling.use_cache(configs[0].compiling.cache_dir)
+    team = Team(configs, dataset, compiling.Programs())
+    with contextlib.ExitStack() as claims:
+        claims.enter_context(Workdir(folder).claim(None, names))
+        workdirs = [
+            claims.enter_context(Workdir(folder / name).claim(each, names))
+            for name, each in members.items()
+        ]
+        replicas, records = _train(team, workdirs, folder, now or provenance.present())
+        summaries = []
+        for trainer, member, lines, workdir in zip(
+            team.trainers, replicas.members, records, workdirs, strict=True
+        ):
+            plots.draw(lines, reports.dense_numbers(trainer), workdir.figures)
+            summaries.append(reports.summarise(trainer, member, lines))
+            write_json(workdir.summary_file, summaries[-1])
+    print(table(configs, summaries))
+    print(f"everything is in {folder}")
+    return replicas, records
+
+
+def _train(
+    team: Team, workdirs: Sequence[Workdir], folder: Path, now: Mapping[str, Any]
+) -> tuple[Replicas, list[list[dict[str, Any]]]]:
+    """All epochs that are missing, in claimed workdirs."""
     config, checkpoints = team.lead.config, folder / "checkpoints"
     replicas = _start(team, checkpoints)
     for workdir in workdirs:
         _check_records(workdir, replicas.epoch)
     records = [workdir.rewind(replicas.epoch) for workdir in workdirs]
+    if replicas.epoch < config.epochs:
+        for workdir, lines in zip(workdirs, records, strict=True):
+            provenance.keep(workdir, lines, replicas.epoch, now)
     screen = Screen(replicas.epoch, config.epochs)
     with Interruptions() as interruptions:
         try:
             while replicas.epoch < config.epochs:
-                replicas, now = team.advance(replicas)
-                for workdir, all_of_it, record in zip(workdirs, records, now, strict=True):
+                replicas, latest = team.advance(replicas)
+                for workdir, lines, record in zip(workdirs, records, latest, strict=True):
                     workdir.append(record)
-                    all_of_it.append(record)
-                screen.show(_middle(now))
+                    lines.append(record)
+                screen.show(_middle(latest))
                 done = replicas.epoch == config.epochs
                 if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
                     host, keep = host_part(replicas), config.checkpoint.keep
@@ -135,15 +171,7 @@ def train(team: Team, names: Sequence[str], workdirs: Sequence[Workdir], folder:
                     )
         finally:
             screen.close()
-    summaries = {}
-    for k, (name, workdir) in enumerate(zip(names, workdirs, strict=True)):
-        trainer = team.trainers[k]
-        plots.draw(records[k], reports.dense_numbers(trainer), workdir.figures)
-        summaries[name] = reports.summarise(trainer, replicas.members[k], records[k])
-        write_json(workdir.summary_file, summaries[name])
-    configs = [trainer.config for trainer in team.trainers]
-    print(table(configs, list(summaries.values())))
-    print(f"everything is in {folder}")
+    return replicas, records
 
 
 def _start(team: Team, checkpoints: Path) -> Replicas:

@@ -110,7 +110,7 @@ def test_pixels_that_survive_are_numbered_as_in_the_whole_network():
         keeps={**run.keeps, "input": np.array([3, 5, 9, 40])},
         state=run.state._replace(masks=masks),
     )
-    assert running._surviving_inputs(cut).tolist() == [3, 9, 40]
+    assert running.surviving_inputs(cut.keeps, cut.state.masks).tolist() == [3, 9, 40]
 
 
 # -- the program -----------------------------------------------------------------------------------
@@ -246,6 +246,49 @@ def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny, program):
     assert code == 2 and "pixels of hp" in complaint
 
 
+@pytest.mark.parametrize("row", ["hp", "dynhp-0.5"])
+def test_seeds_side_by_side_give_what_each_gives_alone(tiny, program, tmp_path, row):
+    folder, flags, _, _ = tiny
+    common = [f"--rows={row}", flags[-1], f"--results={tmp_path / 'results'}"]
+    flags = [f"--workdir={tmp_path / 'runs'}", *common]
+
+    def found(seed, epochs, place=tmp_path):
+        (path,) = (place / "results" / "table2").glob(f"{row}+*-seed{seed}-epochs{epochs}.json")
+        return json.loads(path.read_text())
+
+    code, said, _ = program(*flags, "--seeds=0,2", "--epochs=2", "--side_by_side")
+    assert code == 0 and said.count("-- ") == 1 and "-seeds0-2: 2 epochs" in said
+    # Whoever asks for a seed of a team has the team go on; another seed is a run of its own.
+    code, said, _ = program(*flags, "--seeds=0,1", "--epochs=4", "--side_by_side")
+    assert code == 0 and "going on after epoch 2 of 4" in said
+    begun = [line.rpartition("-seed")[2] for line in said.splitlines() if line[:3] == "-- "]
+    assert begun == ["s0-2: 4 epochs", "1: 4 epochs"]
+    together, alone = found(0, 4), found(0, 4, folder)
+    assert together["side_by_side"] == found(2, 4)["side_by_side"] == 2
+    assert "side_by_side" not in alone and "side_by_side" not in found(1, 4)
+    for name in ("units", "config", "kept_inputs", "commit", "machine", "versions"):
+        assert together[name] == alone[name], name
+    for name in ("batch_size", "parameters"):
+        assert together["curves"][name] == alone["curves"][name]
+    errors = [each["curves"]["test_error"] for each in (together, alone)]
+    np.testing.assert_allclose(*errors, atol=0.05)  # of 10,000 images
+    assert found(2, 4)["curves"] != together["curves"]
+
+    times = {path: path.stat().st_mtime_ns for path in files_of(tmp_path)}
+    code, said, _ = program(*flags, "--seeds=0,1,2", "--epochs=4", "--side_by_side")
+    assert code == 0 and "-- " not in said
+    assert {path: path.stat().st_mtime_ns for path in files_of(tmp_path)} == times
+    code, said, _ = program(*flags, "--seeds=2,0", "--epochs=3")
+    assert code == 0 and "-- " not in said
+    assert found(0, 3)["curves"]["test_error"] == together["curves"]["test_error"][:3]
+    assert found(0, 3)["side_by_side"] == 2 and found(0, 3)["kept_inputs"] is None
+    found(2, 4)
+    (path,) = (tmp_path / "results" / "table2").glob("*-seed2-epochs4.json")
+    path.unlink()  # stopped between the members' results
+    code, said, _ = program(*flags, "--seeds=0,2", "--epochs=4", "--side_by_side")
+    assert code == 0 and "-seeds0-2: 4 epochs" in said and found(2, 4)["kept_inputs"]
+
+
 def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_path):
     folder, flags, _, _ = tiny
     (path,) = (path for path in files_of(folder) if path.name.startswith("dynhp")
@@ -280,6 +323,8 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--table=2", "--print", "--validation=7"], "config.data.validation is 7"),
         (["--table=2", "--print", "--rows=sp"], "--print does not read --rows; beside it"),
         (["--figures", "--table=2"], "--figures does not read --table"),
+        (["--table=2", "--print", "--side_by_side"], "--print does not read --side_by_side"),
+        (["--table=2", "--side_by_side", "--variants=memory.meter=xla"], "'paper' in a sweep"),
         (["--table=2", "--print", "--workdir=x"], "--print does not read --workdir"),
         (["--table=2", "--print", "--figures"], "--print and --figures are two things"),
         (["--table=2", "--variants=l3"], "'l3' is no variant"),

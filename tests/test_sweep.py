@@ -7,7 +7,7 @@ import pytest
 from command_lines import CLOCKS, fails, here, process
 
 from dynhp_jax.config import Config
-from experiments import commandline, evaluate, sweep, train
+from experiments import commandline, evaluate, provenance, sweep, train
 from experiments.workdir import Workdir
 
 QUICK = [
@@ -55,6 +55,8 @@ def test_every_member_leaves_a_run_and_more_epochs_go_on(swept):
         assert summary["test_error"] == records[-1]["test_error"]
         assert f"{summary['seed']}" in name
         assert (workdir.figures / "units.png").exists()
+        (stretch,) = provenance.stretches_of(workdir, records)
+        assert stretch["from_epoch"] == 1 and stretch["machine"] == summary["machine"]
         ends.append([{k: v for k, v in r.items() if k not in CLOCKS} for r in records])
     assert len({json.dumps(each) for each in ends}) == 4
     lines = said.splitlines()

@@ -58,6 +58,7 @@ def of_records(
     versions: Mapping[str, str],
     machine: str | None,
     segments: Sequence[Mapping[str, Any]] = (),
+    side_by_side: int = 0,
 ) -> dict[str, Any]:
     """The result of a finished run.
 
@@ -73,6 +74,7 @@ def of_records(
       kept_inputs: the pixels that the final network reads; None if not known.
       commit, versions, machine: of the run, or of the last of its stretches.
       segments: all of its stretches, where there are several (`provenance.entries`).
+      side_by_side: how many runs the program trained of which this is one; 0: it alone.
     """
     records = [
         {**each, "memory_kib": METER.memory_kib(each["parameters"], each["batch_size"])}
@@ -101,6 +103,7 @@ def of_records(
         "versions": dict(versions),
         "machine": machine,
         **({"segments": list(segments)} if segments else {}),
+        **({"side_by_side": side_by_side} if side_by_side else {}),
         "config": configuration.to_dict(config),
         "kept_inputs": None if kept_inputs is None else [int(each) for each in kept_inputs],
         "curves": curves(records),

@@ -96,19 +96,37 @@ def reference(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
 def _method(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     config = config_of(row, place.table, place.settings, seed, epochs)
     workdir = place.workdir(row.name, seed)
-    records, kept = _first_epochs(config, workdir), None
+    records, kept = first_epochs(config, workdir), None
     if records is None:
         _, done, records = _train(place, config, workdir)
-        kept = _surviving_inputs(done)
+        kept = surviving_inputs(done.keeps, done.state.masks)
+    return result_of(place, row, config, workdir, records, kept)
+
+
+def result_of(
+    place: Place,
+    row: Row,
+    config: Config,
+    workdir: Workdir,
+    records: list[dict[str, Any]],
+    kept: np.ndarray | None,
+) -> dict[str, Any]:
+    """The result of a method's finished run.
+
+    Args:
+      place, row, config: what was run.
+      workdir, records: where it lies, and the lines of its epochs.
+      kept: the pixels that it reads at its end; None if not known.
+    """
     units = {**sizes(config), **records[-1]["units"]}
     return _result(place, row, config, [(workdir, records)], units, kept)
 
 
-def _first_epochs(config: Config, workdir: Workdir) -> list[dict[str, Any]] | None:
+def first_epochs(config: Config, workdir: Workdir) -> list[dict[str, Any]] | None:
     """The records of these epochs, if a longer run of the same config has them already.
 
-    It has none where something is scheduled over all epochs. Which pixels it had by then is not
-    known.
+    Which pixels it had by then is not known. None where there is none, or where something is
+    scheduled over all epochs.
     """
     if config.optimizer.schedule != "constant":
         return None
@@ -176,10 +194,11 @@ def _train(
     return done
 
 
-def _surviving_inputs(run: runs.Run) -> np.ndarray:
-    if "input" not in run.keeps:
+def surviving_inputs(keeps: Mapping[str, np.ndarray], masks: Mapping[str, Any]) -> np.ndarray:
+    """The pixels that a network reads, from its units of the whole network and their masks."""
+    if "input" not in keeps:
         return np.arange(UNITS["input"])
-    return run.keeps["input"][np.asarray(run.state.masks["input"]) > 0]
+    return keeps["input"][np.asarray(masks["input"]) > 0]
 
 
 def _result(
@@ -193,5 +212,6 @@ def _result(
         config=config,
         units=units,
         kept_inputs=kept,
+        side_by_side=len(parts[-1][0].members),
         **provenance.entries(stretches),
     )
