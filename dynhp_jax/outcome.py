@@ -6,7 +6,7 @@ for each of several that train side by side.
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,10 +29,11 @@ class Diverged(UserError):
 
     Attributes:
       epoch: in which it happened.
+      members: which of several runs side by side it happened to, by their places.
     """
 
-    def __init__(self, epoch: int):
-        self.epoch = epoch
+    def __init__(self, epoch: int, members: Sequence[int] = (0,)):
+        self.epoch, self.members = epoch, tuple(members)
         super().__init__(f"the loss or a parameter became NaN or infinite in epoch {epoch}")
 
 
@@ -202,9 +203,10 @@ def record(
 
 
 def check(epoch: int, *losses: float) -> None:
-    """Raises Diverged if a loss is no number."""
-    if not all(map(math.isfinite, losses)):
-        raise Diverged(epoch)
+    """Raises Diverged if a loss, of one run or of several side by side, is no number."""
+    diverged = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
+    if diverged:
+        raise Diverged(epoch, diverged)
 
 
 def on_host(tally: Tally) -> Tally:

@@ -75,6 +75,10 @@ def check(configs: Sequence[Config]) -> None:
         raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
     if configs[0].memory.meter != "paper":
         raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
+    variance = configs[0].batch.variance
+    if configs[0].batching.rule != "fixed" and variance not in ("auto", "norms"):
+        allowed = "'norms' or 'auto' in a sweep where the mini-batch grows"
+        raise ConfigError("batch.variance", variance, allowed)
 
 
 class Team:

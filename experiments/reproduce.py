@@ -131,9 +131,10 @@ def _asked(given: Mapping[str, str]) -> Asked:
 
 
 def _run(asked: Asked, workdirs: Path, commit: str) -> None:
-    """Every row with every seed; seed by seed, so that whole tables come early."""
+    """Every row with every seed: teams, then seed by seed, so that whole tables come early."""
     now = provenance.present(commit)
-    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, now)
+    place = workdirs.expanduser().absolute()
+    shared = running.Place(asked.table, asked.settings, place, asked.results, now)
     epochs = asked.epochs or EPOCHS
     for row in asked.rows:
         for seed in asked.seeds:

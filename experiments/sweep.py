@@ -24,6 +24,7 @@ from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
+from dynhp_jax.outcome import Diverged
 from dynhp_jax.replicas import Replicas, Team, host_part
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
@@ -114,8 +115,11 @@ def run(
 
     Raises:
       ConfigError: members that cannot be trained side by side.
-      UserError: the folder is another sweep's, or a member's records do not go with its checkpoint.
+      UserError: the folder is another sweep's, a member's records do not go with its checkpoint, or
+        a member's loss is no longer a number.
+      Interrupted: by Ctrl-C, after everything was put in order.
     """
+    folder = Workdir(folder).path
     names, configs = list(members), list(members.values())
     compiling.use_cache(configs[0].compiling.cache_dir)
     team = Team(configs, dataset, compiling.Programs())
@@ -125,7 +129,10 @@ def run(
             claims.enter_context(Workdir(folder / name).claim(each, names))
             for name, each in members.items()
         ]
-        replicas, records = _train(team, workdirs, folder, now or provenance.present())
+        interruptions = Interruptions()
+        replicas, records = _train(
+            team, workdirs, folder, now or provenance.present(), interruptions
+        )
         summaries = []
         for trainer, member, lines, workdir in zip(
             team.trainers, replicas.members, records, workdirs, strict=True
@@ -135,11 +142,16 @@ def run(
             write_json(workdir.summary_file, summaries[-1])
     print(table(configs, summaries))
     print(f"everything is in {folder}")
+    interruptions.after_the_last(folder)
     return replicas, records
 
 
 def _train(
-    team: Team, workdirs: Sequence[Workdir], folder: Path, now: Mapping[str, Any]
+    team: Team,
+    workdirs: Sequence[Workdir],
+    folder: Path,
+    now: Mapping[str, Any],
+    interruptions: Interruptions,
 ) -> tuple[Replicas, list[list[dict[str, Any]]]]:
     """All epochs that are missing, in claimed workdirs."""
     config, checkpoints = team.lead.config, folder / "checkpoints"
@@ -151,7 +163,7 @@ def _train(
         for workdir, lines in zip(workdirs, records, strict=True):
             provenance.keep(workdir, lines, replicas.epoch, now)
     screen = Screen(replicas.epoch, config.epochs)
-    with Interruptions() as interruptions:
+    with interruptions:
         try:
             while replicas.epoch < config.epochs:
                 replicas, latest = team.advance(replicas)
@@ -169,6 +181,8 @@ def _train(
                         f"epoch {replicas.epoch} of {config.epochs} is saved in {folder};"
                         " the same command goes on from there"
                     )
+        except Diverged as error:
+            raise UserError(_without(error, workdirs, folder)) from None
         finally:
             screen.close()
     return replicas, records
@@ -181,6 +195,15 @@ def _start(team: Team, checkpoints: Path) -> Replicas:
         return team.start()
     print(f"going on after epoch {found.epoch} of {team.lead.config.epochs}")
     return team.resume(found.epoch, found.state, found.host)
+
+
+def _without(error: Diverged, workdirs: Sequence[Workdir], folder: Path) -> str:
+    """What to do where the losses of some members are no numbers."""
+    whose = ", ".join(workdirs[k].path.name for k in error.members)
+    return (
+        f"{error}, of {whose} in {folder}; a smaller config.optimizer.learning_rate may help, or"
+        " train the others without it in another --workdir"
+    )
 
 
 def _check_records(workdir: Workdir, epoch: int) -> None:

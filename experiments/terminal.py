@@ -4,12 +4,13 @@ import contextlib
 import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from experiments import reports
-from experiments.commandline import say
+from experiments.commandline import Interrupted, say
 
 LOG_SECONDS = 10.0  # between lines where there is no terminal to draw a progress bar on
 
@@ -33,6 +34,11 @@ class Interruptions:
     def __exit__(self, *details):
         for kind, handler in self._before.items():
             signal.signal(kind, handler)
+
+    def after_the_last(self, place: Path) -> None:
+        """Raises Interrupted if Ctrl-C came in the last epoch: what is next must not begin."""
+        if self.wanted:
+            raise Interrupted(f"that was the last epoch; the whole run is in {place}")
 
     @contextlib.contextmanager
     def saving(self):

@@ -90,6 +90,7 @@ def train(
     write_json(workdir.summary_file, summary)
     print(reports.table(summary))
     print(f"everything is in {workdir.path}")
+    interruptions.after_the_last(workdir.path)
     return trainer, run, records
 
 

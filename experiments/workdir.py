@@ -97,11 +97,11 @@ class Workdir:
             return json.loads(self.sweep_file.read_text())["members"]
         except FileNotFoundError:
             return []
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             raise UserError(f"{self.sweep_file} is not whole; take another --workdir") from None
 
     @property
-    def _begun(self) -> bool:
+    def begun(self) -> bool:
         """Whether an epoch was finished here; of a member, its sweep's checkpoints know it."""
         folder = Workdir(self.path.parent)
         member = bool(self.members) and folder.members == self.members
@@ -110,7 +110,7 @@ class Workdir:
 
     def _leave(self) -> None:
         """Takes away what `claim` wrote, if no epoch was finished."""
-        if self._begun:
+        if self.begun:
             return
         shutil.rmtree(self.tensorboard, ignore_errors=True)
         for file in (self.config_file, self.sweep_file, self.metrics_file, self.provenance_file,
@@ -120,7 +120,7 @@ class Workdir:
             self.path.rmdir()
 
     def _compare(self, config: Config | None, members: list[str]) -> None:
-        if not self._begun:
+        if not self.begun:
             return  # killed in its first epoch: there is nothing to go on from
         found = self.members
         if found != members:

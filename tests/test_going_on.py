@@ -79,12 +79,13 @@ STOPPING = """
 
 
     @dataclasses.dataclass(frozen=True)
-    class Twice:
+    class Stopping:
         workdir: str = ""
+        times: int = 2
 
         def scores(self, evidence):
             if (Path(self.workdir) / "metrics.jsonl").exists():  # training has begun
-                for _ in range(2):
+                for _ in range(self.times):
                     os.kill(os.getpid(), signal.SIGINT)
             return {name: evidence.kernels(name)[0].sum(1) for name in evidence.scored}
 """
@@ -104,13 +105,27 @@ def test_ctrl_c_twice_says_what_is_lost(every, kept, words, tmp_path, capfd, mon
     workdir = tmp_path / "run"
     code, _, said = here(
         capfd, train.main, *QUICK, "--config.epochs=5", "--config.method=scores",
-        f"--config.scores.criterion=stopping:Twice(workdir='{workdir}')", "--config.scores.start=3",
-        f"--config.checkpoint.every={every}", f"--workdir={workdir}",
+        f"--config.scores.criterion=stopping:Stopping(workdir='{workdir}')",
+        "--config.scores.start=3", f"--config.checkpoint.every={every}", f"--workdir={workdir}",
     )  # fmt: skip
     assert code == 130 and "Traceback" not in said
     assert len(Workdir(workdir).records()) == 3
     assert checkpoint.epochs(workdir / "checkpoints") == kept
     assert said.splitlines()[-1].startswith(f"interrupted: stopped at once; {words}")
+
+
+def test_ctrl_c_in_the_last_epoch_stops_what_is_next(tmp_path, capfd, monkeypatch):
+    (tmp_path / "stopping.py").write_text(textwrap.dedent(STOPPING))
+    monkeypatch.syspath_prepend(tmp_path)
+    workdir = Workdir(tmp_path / "run")
+    code, said, complaint = here(
+        capfd, train.main, *QUICK, "--config.epochs=4", "--config.method=scores",
+        f"--config.scores.criterion=stopping:Stopping(workdir='{workdir.path}', times=1)",
+        "--config.scores.start=3", f"--workdir={workdir.path}",
+    )  # fmt: skip
+    assert code == 130 and "everything is in" in said
+    assert f"that was the last epoch; the whole run is in {workdir.path}" in complaint
+    assert json.loads(workdir.summary_file.read_text())["epochs"] == 4
 
 
 def test_ctrl_c_does_not_stop_what_is_being_saved(capfd):

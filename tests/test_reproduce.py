@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -258,6 +259,13 @@ def test_seeds_side_by_side_give_what_each_gives_alone(tiny, program, tmp_path, 
 
     code, said, _ = program(*flags, "--seeds=0,2", "--epochs=2", "--side_by_side")
     assert code == 0 and said.count("-- ") == 1 and "-seeds0-2: 2 epochs" in said
+    (team,) = (tmp_path / "runs" / "table2").iterdir()
+    shutil.copytree(team, team.with_name(f"{team.name}.old"))
+    team.with_name(f"{team.name}.log").touch()
+    # Written in its first epoch by a run that was killed: none to go on with.
+    killed = Workdir(team.with_name(team.name.replace("s0-2", "s0..1")))
+    killed.path.mkdir()
+    write_json(killed.sweep_file, {"members": ["seed0", "seed1"]})
     # Whoever asks for a seed of a team has the team go on; another seed is a run of its own.
     code, said, _ = program(*flags, "--seeds=0,1", "--epochs=4", "--side_by_side")
     assert code == 0 and "going on after epoch 2 of 4" in said
@@ -282,7 +290,6 @@ def test_seeds_side_by_side_give_what_each_gives_alone(tiny, program, tmp_path, 
     assert code == 0 and "-- " not in said
     assert found(0, 3)["curves"]["test_error"] == together["curves"]["test_error"][:3]
     assert found(0, 3)["side_by_side"] == 2 and found(0, 3)["kept_inputs"] is None
-    found(2, 4)
     (path,) = (tmp_path / "results" / "table2").glob("*-seed2-epochs4.json")
     path.unlink()  # stopped between the members' results
     code, said, _ = program(*flags, "--seeds=0,2", "--epochs=4", "--side_by_side")
@@ -325,6 +332,8 @@ def test_an_interrupted_row_is_resumed_to_the_same_result(tiny, program, tmp_pat
         (["--figures", "--table=2"], "--figures does not read --table"),
         (["--table=2", "--print", "--side_by_side"], "--print does not read --side_by_side"),
         (["--table=2", "--side_by_side", "--variants=memory.meter=xla"], "'paper' in a sweep"),
+        (["--table=2", "--rows=sp,dynhp-0.9+batch.variance=vmap", "--side_by_side"],
+         "config.batch.variance is 'vmap'"),
         (["--table=2", "--print", "--workdir=x"], "--print does not read --workdir"),
         (["--table=2", "--print", "--figures"], "--print and --figures are two things"),
         (["--table=2", "--variants=l3"], "'l3' is no variant"),

@@ -149,6 +149,14 @@ def test_a_single_run_s_workdir_is_no_sweep_s(capfd, tmp_path):
     assert contents(tmp_path) == before
 
 
+def test_a_member_whose_loss_is_no_number_is_named(capfd, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = [*QUICK[:-2], "--config.epochs=2", "--seeds=0", "--lams=0.1,1e38"]
+    said = fails(capfd, sweep.main, *arguments, "--workdir=~/one")
+    assert f"in epoch 1, of lam1e+38-seed0 in {tmp_path}/one; a smaller" in said
+    assert "lam0.1-seed0" not in said and not (tmp_path / "one").exists()
+
+
 def test_values_that_are_nearly_the_same_are_members_of_their_own():
     lists = {"seeds": "20231101,20231102", "lams": "0.12345671,0.12345672"}
     found = sweep.combinations(Config(), lists)

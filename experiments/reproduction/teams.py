@@ -5,6 +5,8 @@ on as it was begun: a seed that is in a team with its team, whoever asks for it,
 begun alone alone. Baselines have no teams: their seeds have networks of different sizes.
 """
 
+import itertools
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def run(place: Place, row: Row, seeds: Sequence[int], epochs: int, begin: bool) 
       begin: whether those that were not begun yet make a team, if they are several.
 
     Raises:
-      UserError: a team's directory is damaged, or of another config.
+      UserError: a team's directory or a member's result is damaged, or of another config.
       ConfigError: a variant that is not trained side by side.
     """
     missing = {seed for seed in seeds if place.result(row, seed, epochs) is None}
@@ -38,45 +40,67 @@ def run(place: Place, row: Row, seeds: Sequence[int], epochs: int, begin: bool) 
         if missing & set(team):
             _run(place, row, team, epochs)
             missing -= set(team)
-    fresh = sorted(seed for seed in missing if not place.workdir(row.name, seed).path.exists())
+    fresh = sorted(seed for seed in missing if not place.workdir(row.name, seed).begun)
     if begin and len(fresh) > 1:
         _run(place, row, fresh, epochs)
 
 
 def _begun(place: Place, row: Row) -> Iterator[list[int]]:
-    """The teams of a row that have a directory already."""
-    folder = place.workdirs / f"table{place.table.number}"
-    start = f"{row.name}-{_SEED}s"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith(start):
-            yield [int(name.removeprefix(_SEED)) for name in Workdir(path).members]
+    """The teams of a row of which an epoch was trained."""
+    folder = _folder(place, row, ())
+    for path in sorted(folder.parent.glob("*")):
+        seeds = path.name.removeprefix(folder.name)
+        if seeds != path.name and _SEEDS.fullmatch(seeds) and Workdir(path).begun:
+            yield _read(seeds)
 
 
 def _folder(place: Place, row: Row, team: Sequence[int]) -> Path:
-    name = f"{row.name}-{_SEED}s{'-'.join(map(str, team))}"
+    name = f"{row.name}-{_SEED}s{_written(team)}"
     return place.workdirs / f"table{place.table.number}" / name
+
+
+_SEEDS = re.compile(r"\d+(\.\.\d+)?(-\d+(\.\.\d+)?)*")
+
+
+def _written(team: Sequence[int]) -> str:
+    """Short enough for the name of a directory.
+
+    >>> _written([0, 1, 2, 3, 7])
+    '0..3-7'
+    """
+    by_distance = itertools.groupby(enumerate(sorted(team)), lambda pair: pair[1] - pair[0])
+    runs = [[seed for _, seed in pairs] for _, pairs in by_distance]
+    return "-".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
+
+
+def _read(text: str) -> list[int]:
+    """
+    >>> _read("0..3-7")
+    [0, 1, 2, 3, 7]
+    """
+    ends = [part.split("..") for part in text.split("-")]
+    return [seed for run in ends for seed in range(int(run[0]), int(run[-1]) + 1)]
 
 
 def _run(place: Place, row: Row, team: Sequence[int], epochs: int) -> None:
     """Trains a team, unless it went further already, and writes its results."""
     folder = _folder(place, row, team)
-    configs = {
-        f"{_SEED}{seed}": config_of(row, place.table, place.settings, seed, epochs) for seed in team
-    }
-    workdirs = [Workdir(folder / name) for name in configs]
-    lines = [running.first_epochs(*each) for each in zip(configs.values(), workdirs, strict=True)]
+    missing = [place.result(row, seed, epochs) is None for seed in team]
+    configs = [config_of(row, place.table, place.settings, seed, epochs) for seed in team]
+    workdirs = [Workdir(folder / f"{_SEED}{seed}") for seed in team]
+    lines = [running.first_epochs(*each) for each in zip(configs, workdirs, strict=True)]
     kept = [None] * len(team)
     if None in lines:
         print(f"-- {folder.name}: {epochs} epochs", flush=True)
-        dataset = named.dataset_of(next(iter(configs.values())))
-        replicas, lines = sweep.run(configs, dataset, folder, place.now)
+        members = {
+            workdir.path.name: config for workdir, config in zip(workdirs, configs, strict=True)
+        }
+        replicas, lines = sweep.run(members, named.dataset_of(configs[0]), folder, place.now)
         kept = [
             running.surviving_inputs(member.keeps, member_of(replicas.state.masks, k))
             for k, member in enumerate(replicas.members)
         ]
-    for config, workdir, records, inputs in zip(
-        configs.values(), workdirs, lines, kept, strict=True
-    ):
-        if place.result(row, config.seed, epochs) is None:
-            found = running.result_of(place, row, config, workdir, records, inputs)
+    for k, config in enumerate(configs):
+        if missing[k]:
+            found = running.result_of(place, row, config, workdirs[k], lines[k], kept[k])
             results.write(found, place.results)
