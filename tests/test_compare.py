@@ -118,13 +118,19 @@ def test_the_same_command_skips_what_is_there(done, capfd, monkeypatch, tmp_path
     whole, flags, first = done
     folder = shutil.copytree(whole, tmp_path / "copy")  # the seconds of a cell that is run again
     flags = [flag.replace(str(whole), str(folder)) for flag in flags]  # are not those of before
+    (kept,) = (folder / "runs").glob("warm-up-seed1/provenance.json")
+    (now,) = json.loads(kept.read_text())
+    earlier = now | {"commit": "abc", "machine": "another"}
+    kept.write_text(json.dumps([earlier]))
     (folder / "results" / "l1-f0.8-seed1.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").glob("*.json")}
     monkeypatch.syspath_prepend(folder)
     code, said, _ = here(capfd, compare.main, *flags)
     assert code == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
-    assert (folder / "results" / "l1-f0.8-seed1.json").exists()
+    again = json.loads((folder / "results" / "l1-f0.8-seed1.json").read_text())
+    assert again["segments"] == [earlier, now | {"from_epoch": again["warm_up"] + 1}]
+    assert again["commit"] == now["commit"]
     assert "warm-up" not in said and "l1-f0.8-seed1" in said
     assert said.count("of the parameters gone,") == 1
     table = first.stdout[first.stdout.index("tiny: accuracy") :].split("to score")[0]

@@ -22,7 +22,7 @@ from dynhp_jax.config import Config
 from dynhp_jax.criteria import flexrel, naming
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.network import Network
-from experiments import train
+from experiments import provenance, train
 from experiments.comparison import results, settings
 from experiments.comparison.settings import Comparison
 from experiments.workdir import Workdir
@@ -36,14 +36,14 @@ class Place:
       base, comparison: what is compared; see `settings`.
       workdirs: under which every run has its workdir.
       results: where the result files go.
-      provenance: commit, versions, machine.
+      now: commit, versions and machine of what is run (`provenance.present`).
     """
 
     base: Config
     comparison: Comparison
     workdirs: Path
     results: Path
-    provenance: Mapping[str, Any]
+    now: Mapping[str, Any]
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
@@ -79,6 +79,7 @@ class Start:
       saved: its last checkpoint.
       earlier: variables of the ones before, the latest first.
       evidence: what criteria look at.
+      stretches: of what commit and machine its epochs are (`provenance.stretches_of`).
       found: scores by criterion, and the seconds that they took.
     """
 
@@ -87,6 +88,7 @@ class Start:
     saved: checkpoint.Checkpoint
     earlier: tuple
     evidence: criteria.Evidence
+    stretches: list[dict[str, Any]]
     found: dict[str, tuple[dict[str, np.ndarray], float]] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -110,7 +112,8 @@ class Start:
         evidence = dataclasses.replace(
             evidence, apply=place.whole.evaluate, groups=place.whole.groups
         )
-        return cls(place, trainer, saved[0], earlier, evidence)
+        stretches = provenance.stretches_of(workdir, workdir.records())
+        return cls(place, trainer, saved[0], earlier, evidence, stretches)
 
     def scores(self, criterion: str) -> tuple[dict[str, np.ndarray], float]:
         """Scores and seconds, without compiling: those of the second of two calls."""
@@ -220,20 +223,22 @@ def _by_criterion(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
         record = {f"{split}_error": _error(trainer, run, split) for split in ("test", "validation")}
         record |= loop.size_of(trainer, run)
     measured |= {"fine_tuning_test_errors": errors, "seconds": round(seconds, 2)}
-    return _summary(place, cell, config, trainer, record) | measured
+    stretches = [*start.stretches, {"from_epoch": place.base.epochs + 1, **place.now}]
+    return _summary(place, cell, config, trainer, record, stretches) | measured
 
 
 def _with_gates(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
     workdir = Workdir(place.workdirs / cell.path(Path()).stem)
     trainer, _, records = _train(place, config, workdir)
     seconds = round(sum(record["seconds"] for record in records), 1)
-    return _summary(place, cell, config, trainer, records[-1]) | {"seconds": seconds}
+    stretches = provenance.stretches_of(workdir, records)
+    return _summary(place, cell, config, trainer, records[-1], stretches) | {"seconds": seconds}
 
 
 def _train(place: Place, config: Config, workdir: Workdir):
     print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
     with workdir.claim(config):
-        return train.train(config, workdir, place.dataset)
+        return train.train(config, workdir, place.dataset, now=place.now)
 
 
 def _pruned(trainer: runs.Trainer, run: runs.Run, scores) -> runs.Run:
@@ -269,7 +274,9 @@ def _error(trainer: runs.Trainer, run: runs.Run, split: str) -> float:
     return found["error"]
 
 
-def _summary(place: Place, cell: Cell, config: Config, trainer, record) -> dict[str, Any]:
+def _summary(
+    place: Place, cell: Cell, config: Config, trainer, record, stretches
+) -> dict[str, Any]:
     whole = {name: group.size for name, group in trainer.whole.groups.items()}
     units = record["units"]
     return {
@@ -285,6 +292,6 @@ def _summary(place: Place, cell: Cell, config: Config, trainer, record) -> dict[
         "validation_error": record["validation_error"],
         "warm_up": place.base.epochs,
         "test_examples": len(place.dataset.y_test),
-        **place.provenance,
+        **provenance.entries(stretches),
         "config": configuration.to_dict(config),
     }
