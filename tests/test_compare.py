@@ -21,7 +21,7 @@ from dynhp_jax import config as configuration
 from dynhp_jax import models
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import whole_network
-from experiments import commandline, compare
+from experiments import commandline, compare, provenance
 from experiments.comparison import results, running, settings, split_learning, tables
 from experiments.comparison.split_learning import Learning, Traffic, learning, traffic
 
@@ -169,7 +169,7 @@ def test_the_pruned_network_and_the_scores_are_those_of_the_warm_up(done):
     folder, flags, _ = done
     values = config_dict(*[flag for flag in flags if "criteria" in flag])
     base, comparison = settings.from_config_dict(values)
-    place = running.Place(base, comparison, folder / "runs", folder / "results", {})
+    place = running.Place(base, comparison, folder / "runs", folder / "results", provenance.present())
     start = place.start(0)
     params = jax.device_get(start.saved.state.variables["params"])
     sums = {
@@ -204,7 +204,7 @@ def test_a_schedule_prunes_within_the_fine_tuning(criterion, tmp_path):
         "--config.scores.end=2",
     )  # fmt: skip
     base, comparison = settings.from_config_dict(values)
-    place = running.Place(base, comparison, tmp_path / "runs", tmp_path, {})
+    place = running.Place(base, comparison, tmp_path / "runs", tmp_path, provenance.present())
     compare.check(place)
     found = [running.result(place, each) for each in running.cells(comparison)]
     assert [each["row"] for each in found] == ["dense", criterion]
