@@ -169,7 +169,9 @@ def test_the_pruned_network_and_the_scores_are_those_of_the_warm_up(done):
     folder, flags, _ = done
     values = config_dict(*[flag for flag in flags if "criteria" in flag])
     base, comparison = settings.from_config_dict(values)
-    place = running.Place(base, comparison, folder / "runs", folder / "results", provenance.present())
+    place = running.Place(
+        base, comparison, folder / "runs", folder / "results", provenance.present()
+    )
     start = place.start(0)
     params = jax.device_get(start.saved.state.variables["params"])
     sums = {
