@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import AxisType, auto_axes
 
 from dynhp_jax.precision import wide, wide_type
 
@@ -44,6 +45,9 @@ def broadcast_with_norms(
 
     def backward(_: None, cotangent: Any) -> tuple:
         (change,) = jax.linear_transpose(spread, leaf)(cotangent)
+        return change, for_probe(probe, norms, cotangent)
+
+    def norms(cotangent: Any) -> Any:
         cotangent = wide(cotangent)
         # Each example's share of that sum: [examples, the leaf's axes], as large as a layer's
         # activations.
@@ -53,7 +57,7 @@ def broadcast_with_norms(
         else:
             rows = cotangent.reshape(*shape[:b], examples, -1, *shape[b + 1 :])
             share = jnp.moveaxis(rows, b, 0).sum(lost).reshape(examples, -1)
-        return change, jnp.sum(jnp.square(share), 1).astype(probe.dtype)
+        return jnp.sum(jnp.square(share), 1)
 
     expand.defvjp(forward, backward)
     return expand(leaf, probe)
@@ -86,10 +90,22 @@ def product_with_norms(
             jax.linear_transpose(lambda x: run(x, right)[0], left)(cotangent)[0],
             jax.linear_transpose(lambda y: run(left, y)[0], right)(cotangent)[0],
         ]
-        return (*changes, norms(saved[data], cotangent, factor).astype(probe.dtype), None)
+        return (*changes, for_probe(probe, norms, saved[data], cotangent, factor), None)
 
     product.defvjp(forward, backward)
     return product(args[0], args[1], probe, factor)
+
+
+def for_probe(probe: Any, norms: Callable, *args: Any) -> Any:
+    """`norms(*args)`, of the type of the probe whose cotangent it is.
+
+    Where axes of a mesh are explicit that type says how the probe is split among devices; how to
+    split the work is left to XLA.
+    """
+    where = jax.typeof(probe).sharding
+    if AxisType.Explicit in where.mesh.axis_types:
+        norms = auto_axes(norms, out_sharding=where)
+    return norms(*args).astype(probe.dtype)
 
 
 def outer_product_norms(a: Any, d: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.jaxprs.collectives import BY_POSITION, written
-from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
+from dynhp_jax.jaxprs.elementwise import ELEMENTWISE, IDENTITIES
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
 from dynhp_jax.jaxprs.walk import Analysis
@@ -21,10 +21,7 @@ from dynhp_jax.jaxprs.walk import Analysis
 Along = Callable[[Any, int], Sequence[int]]
 
 _COLLECTIVES = frozenset({*BY_POSITION, "all_gather"})
-_APART = (
-    "broadcast_in_dim", "device_put", "optimization_barrier", "pcast", "pvary", "reshape",
-    "squeeze", "stack", "transpose",
-)  # fmt: skip
+_APART = IDENTITIES | {"broadcast_in_dim", "reshape", "squeeze", "stack", "transpose"}
 
 
 def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:

@@ -169,8 +169,12 @@ def _whole(leaf: jax.Array) -> jax.Array:
 
 
 def _shapes(tree: Any) -> Any:
-    # eval_shape of the identity also knows Python numbers and typed PRNG keys.
-    return jax.eval_shape(lambda leaves: leaves, tree)
+    # eval_shape of the identity also knows Python numbers and typed PRNG keys. How arrays are split
+    # among devices is left out: not every size of theirs could be.
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=leaf.weak_type),
+        jax.eval_shape(lambda leaves: leaves, tree),
+    )
 
 
 def _leaves_by_place(init: Callable, shapes: list[mirrors.Shape]) -> dict[tuple, Any]:

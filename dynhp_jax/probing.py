@@ -28,6 +28,7 @@ from dynhp_jax.batch_axis import BatchAxis
 from dynhp_jax.example_norms import (
     broadcast_with_norms,
     convolution_norms,
+    for_probe,
     look_up_norms,
     product_with_norms,
 )
@@ -235,10 +236,12 @@ class _Probe(Hook):
 
         def backward(table: Any, cotangent: Any) -> tuple:
             (change,) = jax.linear_transpose(lambda t: run(t, indices)[0], table)(cotangent)
+            return change, for_probe(self.probe, norms, indices, cotangent)
+
+        def norms(indices: Any, cotangent: Any) -> Any:
             d = jnp.transpose(cotangent, (*places, *numbers.offset_dims))
             d = d.reshape(examples, -1, math.prod(d.shape[len(places) :]))
-            squares = look_up_norms(indices.reshape(examples, -1), d)
-            return change, squares.astype(self.probe.dtype)
+            return look_up_norms(indices.reshape(examples, -1), d)
 
         look_up.defvjp(forward, backward)
         return [look_up(args[0], self.probe)]

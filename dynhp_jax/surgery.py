@@ -19,9 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, Sharding
 
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
+from dynhp_jax.jaxprs.shardings import evenly
 from dynhp_jax.jaxprs.trace import Path, Traced, abstract, of_variables, path_name, trace
 from dynhp_jax.members import mismatch
 from dynhp_jax.unit_atoms import unit_atoms
@@ -43,17 +45,42 @@ def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray]
 
 
 def cut_leaf(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
-    """The surviving part of one array: a NumPy array stays one, a traced array is gathered."""
+    """The surviving part of one array, where the array lies.
+
+    A NumPy array stays one; a traced array is gathered; one on several devices stays split.
+    """
     keys = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     if keys or isinstance(leaf, jax.core.Tracer):
         for axis, positions in cuts:
-            leaf = jnp.take(leaf, positions, axis=axis)
+            leaf = _gather(leaf, axis, positions)
         return leaf
     # On the host: surgery meets each shape once, and compiling a gather takes longer than a copy.
     small = np.asarray(leaf)
     for axis, positions in cuts:
         small = np.take(small, positions, axis=axis)
-    return small if isinstance(leaf, np.ndarray) else jnp.asarray(small)
+    if not isinstance(leaf, jax.Array):
+        return small if isinstance(leaf, np.ndarray) else jnp.asarray(small)
+    return jax.device_put(small, _placement(leaf, small.shape))
+
+
+def _placement(leaf: jax.Array, shape: tuple[int, ...]) -> Sharding | None:
+    """Devices and memory for a smaller array; None stands for the default device."""
+    where = leaf.sharding
+    if not leaf.committed:
+        return None
+    if isinstance(where, NamedSharding):
+        return evenly(where, leaf.shape, shape)
+    return where if where.is_fully_replicated else None
+
+
+def _gather(leaf: jax.Array, axis: int, positions: np.ndarray) -> jax.Array:
+    """Positions along an axis; where axes of a mesh are explicit the result has to name its own."""
+    where = jax.typeof(leaf).sharding
+    if not any(where.spec):
+        return jnp.take(leaf, positions, axis=axis)
+    shape = (*leaf.shape[:axis], positions.size, *leaf.shape[axis + 1 :])
+    index = (slice(None),) * axis + (positions,)
+    return leaf.at[index].get(out_sharding=evenly(where, leaf.shape, shape))
 
 
 def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
@@ -66,7 +93,9 @@ def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
 
     Returns:
       The smaller tree, of the same structure. Nothing is changed in place; a leaf that loses
-      nothing is the given tree's own (a step that donates its arguments deletes both).
+      nothing is the given tree's own (a step that donates its arguments deletes both). Arrays stay
+      on their devices, in the same kind of memory and split as they are (`NamedSharding`); an axis
+      that can no longer be split evenly is whole on each of those devices.
 
     Raises:
       ValueError: for keeps that are not allowed, or a tree that does not match the groups: a leaf

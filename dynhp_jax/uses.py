@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from dynhp_jax.jaxprs.control import scan_counts
+from dynhp_jax.jaxprs.elementwise import IDENTITIES
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.trace import Path, Traced
 from dynhp_jax.jaxprs.walk import Analysis, Value
@@ -29,8 +30,6 @@ Place = tuple[int, ...]
 _NONE: Leaves = frozenset()
 # What has no derivative makes constants, whatever of.
 _CONSTANT = frozenset({"ceil", "floor", "round", "sign", "stop_gradient"})
-# Each result is one operand, and has nothing to do with the others.
-_SIDE_BY_SIDE = frozenset({"device_put", "optimization_barrier", "pcast", "pvary"})
 
 
 class Use(NamedTuple):
@@ -155,7 +154,7 @@ class Uses:
         bodies = analysis.inner.get(index)
         if name in _CONSTANT:
             return [_NONE] * len(eqn.outvars), []
-        if name in _SIDE_BY_SIDE:
+        if name in IDENTITIES:
             return operands, []
         if bodies is None:
             return everything, []

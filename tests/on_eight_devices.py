@@ -12,6 +12,7 @@ from pathlib import Path
 import inside_shard_map
 import jax
 import numpy as np
+import on_a_mesh
 from kept import Kept
 
 from dynhp_jax import checkpoint, compiling, config, data, loop, runs
@@ -107,6 +108,8 @@ def main(folder: Path) -> None:
     found["metered"] = metered.training_bytes(metered.whole, 16)
     found["shard_map"] = inside_shard_map.transforms()
     found["collectives"] = inside_shard_map.collectives()
+    found["placements"] = on_a_mesh.placements()
+    found["mesh"] = on_a_mesh.transforms()
     found["refused"] = {
         "too many": refusal(devices=9),
         "no multiple": refusal(method="hp", batch=config.Batch(size=100)),

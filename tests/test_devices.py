@@ -14,6 +14,7 @@ from pathlib import Path
 import inside_shard_map
 import jax
 import numpy as np
+import on_a_mesh
 import pytest
 from on_eight_devices import EPOCHS, STOP, make, resumed_run, trainer_of, whole_run
 
@@ -146,6 +147,44 @@ def test_units_go_through_collectives_as_if_it_were_written_by_hand(both, collec
     assert all(np.any(numbers) for numbers in by_hand)
     for a, b in zip(found, by_hand, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("transform", ["gated", "probed", "resized", "cut in jit"])
+@pytest.mark.parametrize("model", [", ".join(each) for each in on_a_mesh.MODELS])
+def test_arrays_that_are_split_on_a_mesh_give_what_they_give_without_one(both, model, transform):
+    names = [name for name in both[2]["mesh"][model] if name.startswith(transform)]
+    assert names
+    for name in names:
+        found, alone = both[2]["mesh"][model][name]
+        assert np.all(alone)
+        np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cut_leaves_arrays_where_and_as_they_are(both):
+    """Four devices split the units, in equal parts if there are as many for each."""
+    found = both[2]["placements"]
+    keeps, everywhere = on_a_mesh.KEEPS, list(range(8))
+    shares = {
+        "eight": {"a": [4, 2], "b": [2], "c": [2, 6]},
+        "six": {"a": [4, 6], "b": [6], "c": [6, 6]},
+    }
+    whole = {"eight": {"a": [4, 8], "b": [8], "c": [8, 6]}, "six": shares["six"]}
+    expected = {  # (share of a device, devices, memory, committed)
+        "split": (shares, everywhere, "device", True),
+        "moments": (shares, everywhere, "device", True),
+        "host": (shares, everywhere, "pinned_host", True),
+        "elsewhere": (whole, [5], "device", True),
+        "anywhere": (whole, [0], "device", False),
+    }
+    for where, (share, devices, memory, committed) in expected.items():
+        for keep, leaves in found[where].items():
+            for leaf, said in leaves.items():
+                axis = on_a_mesh.SHAPES[leaf].index(16)
+                numbers = np.take(on_a_mesh.PARAMS[leaf], keeps[keep], axis)
+                np.testing.assert_array_equal(np.asarray(said["numbers"], "f4"), numbers)
+                assert said["share"] == share[keep][leaf], (where, keep, leaf)
+                assert said["devices"] == devices
+                assert (said["memory"], said["committed"]) == (memory, committed)
 
 
 def test_gates_of_one_device_do_not_stand_on_what_all_have(both):

@@ -49,6 +49,7 @@ ELSEWHERE = {
     "reduce_window",
     "remat",
     "remat2",
+    "reshard",
     "select_and_gather_add",
     "select_and_scatter_add",
     "sharding_constraint",

@@ -15,10 +15,13 @@ complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf 
 exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p log2
 logistic lt lt_to max min mul name ne neg nextafter not one_minus_square or polygamma
 population_count pow real reduce_precision regularized_incomplete_beta rem round rsqrt select_n
-sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square
-stop_gradient sub tan tanh xor zeta
+shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub
+tan tanh xor zeta
 """
 ELEMENTWISE = frozenset(_NAMES.split())
+# Each result is one operand; where it lies, or of what type it is taken to be, may be another.
+_NAMES = "device_put optimization_barrier pcast pvary reshard sharding_constraint"
+IDENTITIES = frozenset(_NAMES.split())
 
 REPEATED = "one position that is repeated along an axis"
 
@@ -114,6 +117,6 @@ def _bitcast(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(axes)]
 
 
-@rule("optimization_barrier", "pvary", "pcast", "device_put")
+@rule(*IDENTITIES)
 def _identity(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return list(operands)

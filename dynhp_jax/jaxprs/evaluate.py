@@ -16,8 +16,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
+from jax.sharding import NamedSharding
 
 from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.shardings import evenly
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk
 
 # What rules add to, by name of the primitive: `resizing` (an equation with operands that lack
@@ -112,12 +114,24 @@ class Run:
         args = self.hook.operands(eqn, values, args)
 
         def ordinary(*operands: Any) -> Sequence[Any]:
-            if self.dead is None or name not in RESIZE:
+            if self.dead is None:
                 return bind(eqn, operands)
             results = [analysis.values[var] for var in eqn.outvars]
-            return RESIZE[name](self, eqn, values, results, list(operands))
+            resplit = self._resplit(eqn, results)
+            if name not in RESIZE:
+                return bind(resplit, operands)
+            return RESIZE[name](self, resplit, values, results, list(operands))
 
         return self.hook.bind(eqn, values, args, ordinary)
+
+    def _resplit(self, eqn: Any, results: list[Value]) -> Any:
+        """The equation with shardings among its parameters that split what is left of a result."""
+        params = {
+            name: evenly(where, eqn.outvars[0].aval.shape, self.shape(results[0]))
+            for name, where in eqn.params.items()
+            if isinstance(where, NamedSharding)
+        }
+        return eqn.replace(params=eqn.params | params) if params else eqn
 
 
 def bind(eqn: Any, args: Sequence[Any], **changed: Any) -> Sequence[Any]:

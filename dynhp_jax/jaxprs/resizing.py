@@ -29,12 +29,18 @@ def _resize(*names: str) -> Callable:
 
 @_resize("broadcast_in_dim")
 def _broadcast_in_dim(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
-    return [lax.broadcast_in_dim(args[0], run.shape(outs[0]), eqn.params["broadcast_dimensions"])]
+    p = eqn.params
+    return [
+        lax.broadcast_in_dim(
+            args[0], run.shape(outs[0]), p["broadcast_dimensions"], out_sharding=p["sharding"]
+        )
+    ]
 
 
 @_resize("reshape")
 def _reshape(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
-    return [lax.reshape(args[0], run.shape(outs[0]), eqn.params["dimensions"])]
+    p = eqn.params
+    return [lax.reshape(args[0], run.shape(outs[0]), p["dimensions"], out_sharding=p["sharding"])]
 
 
 @_resize("tile")
