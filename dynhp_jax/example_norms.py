@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, auto_axes
+from jax.sharding import AxisType, auto_axes, use_abstract_mesh
 
 from dynhp_jax.precision import wide, wide_type
 
@@ -103,9 +103,12 @@ def for_probe(probe: Any, norms: Callable, *args: Any) -> Any:
     split the work is left to XLA.
     """
     where = jax.typeof(probe).sharding
-    if AxisType.Explicit in where.mesh.axis_types:
-        norms = auto_axes(norms, out_sharding=where)
-    return norms(*args).astype(probe.dtype)
+    if AxisType.Explicit not in where.mesh.axis_types:
+        return norms(*args).astype(probe.dtype)
+    with use_abstract_mesh(
+        where.mesh
+    ):  # a model may have left it to XLA where the examples are met
+        return auto_axes(norms, out_sharding=where)(*args).astype(probe.dtype)
 
 
 def outer_product_norms(a: Any, d: Any) -> Any:

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding, Sharding
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.shardings import evenly
-from dynhp_jax.jaxprs.trace import Path, Traced, abstract, of_variables, path_name, trace
+from dynhp_jax.jaxprs.trace import Path, Traced, abstract_of_shape, of_variables, path_name, trace
 from dynhp_jax.members import mismatch
 from dynhp_jax.unit_atoms import unit_atoms
 
@@ -165,11 +165,7 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
         leaves = jax.tree_util.tree_leaves_with_path(small_variables)
         check_tree([(path_name(path), np.shape(leaf)) for path, leaf in leaves], small_shapes)
         # The dtypes are those of now: parameters may have been cast since the groups were found.
-        whole = jax.tree.map(
-            lambda leaf, shape: abstract(leaf).update(shape=shape),
-            small_variables,
-            shapes,
-        )
+        whole = jax.tree.map(abstract_of_shape, small_variables, shapes)
         whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
         traced = trace(apply, whole, whole_inputs)
         run = Run(traced.walk, dead_atoms(traced, groups, keeps) if keeps else None)
@@ -218,7 +214,7 @@ def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:
                     f"{len(before)}: {before[axis]} (whole) or {kept.size} (cut)"
                 )
             full[axis] = before[axis]
-        return abstract(leaf).update(shape=tuple(full))
+        return abstract_of_shape(leaf, tuple(full))
 
     def small(path: Any, leaf: Any) -> Any:
         for axis, kept in cuts.get("inputs/" + path_name(path), ()):

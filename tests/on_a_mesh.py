@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from dynhp_jax.gating import gated
@@ -29,7 +30,7 @@ RNG = np.random.default_rng(0)
 SHAPES = {"a": (4, 16), "b": (16,), "c": (16, 6)}
 PARAMS = {name: RNG.normal(size=shape).astype("f4") for name, shape in SHAPES.items()}
 X = RNG.normal(size=(8, 4)).astype("f4")
-GATES = {"a": RNG.uniform(size=(8, 16)).astype("f4")}
+GATES = RNG.uniform(size=(8, 16)).astype("f4")
 
 
 def plain(p, x):
@@ -53,11 +54,39 @@ def constrained(p, x):
     return plain(whole, x)
 
 
+def convolution(p, x):
+    """An image of the four numbers; the derivative of relu fills an array with zeros."""
+    image, kernel = x.reshape(8, 2, 2, 1), p["a"].reshape(2, 2, 1, 16)
+    numbers = ("NHWC", "HWIO", "NHWC")
+    made = lax.conv_general_dilated(image, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+    return jax.nn.relu(made + p["b"]).mean((1, 2)) @ p["c"]
+
+
+def loop(p, x):
+    hidden = jnp.tanh(x @ p["a"] + p["b"])
+    hidden, _ = lax.scan(lambda h, scale: (jnp.where(h > 0, h * scale, h), None), hidden, X[0] ** 2)
+    return jax.checkpoint(lambda h, c: jax.nn.relu(h) @ c)(hidden, p["c"])
+
+
+def table(p, x, **kwargs):
+    rows = jnp.abs(jnp.round(x)).astype(int) % 4
+    read = p["a"].at[rows].get(**kwargs)  # [batch, places, units]
+    return jax.nn.gelu(read + p["b"]).sum(1) @ p["c"]
+
+
+def table_split(p, x):
+    return table(p, x, out_sharding=PartitionSpec("data", None, None))
+
+
+# (axes, how parameters are split): (the model, the model without a mesh).
 MODELS = {
-    ("explicit", "units"): units_split,
-    ("explicit", "gathered"): gathering,
-    ("auto", "units"): plain,
-    ("auto", "gathered"): constrained,
+    ("explicit", "units"): (units_split, plain),
+    ("explicit", "gathered"): (gathering, plain),
+    ("auto", "units"): (plain, plain),
+    ("auto", "gathered"): (constrained, plain),
+    ("explicit", "whole, convolution"): (convolution, convolution),
+    ("explicit", "whole, loop"): (loop, loop),
+    ("explicit", "whole, table"): (table_split, table),
 }
 
 
@@ -103,44 +132,41 @@ def _said(array: jax.Array) -> dict:
 def transforms() -> dict:
     """{'AXES, MODEL': {transform: (what it gives on the mesh, and without one)}}."""
     found = {}
-    for (axes, name), model in MODELS.items():
+    for (axes, name), (model, alone) in MODELS.items():
         mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AXES[axes],) * 2)
-        found[f"{axes}, {name}"] = _on(mesh, SPECS[name], model)
+        with jax.set_mesh(mesh):
+            specs = SPECS.get(name, dict.fromkeys(PARAMS, ()))
+            params = {leaf: _split(mesh, PARAMS[leaf], *specs[leaf]) for leaf in PARAMS}
+            there = _results(model, params, lambda tree, mesh=mesh: _split(mesh, tree, "data"))
+        here = _results(alone, PARAMS, jnp.asarray)
+        found[f"{axes}, {name}"] = {each: (there[each], here[each]) for each in here}
     return found
 
 
-def _on(mesh: jax.sharding.Mesh, specs: dict, model: Callable) -> dict:
-    def place(tree, *spec):
-        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*spec)))
+def _split(mesh: jax.sharding.Mesh, array: np.ndarray, *spec: str | None) -> jax.Array:
+    return jax.device_put(array, NamedSharding(mesh, PartitionSpec(*spec)))
 
-    alone = find_groups(plain, PARAMS, X)
-    with jax.set_mesh(mesh):
-        params = {name: place(leaf, *specs[name]) for name, leaf in PARAMS.items()}
-        x, gates, probe = (place(each, "data") for each in (X, GATES, np.zeros(8, "f4")))
-        groups = find_groups(model, params, x)
-        found = {
-            "gated": jax.jit(gated(model, groups))(params, gates, x),
-            "probed": jax.jit(jax.grad(_loss(model)))(probe, params, x),
-        }
-        for name, keep in KEEPS.items():
-            small = cut(params, groups, {"a": keep})
-            found[f"resized, {name}"] = jax.jit(resized(model, params, groups, {"a": keep}))(
-                small, x
-            )
-            traced = jax.jit(lambda p, keep=keep: cut(p, groups, {"a": keep}))(params)
-            found[f"cut in jit, {name}"] = traced["c"]
-    without = {
-        "gated": gated(plain, alone)(PARAMS, GATES, X),
-        "probed": jax.grad(_loss(plain))(np.zeros(8, "f4"), PARAMS, X),
+
+def _results(model: Callable, params: dict, place: Callable) -> dict[str, list]:
+    """What the transforms give of a model; `place` splits what has the examples on axis 0."""
+    x, gates, probe = place(X), {"a": place(GATES)}, place(np.zeros(8, "f4"))
+    groups = find_groups(model, params, x)
+
+    def probe_loss(probe, p, x):
+        return jnp.sum(jnp.square(probed(model, "")(p, probe, x)))
+
+    def gated_loss(p, gates, x):
+        return jnp.sum(jnp.square(gated(model, groups)(p, gates, x)))
+
+    found = {
+        "gated": jax.jit(gated(model, groups))(params, gates, x),
+        "gated, gradient": jax.jit(jax.grad(gated_loss))(params, gates, x)["a"],
+        "probed": jax.jit(jax.grad(probe_loss))(probe, params, x),
     }
     for name, keep in KEEPS.items():
-        without[f"resized, {name}"] = plain(cut(PARAMS, alone, {"a": keep}), X)
-        without[f"cut in jit, {name}"] = PARAMS["c"][keep]
-    return {
-        each: (np.asarray(found[each]).tolist(), np.asarray(without[each]).tolist())
-        for each in without
-    }
-
-
-def _loss(model: Callable) -> Callable:
-    return lambda probe, p, x: jnp.sum(jnp.square(probed(model, "")(p, probe, x)))
+        keeps = {"a": keep}
+        small = cut(params, groups, keeps)
+        found[f"resized, {name}"] = jax.jit(resized(model, params, groups, keeps))(small, x)
+        traced = jax.jit(lambda p, keeps=keeps: cut(p, groups, keeps))(params)
+        found[f"cut in jit, {name}"] = traced["c"]
+    return {name: np.asarray(array).tolist() for name, array in found.items()}

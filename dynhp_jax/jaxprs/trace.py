@@ -9,8 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, ManualAxisType
 
 from dynhp_jax.jaxprs.labels import Axis, Labels
+from dynhp_jax.jaxprs.shardings import evenly
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
 
 Path = str
@@ -63,26 +65,30 @@ def _key(entry: Any) -> str:
 
 def abstract(tree: Any) -> Any:
     """The shapes and dtypes of a pytree of arrays; Python's numbers take on the dtype they meet."""
-    return jax.tree.map(_abstract, tree)
+    return jax.tree.map(lambda leaf: abstract_of_shape(leaf, np.shape(leaf)), tree)
 
 
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+def abstract_of_shape(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """What `abstract` says of an array, but of another shape."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
-        return leaf
+        return leaf.update(shape=shape)
     dtype, known = jax.dtypes.result_type(leaf), jax.typeof(leaf)
-    found = jax.ShapeDtypeStruct(np.shape(leaf), dtype, weak_type=known.weak_type)
-    return varying_as(found, known)
+    found = jax.ShapeDtypeStruct(shape, dtype, weak_type=known.weak_type)
+    return split_as(found, known)
 
 
-def varying_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
-    """What inside `shard_map` differs between devices as an abstract value does.
+def split_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
+    """What among devices is split, or differs, as the type of an abstract value says.
 
-    A trace without it has no 'pvary' where arrays that differ meet those that do not, and its
-    equations do not take the arrays themselves.
+    Types say so inside `shard_map`, and of the explicit axes of a mesh. The equations of a trace
+    without it do not take the arrays themselves: there is no 'pvary' where arrays that differ meet
+    those that do not, and what it fills with a number is not split as the arrays that it meets.
     """
-    if aval.mat == jax.sharding.ManualAxisType():
+    where = aval.sharding
+    if aval.mat == ManualAxisType() and AxisType.Explicit not in where.mesh.axis_types:
         return found
-    return found.update(sharding=aval.sharding, manual_axis_type=aval.mat)
+    where = evenly(where, aval.shape, found.shape)
+    return found.update(sharding=where, manual_axis_type=aval.mat)
 
 
 def varying(leaf: Any) -> frozenset[str]:
