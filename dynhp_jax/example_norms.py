@@ -11,8 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import AxisType, auto_axes, use_abstract_mesh
 
+from dynhp_jax.jaxprs.shardings import split_as
 from dynhp_jax.precision import wide, wide_type
 
 _CHUNK_BYTES = 1 << 22  # workspace for per-example products that have no closed form
@@ -97,18 +97,8 @@ def product_with_norms(
 
 
 def for_probe(probe: Any, norms: Callable, *args: Any) -> Any:
-    """`norms(*args)`, of the type of the probe whose cotangent it is.
-
-    Where axes of a mesh are explicit that type says how the probe is split among devices; how to
-    split the work is left to XLA.
-    """
-    where = jax.typeof(probe).sharding
-    if AxisType.Explicit not in where.mesh.axis_types:
-        return norms(*args).astype(probe.dtype)
-    with use_abstract_mesh(
-        where.mesh
-    ):  # a model may have left it to XLA where the examples are met
-        return auto_axes(norms, out_sharding=where)(*args).astype(probe.dtype)
+    """`norms(*args)`, of the type of the probe whose cotangent it is."""
+    return split_as(jax.typeof(probe).sharding, norms, *args).astype(probe.dtype)
 
 
 def outer_product_norms(a: Any, d: Any) -> Any:

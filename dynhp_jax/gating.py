@@ -30,6 +30,7 @@ import numpy as np
 
 from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.evaluate import Run
+from dynhp_jax.jaxprs.shardings import evenly, split_as
 from dynhp_jax.jaxprs.trace import InputPath, Traced, trace, varying
 from dynhp_jax.jaxprs.walk import Value
 from dynhp_jax.members import mismatch
@@ -113,6 +114,30 @@ def _product(gate: jax.Array, units: np.ndarray) -> jax.Array:
     return functools.reduce(jnp.multiply, [gate[..., at] for at in units])
 
 
+def _factor(
+    gate: jax.Array,
+    units: np.ndarray,
+    examples: np.ndarray | None,
+    flipped: bool,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Gates [units] or [batch, units] as what an array is multiplied with.
+
+    Args:
+      gate: of all units, and of all examples if there are examples.
+      units: int[n, size], the units whose gates are multiplied at each position.
+      examples: int[size], the example of each position; None for gates of the mini-batch.
+      flipped: whether the array's axis of units comes before that of examples.
+      shape: of the factor: 1 but along the array's axis of units and that of examples.
+    """
+    if examples is not None and not np.array_equal(examples, np.arange(gate.shape[0])):
+        gate = gate[examples]
+    gate = _product(gate, units)
+    if flipped:
+        gate = gate.T
+    return gate.reshape(shape)
+
+
 SMALL = 4  # a mini-batch is small if the kernel holds more than so many times its numbers
 
 
@@ -143,8 +168,7 @@ class _Gates(UnitReads):
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 array = self._as_result(array, name)
             gate = jnp.asarray(self.gates[name], array.dtype)
-            shape = [1] * array.ndim
-            shape[d] = units.shape[1]
+            axes, examples, at = {d: units.shape[1]}, None, d
             if gate.ndim == 2:
                 at = self.places.batch_axis(value)
                 if at is None or at == d:
@@ -152,13 +176,13 @@ class _Gates(UnitReads):
                         f"group {name!r} is read where no batch axis is; gate it per mini-batch"
                     )
                 examples = self.places.examples_on(value.axes[at])
-                if not np.array_equal(examples, np.arange(gate.shape[0])):
-                    gate = gate[examples]
-                shape[at] = examples.size
-            gate = _product(gate, units)
-            if gate.ndim == 2 and at > d:
-                gate = gate.T
-            array = array * gate.reshape(shape)
+                axes[at] = examples.size
+            shape = tuple(axes.get(k, 1) for k in range(array.ndim))
+            factor = functools.partial(
+                _factor, units=units, examples=examples, flipped=at > d, shape=shape
+            )
+            where = evenly(jax.typeof(array).sharding, array.shape, shape)
+            array = array * split_as(where, factor, gate)
         return array
 
     def _as_result(self, array: Any, name: str) -> Any:

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, Sharding
 
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.evaluate import Run
-from dynhp_jax.jaxprs.shardings import evenly
+from dynhp_jax.jaxprs.shardings import evenly, take
 from dynhp_jax.jaxprs.trace import Path, Traced, abstract_of_shape, of_variables, path_name, trace
 from dynhp_jax.members import mismatch
 from dynhp_jax.unit_atoms import unit_atoms
@@ -49,17 +49,19 @@ def cut_leaf(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
 
     A NumPy array stays one; a traced array is gathered; one on several devices stays split.
     """
-    keys = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    if keys or isinstance(leaf, jax.core.Tracer):
+    if isinstance(leaf, jax.core.Tracer):
         for axis, positions in cuts:
-            leaf = _gather(leaf, axis, positions)
+            leaf = take(leaf, positions, axis)
         return leaf
     # On the host: surgery meets each shape once, and compiling a gather takes longer than a copy.
-    small = np.asarray(leaf)
+    keys = isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    small = np.asarray(jax.random.key_data(leaf) if keys else leaf)
     for axis, positions in cuts:
         small = np.take(small, positions, axis=axis)
     if not isinstance(leaf, jax.Array):
         return small if isinstance(leaf, np.ndarray) else jnp.asarray(small)
+    if keys:
+        small = jax.random.wrap_key_data(small, impl=jax.random.key_impl(leaf))
     return jax.device_put(small, _placement(leaf, small.shape))
 
 
@@ -73,16 +75,6 @@ def _placement(leaf: jax.Array, shape: tuple[int, ...]) -> Sharding | None:
     return where if where.is_fully_replicated else None
 
 
-def _gather(leaf: jax.Array, axis: int, positions: np.ndarray) -> jax.Array:
-    """Positions along an axis; where axes of a mesh are explicit the result has to name its own."""
-    where = jax.typeof(leaf).sharding
-    if not any(where.spec):
-        return jnp.take(leaf, positions, axis=axis)
-    shape = (*leaf.shape[:axis], positions.size, *leaf.shape[axis + 1 :])
-    index = (slice(None),) * axis + (positions,)
-    return leaf.at[index].get(out_sharding=evenly(where, leaf.shape, shape))
-
-
 def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
     """Cuts units out of a pytree: variables, gradients, averages of weights, batch statistics.
 
@@ -93,9 +85,10 @@ def cut(tree: Any, groups: Groups, keeps: Keeps) -> Any:
 
     Returns:
       The smaller tree, of the same structure. Nothing is changed in place; a leaf that loses
-      nothing is the given tree's own (a step that donates its arguments deletes both). Arrays stay
-      on their devices, in the same kind of memory and split as they are (`NamedSharding`); an axis
-      that can no longer be split evenly is whole on each of those devices.
+      nothing is the given tree's own (a step that donates its arguments deletes both). Arrays
+      that were put on devices stay there, in the same kind of memory and split as they are
+      (`NamedSharding`); an axis that can no longer be split evenly is whole on each of them. Inside
+      `jax.jit` that holds for the explicit axes of a mesh; of others XLA decides.
 
     Raises:
       ValueError: for keeps that are not allowed, or a tree that does not match the groups: a leaf
@@ -219,7 +212,7 @@ def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:
     def small(path: Any, leaf: Any) -> Any:
         for axis, kept in cuts.get("inputs/" + path_name(path), ()):
             if np.shape(leaf)[axis] != kept.size:
-                leaf = jnp.take(leaf, kept, axis=axis)
+                leaf = take(leaf, kept, axis)
         return leaf
 
     whole = jax.tree_util.tree_map_with_path(shape, inputs)

@@ -11,12 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec, SingleDeviceSharding
+from jax.sharding import (
+    AxisType,
+    NamedSharding,
+    PartitionSpec,
+    SingleDeviceSharding,
+    reshard,
+)
 
 from dynhp_jax.gating import gated
 from dynhp_jax.groups import find_groups
 from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.surgery import cut, cut_leaf, resized
 from dynhp_jax.variance import probed
 
 AXES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
@@ -44,7 +50,7 @@ def units_split(p, x):
 
 
 def gathering(p, x):
-    whole = jax.tree.map(lambda leaf: jax.sharding.reshard(leaf, PartitionSpec()), p)
+    whole = jax.tree.map(lambda leaf: reshard(leaf, PartitionSpec()), p)
     return plain(whole, x)
 
 
@@ -78,15 +84,54 @@ def table_split(p, x):
     return table(p, x, out_sharding=PartitionSpec("data", None, None))
 
 
-# (axes, how parameters are split): (the model, the model without a mesh).
+def units_moved(p, x):
+    """Slices of which a cut leaves nothing, and units in another order."""
+    hidden = jnp.tanh(x @ p["a"] + p["b"])
+    hidden = jnp.concatenate([hidden[:, ::2], hidden[:, 1::2]], 1)
+    return hidden[:, np.roll(np.arange(16), 5)] @ p["c"]
+
+
+def left_to_xla(p, x):
+    return jax.sharding.auto_axes(plain, out_sharding=PartitionSpec("data", None))(p, x)
+
+
+def scaled(p, x):
+    """Numbers for each unit that are no parameters, and are split as the units are."""
+    numbers = reshard(jnp.arange(16.0), PartitionSpec("model"))
+    hidden = jnp.tanh(x @ p["a"] + p["b"]) * numbers
+    return jnp.matmul(hidden, p["c"], out_sharding=PartitionSpec("data", None))
+
+
+def scaled_alone(p, x):
+    return (jnp.tanh(x @ p["a"] + p["b"]) * jnp.arange(16.0)) @ p["c"]
+
+
+def sent(p, x):
+    """`device_put` inside a model."""
+    where = NamedSharding(jax.sharding.get_abstract_mesh(), PartitionSpec("data", "model"))
+    hidden = jax.device_put(jnp.tanh(x @ p["a"] + p["b"]), where)
+    return jnp.matmul(hidden, p["c"], out_sharding=PartitionSpec("data", None))
+
+
+def uneven(p, x):
+    """Six outputs among four devices, which XLA takes."""
+    return jax.lax.with_sharding_constraint(plain(p, x), PartitionSpec(None, "model"))
+
+
+# (axes, how parameters are split, what is tried): (the model, the model without a mesh).
 MODELS = {
     ("explicit", "units"): (units_split, plain),
     ("explicit", "gathered"): (gathering, plain),
     ("auto", "units"): (plain, plain),
     ("auto", "gathered"): (constrained, plain),
-    ("explicit", "whole, convolution"): (convolution, convolution),
-    ("explicit", "whole, loop"): (loop, loop),
-    ("explicit", "whole, table"): (table_split, table),
+    ("auto", "whole", "uneven"): (uneven, plain),
+    ("explicit", "units", "numbers"): (scaled, scaled_alone),
+    ("explicit", "whole", "moved"): (units_moved, units_moved),
+    ("explicit", "units", "left to XLA"): (left_to_xla, plain),
+    ("explicit", "whole", "sent"): (sent, plain),
+    ("explicit", "whole", "convolution"): (convolution, convolution),
+    ("explicit", "whole", "loop"): (loop, loop),
+    ("explicit", "whole", "table"): (table_split, table),
 }
 
 
@@ -114,8 +159,27 @@ def placements() -> dict:
     state = tx.init(placed["split"])
     state = (state[0]._replace(mu=placed["split"]), *state[1:])
     small = cut_optimizer(tx, state, placed["split"], groups, {"a": KEEPS["eight"]})
+    keys = jax.device_put(jax.random.split(jax.random.key(0), 16), split["b"])
+    found["keys"] = {
+        name: {"b": _said(jax.random.key_data(cut_leaf(keys, ((0, keep),))))}
+        for name, keep in KEEPS.items()
+    }
     found["moments"] = {"eight": {leaf: _said(array) for leaf, array in small[0].mu.items()}}
     return found
+
+
+def partly_manual() -> list:
+    """A cut inside a `shard_map` over one of two explicit axes, of what the other one splits."""
+    mesh = jax.make_mesh((2, 4), ("data", "model"))
+    rows = _split(mesh, PARAMS["c"].T[:4], "data", "model")  # [4, 16]
+    with jax.set_mesh(mesh):
+        one = jax.shard_map(
+            lambda share: cut_leaf(share, ((1, KEEPS["eight"]),)),
+            in_specs=PartitionSpec("data"),
+            out_specs=PartitionSpec("data"),
+            axis_names={"data"},
+        )
+        return np.asarray(jax.jit(one)(rows)).tolist()
 
 
 def _said(array: jax.Array) -> dict:
@@ -132,14 +196,14 @@ def _said(array: jax.Array) -> dict:
 def transforms() -> dict:
     """{'AXES, MODEL': {transform: (what it gives on the mesh, and without one)}}."""
     found = {}
-    for (axes, name), (model, alone) in MODELS.items():
+    for (axes, split, *kind), (model, alone) in MODELS.items():
         mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AXES[axes],) * 2)
         with jax.set_mesh(mesh):
-            specs = SPECS.get(name, dict.fromkeys(PARAMS, ()))
+            specs = SPECS.get(split, dict.fromkeys(PARAMS, ()))
             params = {leaf: _split(mesh, PARAMS[leaf], *specs[leaf]) for leaf in PARAMS}
             there = _results(model, params, lambda tree, mesh=mesh: _split(mesh, tree, "data"))
         here = _results(alone, PARAMS, jnp.asarray)
-        found[f"{axes}, {name}"] = {each: (there[each], here[each]) for each in here}
+        found[", ".join([axes, split, *kind])] = {each: (there[each], here[each]) for each in here}
     return found
 
 

@@ -109,6 +109,7 @@ def main(folder: Path) -> None:
     found["shard_map"] = inside_shard_map.transforms()
     found["collectives"] = inside_shard_map.collectives()
     found["placements"] = on_a_mesh.placements()
+    found["partly manual"] = on_a_mesh.partly_manual()
     found["mesh"] = on_a_mesh.transforms()
     found["refused"] = {
         "too many": refusal(devices=9),

@@ -176,6 +176,11 @@ def test_a_cut_leaves_arrays_where_and_as_they_are(both):
         "elsewhere": (whole, [5], "device", True),
         "anywhere": (whole, [0], "device", False),
     }
+    keys = found["keys"]
+    for name, keep in keeps.items():
+        whole_keys = jax.random.key_data(jax.random.split(jax.random.key(0), 16))
+        assert keys[name]["b"]["numbers"] == np.asarray(whole_keys)[keep].tolist()
+        assert keys[name]["b"]["share"] == [*shares[name]["b"], 2]
     for where, (share, devices, memory, committed) in expected.items():
         for keep, leaves in found[where].items():
             for leaf, said in leaves.items():
@@ -185,6 +190,13 @@ def test_a_cut_leaves_arrays_where_and_as_they_are(both):
                 assert said["share"] == share[keep][leaf], (where, keep, leaf)
                 assert said["devices"] == devices
                 assert (said["memory"], said["committed"]) == (memory, committed)
+
+
+def test_a_cut_inside_a_shard_map_over_some_axes(both):
+    rows = on_a_mesh.PARAMS["c"].T[:4]
+    np.testing.assert_array_equal(
+        np.asarray(both[2]["partly manual"], "f4"), rows[:, on_a_mesh.KEEPS["eight"]]
+    )
 
 
 def test_gates_of_one_device_do_not_stand_on_what_all_have(both):

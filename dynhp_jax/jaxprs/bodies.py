@@ -15,7 +15,7 @@ from jax.extend import linear_util as lu
 
 from dynhp_jax.jaxprs.control import CALLS, open_jaxpr, scan_counts, tie
 from dynhp_jax.jaxprs.evaluate import BODIES, Run, bind
-from dynhp_jax.jaxprs.trace import split_as
+from dynhp_jax.jaxprs.trace import typed_as
 from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
 
 _SYMBOLIC = (
@@ -148,7 +148,7 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
         ]
         passed += zip(results, eqn.outvars, strict=True)
         whole = [
-            split_as(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype), v.aval) for _, v in passed
+            typed_as(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype), v.aval) for _, v in passed
         ]
         given = [Value(value.axes) for value, _ in passed]
         out, log = [], []

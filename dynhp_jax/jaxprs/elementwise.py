@@ -20,8 +20,9 @@ tan tanh xor zeta
 """
 ELEMENTWISE = frozenset(_NAMES.split())
 # Each result is one operand; where it lies, or of what type it is taken to be, may be another.
-_NAMES = "device_put optimization_barrier pcast pvary reshard sharding_constraint"
-IDENTITIES = frozenset(_NAMES.split())
+IDENTITIES = frozenset(
+    ("device_put", "optimization_barrier", "pcast", "pvary", "reshard", "sharding_constraint")
+)
 
 REPEATED = "one position that is repeated along an axis"
 

@@ -13,19 +13,20 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex
 from jax.sharding import NamedSharding
 
 from dynhp_jax.jaxprs.labels import Axis, axis_size
-from dynhp_jax.jaxprs.shardings import evenly
+from dynhp_jax.jaxprs.shardings import evenly, take
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk
 
 # What rules add to, by name of the primitive: `resizing` (an equation with operands that lack
 # positions) and `bodies` (an equation that holds jaxprs).
 RESIZE: dict[str, Callable] = {}
 BODIES: dict[str, Callable] = {}
+# Parameters that say how results are split among devices.
+_SPLITS = ("sharding", "out_sharding", "dst_sharding", "devices")
 
 
 class Hook:
@@ -90,7 +91,7 @@ class Run:
         for d, axis in enumerate(value.axes):
             alive = self.alive(axis)
             if not alive.all():
-                array = jnp.take(array, np.flatnonzero(alive), axis=d)
+                array = take(array, np.flatnonzero(alive), d)
         return array
 
     def __call__(self, analysis: Analysis, args: Sequence[Any]) -> list[Any]:
@@ -125,12 +126,19 @@ class Run:
         return self.hook.bind(eqn, values, args, ordinary)
 
     def _resplit(self, eqn: Any, results: list[Value]) -> Any:
-        """The equation with shardings among its parameters that split what is left of a result."""
-        params = {
-            name: evenly(where, eqn.outvars[0].aval.shape, self.shape(results[0]))
-            for name, where in eqn.params.items()
-            if isinstance(where, NamedSharding)
-        }
+        """The equation with shardings among its parameters that split what is left of its results.
+
+        A parameter holds that of the one result, or of each (`device_put`).
+        """
+
+        def fitted(where: Any, k: int = 0) -> Any:
+            if isinstance(where, tuple):
+                return tuple(fitted(each, k) for k, each in enumerate(where))
+            if not isinstance(where, NamedSharding):
+                return where
+            return evenly(where, eqn.outvars[k].aval.shape, self.shape(results[k]))
+
+        params = {name: fitted(eqn.params[name]) for name in _SPLITS if name in eqn.params}
         return eqn.replace(params=eqn.params | params) if params else eqn
 
 

@@ -17,6 +17,7 @@ from jax import lax
 from dynhp_jax.jaxprs.evaluate import RESIZE, Run, bind
 from dynhp_jax.jaxprs.indexing import static_gather_axis
 from dynhp_jax.jaxprs.labels import axis_size
+from dynhp_jax.jaxprs.shardings import take
 
 
 def _resize(*names: str) -> Callable:
@@ -73,7 +74,7 @@ def _slice(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
         if chosen.size and np.array_equal(chosen, np.arange(chosen[0], chosen[0] + chosen.size)):
             result = lax.slice_in_dim(result, int(chosen[0]), int(chosen[0]) + chosen.size, axis=d)
         else:
-            result = jnp.take(result, chosen, axis=d)
+            result = take(result, chosen, d)
     return [result]
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, ManualAxisType
+from jax.sharding import ManualAxisType
 
 from dynhp_jax.jaxprs.labels import Axis, Labels
-from dynhp_jax.jaxprs.shardings import evenly
+from dynhp_jax.jaxprs.shardings import evenly, explicit
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
 
 Path = str
@@ -74,10 +74,10 @@ def abstract_of_shape(leaf: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct
         return leaf.update(shape=shape)
     dtype, known = jax.dtypes.result_type(leaf), jax.typeof(leaf)
     found = jax.ShapeDtypeStruct(shape, dtype, weak_type=known.weak_type)
-    return split_as(found, known)
+    return typed_as(found, known)
 
 
-def split_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
+def typed_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
     """What among devices is split, or differs, as the type of an abstract value says.
 
     Types say so inside `shard_map`, and of the explicit axes of a mesh. The equations of a trace
@@ -85,7 +85,7 @@ def split_as(found: jax.ShapeDtypeStruct, aval: Any) -> jax.ShapeDtypeStruct:
     those that do not, and what it fills with a number is not split as the arrays that it meets.
     """
     where = aval.sharding
-    if aval.mat == ManualAxisType() and AxisType.Explicit not in where.mesh.axis_types:
+    if aval.mat == ManualAxisType() and not explicit(where):
         return found
     where = evenly(where, aval.shape, found.shape)
     return found.update(sharding=where, manual_axis_type=aval.mat)
