@@ -40,7 +40,7 @@ from typing import Any
 import jax
 import optax
 
-from dynhp_jax import mirrors, surgery
+from dynhp_jax import mirrors, surgery, wrapped_states
 from dynhp_jax.groups import Groups, Keeps
 from dynhp_jax.jaxprs.trace import leaf_paths, path_name
 
@@ -63,15 +63,17 @@ def cut_optimizer(
 
     Args:
       tx: the optimizer; anything with an `init`.
-      opt_state: its state for `params`.
+      opt_state: its state for `params`; also as `nnx.Optimizer` holds it (its `opt_state`, or
+        `nnx.state` of it), for `params` that are the `nnx.State` of its parameters.
       params: the parameters before the cut, as given to `tx.init` (arrays or shapes); with
         `optax.lookahead` the `LookaheadParams`.
       groups: groups over the paths of `params` (`groups.at('params')` for `variables['params']`).
       keeps: {group: sorted indices of the surviving units}; missing groups keep all.
 
     Returns:
-      A state with the structure, shapes and dtypes of `tx.init(cut(params, groups, keeps))`, which
-      continues where `opt_state` was (see the module's text for what that means exactly).
+      A state with the shapes and dtypes of `tx.init(cut(params, groups, keeps))`, in the structure
+      of `opt_state`, which continues where that was (see the module's text for what that means
+      exactly).
 
     Raises:
       ValueError: the state is not one of `tx` for `params`, or holds what cannot be cut; nothing
@@ -116,6 +118,7 @@ def map_like_params(
         return state
 
     before = init(whole)
+    opt_state, back = wrapped_states.as_optax(opt_state, before)
     _check(
         opt_state,
         before,
@@ -145,7 +148,7 @@ def map_like_params(
         for (path, leaf), old, owner in zip(places, jax.tree.leaves(before), owners, strict=True)
     )
     _check(result, after, names, REMEDY)
-    return result
+    return back(result)
 
 
 def _plan(params: Any, groups: Groups, keeps: Keeps) -> Any:

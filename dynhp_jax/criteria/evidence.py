@@ -36,12 +36,13 @@ _OTHERS = "for other outputs or labels give a loss of your own, Evidence(loss=..
 
 
 def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log softmax(outputs)[label], one number per example.
+    """-log softmax(outputs)[label], one number per example; the mean over an example's positions.
 
     Args:
-      outputs: logits [batch, classes], of two classes or more.
-      labels: int[batch], from 0 to classes - 1. The loss of any other is nan, as are its
-        derivatives.
+      outputs: logits [batch, ..., classes], of two classes or more; axes between the first and the
+        last are positions: those of a sentence's tokens, or of an image's pixels.
+      labels: int[batch, ...], from 0 to classes - 1. The loss of an example with any other is nan,
+        as are its derivatives.
 
     Returns:
       f32[batch].
@@ -50,20 +51,21 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
       UserError: outputs or labels of another shape or dtype.
     """
     shape = getattr(outputs, "shape", ())
-    if len(shape) != 2 or shape[1] < 2:
+    if len(shape) < 2 or shape[-1] < 2:
         raise UserError(
             f"the outputs are {shapes(outputs)}; the cross entropy allows logits [batch, classes] "
-            f"of two classes or more; {_OTHERS}"
+            f"or [batch, positions, classes], of two classes or more; {_OTHERS}"
         )
     whole = jnp.issubdtype(getattr(labels, "dtype", bool), jnp.integer)
-    if not whole or labels.shape != shape[:1]:
+    if not whole or labels.shape != shape[:-1]:
         raise UserError(
-            f"the labels are {shapes(labels)}; the cross entropy allows int[{shape[0]}], from 0 to "
-            f"{shape[1] - 1}; {_OTHERS}"
+            f"the labels are {shapes(labels)}; the cross entropy allows int{list(shape[:-1])}, "
+            f"from 0 to {shape[-1] - 1}; {_OTHERS}"
         )
-    at = jnp.clip(labels, 0, shape[1] - 1)
-    taken = jnp.take_along_axis(jax.nn.log_softmax(outputs), at[:, None], axis=1)[:, 0]
-    return -taken * jnp.where(at == labels, 1, jnp.nan).astype(taken.dtype)
+    at = jnp.clip(labels, 0, shape[-1] - 1)
+    taken = jnp.take_along_axis(jax.nn.log_softmax(outputs), at[..., None], axis=-1)[..., 0]
+    losses = -taken * jnp.where(at == labels, 1, jnp.nan).astype(taken.dtype)
+    return losses if losses.ndim == 1 else jnp.mean(losses, axis=range(1, losses.ndim))
 
 
 def shapes(tree: Any) -> str:

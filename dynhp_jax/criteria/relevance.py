@@ -3,13 +3,16 @@
 Source: Yeom et al. 2021, Pruning by explaining (1912.08881), section 3: the relevance of a unit is
 what the units that read it hand back to it, summed over positions and averaged over examples;
 the rules are those of `dynhp_jax.relevance`. The recursion starts from one logit of every example:
-R_out = f_c(x) for c = argmax f(x) or c = the label.
+R_out = f_c(x) for c = argmax f(x) or c = the label. Outputs [batch, ..., classes] have one such
+logit at every position (a language model's next token, a pixel's class): each position counts as an
+example, and the relevances that start from all of them are averaged.
 
 Reduction over a coupled group: the sum over the places that read the unit, not scaled. A unit of a
 residual stream is read by every block, and is counted by each.
 """
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +44,7 @@ class Relevance(Section):
         """Group name -> f32[units].
 
         Raises:
-          UserError: outputs that are not [batch, classes], labels that are not theirs, or a
+          UserError: outputs without a batch and classes, labels that are not theirs, or a
             primitive without a rule.
         """
         evidence.need("relevance", "inputs")
@@ -59,19 +62,25 @@ class Relevance(Section):
         outputs, back = jax.vjp(
             lambda probes: function(evidence.variables, probes, *evidence.inputs), probes
         )
-        if jnp.ndim(outputs) != 2:
+        start = self._start(outputs, evidence.labels)
+        (totals,) = back(outputs * start)
+        known = jnp.all(jnp.any(start, axis=-1))  # else a position starts from no logit
+        count = math.prod(outputs.shape[:-1])
+        return nan_unless(known, {name: total / count for name, total in totals.items()})
+
+    def _start(self, outputs: jax.Array, labels: jax.Array | None) -> jax.Array:
+        """Ones at the logits that are explained, zeros elsewhere; [batch, ..., classes]."""
+        if jnp.ndim(outputs) < 2:
             raise UserError(
-                f"relevance starts from logits [batch, classes]; the outputs are "
-                f"{jax.tree.map(jnp.shape, outputs)}"
+                "relevance starts from logits [batch, classes] or [batch, positions, classes]; the "
+                f"outputs are {jax.tree.map(jnp.shape, outputs)}"
             )
-        chosen = outputs.argmax(axis=1) if self.start == "predicted" else evidence.labels
-        if self.start == "labels" and (chosen.shape != outputs.shape[:1] or outputs.shape[1] < 2):
+        chosen = outputs.argmax(axis=-1) if self.start == "predicted" else labels
+        shape, classes = outputs.shape[:-1], outputs.shape[-1]
+        if self.start == "labels" and (chosen.shape != shape or classes < 2):
             raise UserError(
                 f"relevance cannot start from the labels {shapes(chosen)} of outputs that are "
-                f"{shapes(outputs)}; allowed: one for each example, of two classes or more; or "
-                "start='predicted'"
+                f"{shapes(outputs)}; allowed: one for each example and position, of two classes or "
+                "more; or start='predicted'"
             )
-        start = jax.nn.one_hot(chosen, outputs.shape[1], dtype=outputs.dtype)
-        (totals,) = back(outputs * start)
-        known = jnp.all(jnp.any(start, axis=1))  # else an example starts from no logit
-        return nan_unless(known, {n: total / evidence.examples for n, total in totals.items()})
+        return jax.nn.one_hot(chosen, classes, dtype=outputs.dtype)
