@@ -10,7 +10,7 @@ import numpy as np
 from dynhp_jax.costs import Work, WorkAxis, costed
 from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.trace import InputPath, Path, Traced
-from dynhp_jax.members import Group, Member, Pinned
+from dynhp_jax.members import HIDDEN, INPUT, VOCABULARY, Group, Member, Pinned
 
 
 def collect(
@@ -117,6 +117,8 @@ class _Collector:
         self.traced, self.where = traced, where
         labels = traced.labels
         self.flags = labels.flagged()
+        joined = traced.walk.joined
+        self.joined = set(labels.leaves(np.concatenate(joined)).tolist()) if joined else set()
         self.roles: dict[int, list[tuple[int, Path, str]]] = {}  # by atom: order, leaf, role
         for order, (path, role, atoms) in enumerate(traced.walk.roles):
             for atom in labels.leaves(atoms).tolist():
@@ -150,6 +152,7 @@ class _Collector:
             members=tuple(members),
             exact=not reasons,
             reasons=tuple(reasons),
+            kind=self._kind(members, units),
         )
         first = members[places.index(reference)].index[0].tolist()
         return (born, *reference, first), group, units
@@ -157,6 +160,15 @@ class _Collector:
     def _roles_of(self, unit: int, paths: set[Path]) -> list[tuple[int, Path, str]]:
         # A leaf that was joined with a member before it met the data is none itself.
         return [role for role in self.roles.get(int(unit), ()) if role[1] in paths]
+
+    def _kind(self, members: list[Member], units: np.ndarray) -> str:
+        roles = {member.role for member in members}
+        if "data" in roles:
+            return INPUT
+        # Only kernels know these units, and none of them meets another leaf there: what they are
+        # multiplied with was made of the inputs.
+        given = roles == {"in"} and self.joined.isdisjoint(units.tolist())
+        return VOCABULARY if given else HIDDEN
 
     def _name(self, members: list[Member], producer: Path | None) -> str:
         if any(m.role == "data" for m in members):

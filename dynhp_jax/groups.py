@@ -25,7 +25,7 @@ from dynhp_jax.collecting import collect
 from dynhp_jax.costs import Work, costed
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
 from dynhp_jax.jaxprs.trace import InputPath, Path, below, trace
-from dynhp_jax.members import Group, Member, Pinned
+from dynhp_jax.members import OF_THE_DATA, Group, Member, Pinned
 
 __all__ = [
     "Group",
@@ -93,6 +93,15 @@ class Groups(Mapping[str, Group]):
     def prunable(self) -> tuple[str, ...]:
         """Names of the groups that can be cut exactly and have more than one unit."""
         return tuple(g.name for g in self.groups if g.exact and g.size > 1)
+
+    @property
+    def computed(self) -> tuple[str, ...]:
+        """Those of `prunable` whose units the network computes: no inputs, no rows of a vocabulary.
+
+        What scores and prunes without names takes these: without an input (a channel of an image)
+        or a word the network reads other data than it was made for.
+        """
+        return tuple(name for name in self.prunable if self[name].kind not in OF_THE_DATA)
 
     def select(self, names: Sequence[str]) -> Groups:
         """Only the groups with these names; the others stay whole.

@@ -42,6 +42,13 @@ class Member:
         return places(np.repeat(np.arange(units), k), self.index.reshape(-1), size, units)
 
 
+INPUT = "input"
+VOCABULARY = "vocabulary"
+HIDDEN = "hidden"
+# Kinds of units that the network is given: what it reads, not what it computes.
+OF_THE_DATA = frozenset({INPUT, VOCABULARY})
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
     """Units that can be cut one by one, each through all members at once.
@@ -55,6 +62,8 @@ class Group:
       parameters: numbers that one unit costs, in the variables that the groups speak of.
       bytes: their bytes.
       flops: work that one unit costs in a forward pass of the example inputs.
+      kind: INPUT for the features of an input; VOCABULARY for units that are made of the inputs
+        without any variable and read by kernels, such as one-hot words; HIDDEN for all others.
     """
 
     name: str
@@ -65,6 +74,7 @@ class Group:
     parameters: float = 0.0
     bytes: float = 0.0
     flops: float = 0.0
+    kind: str = HIDDEN
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,7 @@ def _complete(apply, variables, inputs, rng, classes):
         variables,
         inputs,
         labels=jnp.asarray(rng.integers(0, classes, len(inputs[0]))),
+        names=groups.prunable,  # inputs, too
         key=jax.random.key(5),
         gates={name: jnp.asarray(rng.normal(size=groups[name].size)) for name in groups.prunable},
         earlier=tuple(_shaken(variables, rng, size) for size in (0.3, 0.6, 0.9)),

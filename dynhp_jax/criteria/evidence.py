@@ -85,7 +85,8 @@ class Evidence:
         in use needs examples.
       labels: what the loss compares the outputs with.
       loss: `loss(outputs, labels) -> f32[batch]`, one loss per example.
-      names: the groups to score; None for all that can be cut exactly.
+      names: the groups to score; None for all that can be cut exactly and that the network
+        computes (`groups.computed`): inputs and the rows of a vocabulary only where they are named.
       key: for criteria that draw.
       gates: {group: log_alpha f32[units]} of a model that was trained with gates.
       earlier: variables of earlier epochs, the latest first, of the same shapes.
@@ -106,7 +107,7 @@ class Evidence:
     def scored(self) -> tuple[str, ...]:
         """Names of the groups to score."""
         if self.names is None:
-            return self.groups.prunable
+            return self.groups.computed
         self.groups.check_names(self.names)
         return tuple(self.names)
 

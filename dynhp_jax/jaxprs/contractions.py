@@ -28,6 +28,7 @@ def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
             walk.role(value, "in", axis)
         for axis in free:
             walk.role(value, "out", axis)
+    walk.join(lhs, rhs, contracted)
     every = (*batch, *lhs_free, *rhs_free, *contracted)
     flops = 2.0 * math.prod(axis_size(a) for a in every) * walk.repeats
     walk.contractions.append(Contraction(flops, every))

@@ -77,6 +77,8 @@ class Walk:
     contractions: list[Contraction] = dataclasses.field(default_factory=list)
     # (leaf path, role, atoms): the leaf's axis is read ('in') or produces units ('out') there.
     roles: list[tuple[str, str, np.ndarray]] = dataclasses.field(default_factory=list)
+    # Atoms of axes along which two values that were computed of leaves alone are contracted.
+    joined: list[np.ndarray] = dataclasses.field(default_factory=list)
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
     repeats: float = 1.0  # how often the current body runs
     batch: np.ndarray | None = None  # atoms of the batch axis
@@ -98,6 +100,11 @@ class Walk:
         atoms = self.labels.axis_pairs(axis)[1]
         for path in sorted(value.sources):  # several where leaves were joined or multiplied first
             self.roles.append((path, role, atoms))
+
+    def join(self, left: Value, right: Value, axes: Sequence[Axis]) -> None:
+        """Notes that a product sums over these axes, if both factors are of leaves alone."""
+        if left.sources and right.sources:
+            self.joined += [self.labels.axis_pairs(axis)[1] for axis in axes]
 
     def pinned_axes(self, shape: Sequence[int], reason: str) -> Axes:
         """New axes that nothing may cut."""
