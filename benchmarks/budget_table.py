@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from dynhp_jax import budget, compiling, config, loop, memory, named, runs
+from dynhp_jax import budget, compiling, config, loop, memory, named, program_cache, runs
 from experiments import reports
 
 EXAMPLES, EPOCHS = 512, 2
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--cache", default="", help="where XLA keeps compiled programs")
     flags = parser.parse_args()
     if flags.cache:
-        compiling.use_cache(flags.cache)
+        program_cache.use_cache(flags.cache)
     rows = json.loads(flags.out.read_text())["rows"] if flags.out.exists() else []
     done = {(row["model"], row["rule"], row["factor"]) for row in rows}
     for model in flags.models.split(","):

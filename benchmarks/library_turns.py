@@ -15,7 +15,7 @@ import time
 import jax
 
 from benchmarks import turns
-from dynhp_jax import compiling, config, loop, named, runs
+from dynhp_jax import compiling, config, loop, named, program_cache, runs
 
 KEPT = (
     "epoch", "train_loss", "cross_entropy", "penalty", "test_error", "units", "parameters",
@@ -27,7 +27,7 @@ def main() -> None:
     """Prepares the run and serves."""
     settings = config.from_dict(json.loads(sys.argv[1]))
     turn = train_only if sys.argv[2:] == ["train"] else whole_epoch
-    compiling.use_cache(settings.compiling.cache_dir or "none")
+    program_cache.use_cache(settings.compiling.cache_dir or "none")
     dataset = named.dataset_of(settings)
     began = time.perf_counter()
     trainer = runs.Trainer(settings, dataset, compiling.Programs())

@@ -22,8 +22,8 @@ PROGRAM = """
 import sys, time
 import jax, numpy as np
 from configs import fmnist
-from dynhp_jax import compiling, config, loop, named, runs
-compiling.use_cache(sys.argv[1])
+from dynhp_jax import compiling, config, loop, named, program_cache, runs
+program_cache.use_cache(sys.argv[1])
 settings = config.from_config_dict(fmnist.get_config())
 trainer = runs.Trainer(settings, named.dataset_of(settings), compiling.Programs())
 run = trainer.start()

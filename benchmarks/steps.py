@@ -18,7 +18,7 @@ import jax
 
 from benchmarks import alternation, record
 from benchmarks.alternation import EXAMPLES_PER_TURN
-from dynhp_jax import compiling, config, named
+from dynhp_jax import config, named, program_cache
 
 ROUNDS = 15
 DENSE = config.Config(
@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--batches", default="16,128,512")
     parser.add_argument("--hidden", default="300-100,200-100-50")
     flags = parser.parse_args()
-    compiling.use_cache()
+    program_cache.use_cache()
     dataset, rows = named.dataset_of(DENSE), []
     for widths in flags.hidden.split(","):
         hidden = tuple(map(int, widths.split("-")))

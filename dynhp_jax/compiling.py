@@ -10,18 +10,12 @@ what is compiled, counts and times it, and compiles what will be needed while tr
 
 import concurrent.futures
 import dataclasses
-import platform
 import threading
 import time
-import zlib
 from collections.abc import Callable, Hashable
-from pathlib import Path
 from typing import Any
 
 import jax
-
-from dynhp_jax.data.cached import default_folder
-from dynhp_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,43 +143,3 @@ def _shape(leaf: Any) -> Any:
     if not isinstance(leaf, jax.Array) or len(leaf.sharding.device_set) > 1:
         return leaf
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, weak_type=jax.typeof(leaf).weak_type)
-
-
-_CACHE_OPTIONS = {  # keep everything: a small program is compiled as often as a large one
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": 0,
-}
-
-
-def use_cache(directory: str = "") -> None:
-    """Lets XLA keep compiled programs from one process to the next.
-
-    Args:
-      directory: where; '' for one in the cache directory (DYNHP_CACHE, else the user's), apart for
-        every kind of processor, 'none' for nowhere.
-
-    Raises:
-      ConfigError: the directory that was asked for cannot be made.
-    """
-    if directory == "none":
-        return
-    path = directory or str(default_folder() / "xla" / _processor())
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        if directory:
-            raise ConfigError(
-                "compiling.cache_dir", directory, f"a directory that can be made ({error.strerror})"
-            ) from error
-        return  # nobody asked for it, and it only makes things faster
-    for option, value in (_CACHE_OPTIONS | {"jax_compilation_cache_dir": path}).items():
-        jax.config.update(option, value)
-
-
-def _processor() -> str:
-    """Names the instructions that this machine has: a program compiled for others may crash."""
-    known = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        known += next((line for line in info.read_text().splitlines() if "flags" in line), "")
-    return f"{platform.machine()}-{zlib.crc32(known.encode()):08x}"

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax import compiling, pruning
+from dynhp_jax import program_cache, pruning
 from dynhp_jax.criteria import naming, trial
 from dynhp_jax.errors import ConfigError, UserError
 from experiments import commandline, provenance
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
         "directory in which the runs have theirs; empty: runs/compare/NAME",
     )  # fmt: skip
     base, comparison = settings.from_config_dict(values)
-    compiling.use_cache(base.compiling.cache_dir)
+    program_cache.use_cache(base.compiling.cache_dir)
     place = Place(
         base,
         comparison,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import alone, checkpoint, compiling, loop, named, runs
+from dynhp_jax import alone, checkpoint, compiling, loop, named, program_cache, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments import commandline, reports
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"{workdir.path} holds a sweep; take a member's directory, such as {one}")
     config = here(workdir.config())
     dataset = named.dataset_of(config)
-    compiling.use_cache(config.compiling.cache_dir)
+    program_cache.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
     run = _of_sweep(trainer, workdir) if workdir.members else _single(trainer, workdir)
     result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test", run.chunk)

@@ -13,7 +13,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import budget, compiling, memory, metering, named
+from dynhp_jax import budget, compiling, memory, metering, named, program_cache
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     shares = numbers("widths", widths, float, 1e-6, 1)
     sizes = numbers("batches", batches, int, 1)
     limits = {text: memory.parse_bytes(text) for text in filter(None, budgets.split(","))}
-    compiling.use_cache(config.compiling.cache_dir)
+    program_cache.use_cache(config.compiling.cache_dir)
     print("\n".join(plan(config, shares, sizes, limits)))
 
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, named
+from dynhp_jax import checkpoint, compiling, named, program_cache
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -121,7 +121,7 @@ def run(
     """
     folder = Workdir(folder).path
     names, configs = list(members), list(members.values())
-    compiling.use_cache(configs[0].compiling.cache_dir)
+    program_cache.use_cache(configs[0].compiling.cache_dir)
     team = Team(configs, dataset, compiling.Programs())
     with contextlib.ExitStack() as claims:
         claims.enter_context(Workdir(folder).claim(None, names))

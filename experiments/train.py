@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, loop, named, runs
+from dynhp_jax import checkpoint, compiling, loop, named, program_cache, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -52,7 +52,7 @@ def train(
     Returns:
       The trainer, the run at its end, and the lines of metrics.jsonl.
     """
-    compiling.use_cache(config.compiling.cache_dir)
+    program_cache.use_cache(config.compiling.cache_dir)
     programs = compiling.Programs()
     trainer = runs.Trainer(config, dataset or named.dataset_of(config), programs)
     run = _start(trainer, workdir, begin)

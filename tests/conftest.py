@@ -37,7 +37,7 @@ import pytest  # noqa: E402
 from command_lines import QUICK, process  # noqa: E402
 from data_files import FIRST_LABELS, LOAD, MD5, idx_files, python  # noqa: E402
 
-from dynhp_jax import compiling  # noqa: E402
+from dynhp_jax import program_cache  # noqa: E402
 from dynhp_jax.data import load  # noqa: E402
 
 
@@ -48,7 +48,7 @@ def dynhp_cache(tmp_path_factory) -> Path:
         own = tmp_path_factory.getbasetemp()
         shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
         os.environ["DYNHP_CACHE"] = str(shared / "dynhp_cache")
-    compiling.use_cache()
+    program_cache.use_cache()
     return Path(os.environ["DYNHP_CACHE"])
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import on_a_mesh
 from kept import Kept
 
-from dynhp_jax import checkpoint, compiling, config, data, loop, runs
+from dynhp_jax import checkpoint, compiling, config, data, loop, program_cache, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 
@@ -80,7 +80,7 @@ def refusal(**changes) -> str:
 
 
 def main(folder: Path) -> None:
-    compiling.use_cache()
+    program_cache.use_cache()
     found = {"devices": len(jax.devices()), "records": {}, "resumed": {}, "programs": {}}
     for per_example in (False, True):
         name, settings, programs = str(per_example), make(0, per_example), Kept()
