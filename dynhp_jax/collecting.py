@@ -10,7 +10,7 @@ import numpy as np
 from dynhp_jax.costs import Work, WorkAxis, costed
 from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.trace import InputPath, Path, Traced
-from dynhp_jax.members import HIDDEN, INPUT, VOCABULARY, Group, Member, Pinned
+from dynhp_jax.members import EXPERT, HIDDEN, INPUT, VOCABULARY, Group, Member, Pinned
 
 
 def collect(
@@ -119,6 +119,7 @@ class _Collector:
         self.flags = labels.flagged()
         joined = traced.walk.joined
         self.joined = set(labels.leaves(np.concatenate(joined)).tolist()) if joined else set()
+        self.chosen = labels.chosen()
         self.roles: dict[int, list[tuple[int, Path, str]]] = {}  # by atom: order, leaf, role
         for order, (path, role, atoms) in enumerate(traced.walk.roles):
             for atom in labels.leaves(atoms).tolist():
@@ -146,13 +147,19 @@ class _Collector:
             shared = np.unique(index).size < index.size
             members.append(Member(path, axis, index, _role(roles, places, path, axis), shared))
         reasons = dict.fromkeys(r for unit in units.tolist() for r in self.flags.get(unit, ()))
+        chosen: dict[str, int] = {}
+        for unit in units.tolist():
+            for how, least in self.chosen.get(unit, {}).items():
+                chosen[how] = max(chosen.get(how, 1), least)
         group = Group(
             name=self._name(members, producer),
             size=units.size,
             members=tuple(members),
             exact=not reasons,
             reasons=tuple(reasons),
-            kind=self._kind(members, units),
+            kind=EXPERT if chosen else self._kind(members, units),
+            chosen=tuple(chosen),
+            least=min(max(chosen.values(), default=1), units.size),
         )
         first = members[places.index(reference)].index[0].tolist()
         return (born, *reference, first), group, units

@@ -53,7 +53,12 @@ def table(groups: Groups) -> str:
 
 
 def _verdict(group: Group) -> str:
-    return "exact" if group.exact else "not exact: " + "; ".join(group.reasons)
+    if not group.exact:
+        return "not exact: " + "; ".join(group.reasons)
+    if not group.chosen:
+        return "exact"
+    choice = " and ".join(f"'{how}'" for how in group.chosen)
+    return f"exact, left out of {choice}" + (f"; {group.least} stay" if group.least > 1 else "")
 
 
 def _members(group: Group) -> list[str]:

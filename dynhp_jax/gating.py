@@ -29,10 +29,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.groups import Groups
+from dynhp_jax.jaxprs.choices import CHOICES, LEFT_OUT, reduced_axes
 from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.shardings import evenly, split_as
 from dynhp_jax.jaxprs.trace import InputPath, Traced, trace, varying
-from dynhp_jax.jaxprs.walk import Value
+from dynhp_jax.jaxprs.walk import Analysis, Value
 from dynhp_jax.members import mismatch
 from dynhp_jax.unit_reads import UnitReads
 
@@ -48,14 +49,16 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     Returns:
       `f(variables, gates, *inputs) -> outputs`. `gates` maps group names to f[units] (one draw for
       the mini-batch) or f[batch, units] (one for each example); groups that it leaves out are not
-      gated. `f` can be jitted, differentiated and transformed again, also inside `jax.shard_map`.
+      gated. A gate of zero also leaves a unit out where units are chosen among (`Group.chosen`).
+      `f` can be jitted, differentiated and transformed again, also inside `jax.shard_map`.
       Functions with a derivative of their own (custom_vjp, custom_jvp) keep it where gates can
       stand on their operands.
 
     Raises (when called):
       ValueError: for an unknown group, a gate of the wrong shape, variables of other sizes than the
         groups', per-example gates on units that are read where no batch axis is, gates where
-        integers are multiplied, gates on units that no matrix product or convolution reads, or,
+        integers are multiplied, gates on units that no matrix product or convolution reads (but for
+        masks of type bool on units that are chosen among), or,
         inside `shard_map`, gates that differ between devices on units that do not; when
         differentiated, for a gate that had to be inside a function with a derivative of its own.
     """
@@ -157,33 +160,71 @@ class _Gates(UnitReads):
         shared = jnp.ndim(self.gates[name]) == 1
         return cheap and shared and any(m.role == "data" for m in members)
 
+    def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
+        if eqn.primitive.name not in LEFT_OUT:
+            return super().operands(eqn, values, args)
+        array = args[0]
+        for d in reduced_axes(eqn):
+            for name, units in self.places.chosen_on(values[0].axes[d]).items():
+                gate = jnp.not_equal(self.gates[name], 0)
+                opened = self._placed(gate, name, units, array, values[0], d)
+                nothing = LEFT_OUT[eqn.primitive.name](array.dtype)
+                array = jnp.where(opened, array, jnp.asarray(nothing, array.dtype))
+                if eqn.primitive.name in CHOICES and jnp.asarray(self.gates[name]).dtype == bool:
+                    self.places.met.add(name)
+        return [array, *args[1:]]
+
+    def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
+        name = self._chosen_in(body)
+        if name is not None:
+            return (
+                f"it chooses among units of group {name!r} or adds them up, so that its gate has to"
+                " be inside; take that out of it, or leave that gate out"
+            )
+        return super().around(body, values, args)
+
+    def _chosen_in(self, body: Analysis) -> str | None:
+        """A group whose units are chosen among, or reduced, inside a function."""
+        for eqn in body.jaxpr.eqns:
+            for d in reduced_axes(eqn) if eqn.primitive.name in LEFT_OUT else ():
+                for name in self.places.chosen_on(body.value(eqn.invars[0]).axes[d]):
+                    return name
+        inner = (self._chosen_in(each) for bodies in body.inner.values() for each in bodies)
+        return next((name for name in inner if name is not None), None)
+
     def at_read(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         for name, units in on_axis.items():
-            apart = tuple(sorted(varying(self.gates[name]) - varying(array)))
-            if apart:
-                raise ValueError(
-                    f"gates of group {name!r} differ between devices along {apart}, and what"
-                    " is read there does not; give all of these devices the same gates"
-                )
             if not jnp.issubdtype(array.dtype, jnp.inexact):
                 array = self._as_result(array, name)
             gate = jnp.asarray(self.gates[name], array.dtype)
-            axes, examples, at = {d: units.shape[1]}, None, d
-            if gate.ndim == 2:
-                at = self.places.batch_axis(value)
-                if at is None or at == d:
-                    raise ValueError(
-                        f"group {name!r} is read where no batch axis is; gate it per mini-batch"
-                    )
-                examples = self.places.examples_on(value.axes[at])
-                axes[at] = examples.size
-            shape = tuple(axes.get(k, 1) for k in range(array.ndim))
-            factor = functools.partial(
-                _factor, units=units, examples=examples, flipped=at > d, shape=shape
-            )
-            where = evenly(jax.typeof(array).sharding, array.shape, shape)
-            array = array * split_as(where, factor, gate)
+            array = array * self._placed(gate, name, units, array, value, d)
         return array
+
+    def _placed(
+        self, gate: Any, name: str, units: np.ndarray, array: Any, value: Value, d: int
+    ) -> Any:
+        """The gates of a group in the array's rank, on its axis d and that of the examples."""
+        apart = tuple(sorted(varying(self.gates[name]) - varying(array)))
+        if apart:
+            raise ValueError(
+                f"gates of group {name!r} differ between devices along {apart}, and what"
+                " is read there does not; give all of these devices the same gates"
+            )
+        axes, examples, at = {d: units.shape[1]}, None, d
+        if gate.ndim == 2:
+            at = self.places.batch_axis(value)
+            if at is None or at == d:
+                raise ValueError(
+                    f"group {name!r} is read where no batch axis is; gate it per mini-batch"
+                )
+            examples = self.places.examples_on(value.axes[at])
+            axes[at] = examples.size
+        shape = tuple(axes.get(k, 1) for k in range(array.ndim))
+        factor = functools.partial(
+            _factor, units=units, examples=examples, flipped=at > d, shape=shape
+        )
+        where = evenly(jax.typeof(array).sharding, array.shape, shape)
+        return split_as(where, factor, gate)
 
     def _as_result(self, array: Any, name: str) -> Any:
         """Integers as the numbers that they are multiplied as, where these can be gated."""

@@ -25,7 +25,7 @@ from dynhp_jax.collecting import collect
 from dynhp_jax.costs import Work, costed
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
 from dynhp_jax.jaxprs.trace import InputPath, Path, below, trace
-from dynhp_jax.members import OF_THE_DATA, Group, Member, Pinned
+from dynhp_jax.members import BY_NAME, Group, Member, Pinned
 
 __all__ = [
     "Group",
@@ -96,12 +96,13 @@ class Groups(Mapping[str, Group]):
 
     @property
     def computed(self) -> tuple[str, ...]:
-        """Those of `prunable` whose units the network computes: no inputs, no rows of a vocabulary.
+        """Those of `prunable` that the network computes: no inputs, words or experts.
 
         What scores and prunes without names takes these: without an input (a channel of an image)
-        or a word the network reads other data than it was made for.
+        or a word the network reads other data than it was made for; without an expert the others
+        are chosen for what it did.
         """
-        return tuple(name for name in self.prunable if self[name].kind not in OF_THE_DATA)
+        return tuple(name for name in self.prunable if self[name].kind not in BY_NAME)
 
     def select(self, names: Sequence[str]) -> Groups:
         """Only the groups with these names; the others stay whole.
@@ -188,8 +189,8 @@ class Groups(Mapping[str, Group]):
         """The keeps as int arrays, one for each group that loses units.
 
         Raises:
-          ValueError: for an unknown group, or indices that are not sorted, repeated, out of range
-            or none at all.
+          ValueError: for an unknown group, or indices that are not sorted, repeated, out of range,
+            none at all or fewer than are chosen among the units.
         """
         self.check_names(list(keeps))
         checked = {}
@@ -203,6 +204,12 @@ class Groups(Mapping[str, Group]):
             if keep.size == 0:
                 raise ValueError(
                     f"keep of group {name!r} is empty; allowed: 1 to {size} of its units"
+                )
+            if keep.size < self[name].least:
+                raise ValueError(
+                    f"keep of group {name!r} holds {keep.size} units, of which"
+                    f" {' and '.join(map(repr, self[name].chosen))} choose {self[name].least};"
+                    f" allowed: {self[name].least} to {size} of its units"
                 )
             keep = keep.astype(np.int64)  # differences of unsigned numbers are never negative
             if (np.diff(keep) <= 0).any():

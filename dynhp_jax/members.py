@@ -44,9 +44,11 @@ class Member:
 
 INPUT = "input"
 VOCABULARY = "vocabulary"
+EXPERT = "expert"
 HIDDEN = "hidden"
-# Kinds of units that the network is given: what it reads, not what it computes.
-OF_THE_DATA = frozenset({INPUT, VOCABULARY})
+# Kinds of units that scores and prunes take where they are named: what the network reads, not what
+# it computes, and what it chooses among.
+BY_NAME = frozenset({INPUT, VOCABULARY, EXPERT})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,13 +59,19 @@ class Group:
       name: 'input', or the path of the module that first produces the units.
       size: number of units.
       members: every axis that holds them.
-      exact: whether cutting a unit equals multiplying it by zero wherever it is read.
+      exact: whether cutting a unit equals multiplying it by zero wherever it is read and, where
+        units are chosen among, leaving it out of the choice.
       reasons: why not, if not.
+      chosen: the primitives that choose among the units by their values ('top_k', 'argmax'), as a
+        router among experts. A unit that is not there is never chosen, as if its value were -inf
+        (of 'argmin' inf), and left out of sums, maxima and softmaxes over the units.
+      least: how many units have to stay, as so many are chosen.
       parameters: numbers that one unit costs, in the variables that the groups speak of.
       bytes: their bytes.
       flops: work that one unit costs in a forward pass of the example inputs.
       kind: INPUT for the features of an input; VOCABULARY for units that are made of the inputs
-        without any variable and read by kernels, such as one-hot words; HIDDEN for all others.
+        without any variable and read by kernels, such as one-hot words; EXPERT for those that are
+        chosen among; HIDDEN for all others.
     """
 
     name: str
@@ -71,6 +79,8 @@ class Group:
     members: tuple[Member, ...]
     exact: bool = True
     reasons: tuple[str, ...] = ()
+    chosen: tuple[str, ...] = ()
+    least: int = 1
     parameters: float = 0.0
     bytes: float = 0.0
     flops: float = 0.0

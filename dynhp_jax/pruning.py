@@ -186,7 +186,9 @@ class _Path:
         else:
             minimum = dict.fromkeys(scores, minimum)
         self.least = {
-            name: min(size, self._up(_whole("minimum", minimum.get(name, 1))))
+            name: min(
+                size, self._up(max(groups[name].least, _whole("minimum", minimum.get(name, 1))))
+            )
             for name, size in self.sizes.items()
         }
         # Best first; of equal ones the first.

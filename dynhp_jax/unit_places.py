@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from jax.interpreters import partial_eval
@@ -41,12 +41,22 @@ class UnitPlaces:
 
         Of the groups whose units a contraction of these values reads there; they count as met.
         """
+        found = self._on(axis, lambda name: self._is_read(name, values))
+        self.met.update(found)
+        return found
+
+    def chosen_on(self, axis: Axis) -> dict[str, np.ndarray]:
+        """The same of groups whose units are chosen among, wherever they are."""
+        if not any(self.groups[name].chosen for name in self.unit_of):
+            return {}
+        return self._on(axis, lambda name: bool(self.groups[name].chosen))
+
+    def _on(self, axis: Axis, wanted: Callable[[str], bool]) -> dict[str, np.ndarray]:
         positions, atoms, times = self.traced.labels.occurrences(axis)
         found = {}
         for name, table in self.unit_of.items():
             at = table[atoms] >= 0
-            if at.any() and self._is_read(name, values):
-                self.met.add(name)
+            if at.any() and wanted(name):
                 count = self.groups[name].size
                 there, units = _each(positions[at], table[atoms[at]], times[at], count)
                 found[name] = places(units, there, axis_size(axis), count)
@@ -91,7 +101,7 @@ class UnitPlaces:
         """
         labels, results = self.traced.labels, self.traced.analysis.outputs
         seen = [labels.axis_pairs(axis)[1] for value in results for axis in value.axes]
-        looked_at = [*labels.flagged(), *labels.pinned()]
+        looked_at = [*labels.flagged(), *labels.pinned(), *labels.chosen()]
         members = [m for m in self.groups[name].members if m.path in self.traced.leaves]
         mine = [np.flatnonzero(self.unit_of[name] >= 0)]
         mine += [plain_atoms(self.traced, m)[1] for m in members]

@@ -17,7 +17,8 @@ CASES = {}
 def case(verdict, *primitives):
     """Registers a function of f64[B, N] (and of a key) -> [B, M] under its primitives.
 
-    verdict: 'exact', 'flagged', 'pinned', or the indices of the units that are free.
+    verdict: 'exact', 'flagged', 'pinned', 'chosen' (exact if units are left out of a choice), or
+      the indices of the units that are free.
     """
 
     def register(function):
@@ -286,9 +287,46 @@ def examples_in_order(x, k):
     return jnp.sort(x, 0)
 
 
-@case("pinned", "top_k")
+@case("chosen", "top_k")
 def largest(x, k):
     return lax.top_k(x, 3)[0]
+
+
+@case("chosen", "argmax", "argmin", "gather", "iota", "eq")
+def where_extremes_are(x, k):
+    low, high = jnp.argmin(x, 1), jnp.argmax(x, 1)
+    here = x * jax.nn.one_hot(high, N) - jnp.sin(x) * (low[:, None] == jnp.arange(N))
+    return here + jnp.take_along_axis(x, low[:, None], 1) * x[jnp.arange(B), high][:, None]
+
+
+@case("chosen", "top_k", "lt", "sort", "concatenate", "transpose", "dynamic_slice")
+def places_of_largest(x, k):
+    """Positions that are moved, sorted, joined, compared with each other and with a mask."""
+    at = lax.top_k(x, 2)[1]
+    at = jnp.sort(jnp.concatenate([at.T, at[:, ::-1].T], 0), 0).T
+    low = jnp.arange(N) < jnp.maximum(at[:, 3:], 0)
+    one = lax.dynamic_index_in_dim(x, at[0, 0], axis=1)
+    return x * low + jnp.take_along_axis(x, at, 1).sum(1)[:, None] * (at[:, :1] < at[:, 3:]) + one
+
+
+@case("pinned", "argmax", "mul")
+def place_as_a_number(x, k):
+    return x * (0.5 * jnp.argmax(x, 1))[:, None]
+
+
+@case("pinned", "top_k", "eq")
+def place_of_another_axis(x, k):
+    return x + (lax.top_k(x, 2)[1] == jnp.arange(2)).sum(1, keepdims=True)
+
+
+@case("pinned", "scan", "argmax")
+def place_that_a_loop_carries(x, k):
+    return x * lax.scan(lambda c, _: (c + 1, None), jnp.argmax(x, 1), None, 2)[0][:, None]
+
+
+@case("pinned", "cond", "argmax")
+def branch_of_the_largest(x, k):
+    return lax.switch(jnp.argmax(x[0]), [jnp.sin, jnp.cos, jnp.tanh], x)
 
 
 def image(x):

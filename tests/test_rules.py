@@ -88,6 +88,7 @@ def test_rule(x64, name):
     free = np.unique(np.concatenate([m.index.ravel() for _, m in of_a]))
     assert free.tolist() == (list(range(N)) if isinstance(verdict, str) else verdict)
     assert all(g.exact == (verdict != "flagged") for g, _ in of_a)
+    assert all(bool(g.chosen) == (verdict == "chosen") for g, _ in of_a)
     if verdict == "flagged":
         keeps = {g.name: np.arange(0, g.size, 2) for g, _ in of_a}  # allowed when named
         small = resized(apply, params, groups, keeps)(cut(params, groups, keeps), x)
@@ -97,7 +98,9 @@ def test_rule(x64, name):
     rng = np.random.default_rng(1)
     for _ in range(2):
         keeps = {
-            g: np.sort(rng.choice(groups[g].size, rng.integers(1, groups[g].size), replace=False))
+            g: np.sort(
+                rng.choice(groups[g].size, rng.integers(groups[g].least, groups[g].size), False)
+            )
             for g in groups.prunable
         }
         agree(apply, params, x, groups, keeps)
@@ -140,7 +143,7 @@ def test_the_bytes_of_a_number_are_no_units():
 
 def agree(apply, params, x, groups, keeps):
     """Masked and cut: outputs and gradients."""
-    masks = {g: np.isin(np.arange(groups[g].size), k) * 1.0 for g, k in keeps.items()}
+    masks = {g: np.isin(np.arange(groups[g].size), k) for g, k in keeps.items()}
     large, small = gated(apply, groups), resized(apply, params, groups, keeps)
 
     def evaluate(f, p):

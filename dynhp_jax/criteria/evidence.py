@@ -86,7 +86,8 @@ class Evidence:
       labels: what the loss compares the outputs with.
       loss: `loss(outputs, labels) -> f32[batch]`, one loss per example.
       names: the groups to score; None for all that can be cut exactly and that the network
-        computes (`groups.computed`): inputs and the rows of a vocabulary only where they are named.
+        computes (`groups.computed`): inputs, the rows of a vocabulary and experts only where
+        they are named.
       key: for criteria that draw.
       gates: {group: log_alpha f32[units]} of a model that was trained with gates.
       earlier: variables of earlier epochs, the latest first, of the same shapes.

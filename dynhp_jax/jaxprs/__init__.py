@@ -2,6 +2,7 @@
 
 from dynhp_jax.jaxprs import (  # noqa: F401  (importing registers the rules)
     bodies,
+    choices,
     collectives,
     contractions,
     control,

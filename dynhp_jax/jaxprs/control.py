@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse, body_rule
+from dynhp_jax.jaxprs.walk import SPOILED, Analysis, Value, Walk, analyse, body_rule, follows
 
 
 def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
@@ -36,6 +36,9 @@ CALLS = (
 )
 
 
+follows(*CALLS)(lambda walk, eqn, operands, results: results)  # it was followed inside
+
+
 @body_rule(*CALLS)
 def _call(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
     jaxpr, consts = open_jaxpr(called_jaxpr(eqn.params))
@@ -64,6 +67,17 @@ def tie(walk: Walk, before: list[Value], after: list[Value]) -> None:
             walk.labels.unify(a, b, "a loop or branch with axes that divide differently")
 
 
+def _results(walk: Walk, values: list[Value], *ends: list[Value]) -> list[Value]:
+    """The results of a loop or of branches: positions are mere numbers there."""
+    results = []
+    for value, *each in zip(values, *ends, strict=True):
+        for end in each:
+            walk.as_number(end, "the end of a loop or branch")
+        spoiled = any(end.index for end in each)
+        results.append(dataclasses.replace(value, index=SPOILED if spoiled else None))
+    return results
+
+
 def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
     """How many operands of a scan all steps share, and how many it carries; the rest is stacked."""
     if "ft_in" in params:  # from jax 0.12 on
@@ -86,10 +100,10 @@ def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], lis
     inner = analyse(walk, jaxpr, closed, [*shared, *start, *(_rest(v) for v in stacked)])
     walk.repeats = outer
     tie(walk, start, inner.outputs[:carry])
-    results = list(start)
+    results = _results(walk, start, inner.outputs[:carry])
     for value in inner.outputs[carry:]:
         steps = walk.pinned_axes((p["length"],), "the axis that a scan runs over")
-        results.append(Value((*steps, *value.axes)))
+        results.append(Value((*steps, *value.axes), index=value.index))
     return results, [inner]
 
 
@@ -103,7 +117,7 @@ def _while(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], li
     inner = analyse(walk, body, body_consts, [*_again(operands[nc : nc + nb]), *start])
     tie(walk, start, inner.outputs)
     test = analyse(walk, cond, cond_consts, [*operands[:nc], *start])
-    return start, [test, inner]
+    return _results(walk, start, inner.outputs), [test, inner]
 
 
 @body_rule("cond")
@@ -115,4 +129,4 @@ def _cond(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], lis
     results = [Value(v.axes) for v in inner[0].outputs]
     for other in inner[1:]:
         tie(walk, results, other.outputs)
-    return results, inner
+    return _results(walk, results, *(body.outputs for body in inner)), inner

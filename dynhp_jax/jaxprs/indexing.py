@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynhp_jax.jaxprs.choices import chosen_dims, is_position
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.shapes import take
 from dynhp_jax.jaxprs.walk import Value, Walk, rule
@@ -35,9 +36,16 @@ def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
         numbers.operand_batching_dims, numbers.start_indices_batching_dims, strict=True
     ):
         batch[b] = walk.labels.unify(value.axes[d], batch[b], "batched gather")
+    single = [d for d, size in enumerate(sizes) if size == 1]
+    chosen = chosen_dims(walk, indices, numbers.start_index_map, single)
     offset: list[Axis] = []
     for d, axis in enumerate(value.axes):
         if d == static or d in numbers.operand_batching_dims:
+            continue
+        if d in chosen:
+            walk.labels.unify(axis, chosen[d], "a gather from an axis that divides differently")
+            if d not in numbers.collapsed_slice_dims:
+                offset.append(walk.pinned_axes((1,), "a window of a gather")[0])
             continue
         whole = sizes[d] == axis_size(axis)
         if d in numbers.collapsed_slice_dims:
@@ -58,10 +66,15 @@ def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
 @rule("dynamic_slice")
 def _dynamic_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, axes = operands[0], []
-    for axis, size in zip(value.axes, eqn.params["slice_sizes"], strict=True):
+    places = operands[1:]
+    for axis, size, at in zip(value.axes, eqn.params["slice_sizes"], places, strict=True):
         if axis_size(axis) == size:
             axes.append(axis)
+        elif size == 1 and is_position(at):
+            walk.labels.unify(axis, at.index.axes[0], "a slice of an axis that divides differently")
+            axes.append(walk.pinned_axes((1,), "a window at a computed place")[0])
         else:
+            walk.as_number(at, "'dynamic_slice'")
             walk.labels.pin_axis(axis, "a window at a computed place")
             axes.append(walk.pinned_axes((size,), "a window at a computed place")[0])
     # Where the window lies is the same for all examples, so that it is a part of the leaf.

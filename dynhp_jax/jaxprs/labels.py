@@ -47,7 +47,8 @@ class Labels(Atoms):
     def __init__(self) -> None:
         super().__init__()
         self._pins: list[tuple[np.ndarray, str]] = []
-        self._flags: list[tuple[np.ndarray, str]] = []
+        self._flags: list[tuple[np.ndarray, str, bool]] = []
+        self._choices: list[tuple[Axis, str, int]] = []
         self._settled: set[int] = set()  # atoms of digits of size one that are pinned
 
     def fresh_axes(self, shape: Sequence[int]) -> Axes:
@@ -170,10 +171,27 @@ class Labels(Atoms):
         for digit in axis:
             self.pin(digit, reason)
 
-    def flag_axis(self, axis: Axis, reason: str) -> None:
-        """Cutting these atoms changes the function of the others (not exact)."""
+    def flag_axis(self, axis: Axis, reason: str, left_out: bool = False) -> None:
+        """Cutting these atoms changes the function of the others (not exact).
+
+        With `left_out` that is not so if they are units that are chosen among (`choose_axis`).
+        """
         for digit in axis:
-            self._flags.append((np.array(digit), reason))
+            self._flags.append((np.array(digit), reason, left_out))
+
+    def choose_axis(self, axis: Axis, how: str, least: int) -> None:
+        """Some positions of this axis, `least` of them, are chosen by their values."""
+        self._choices.append((axis, how, least))
+
+    def chosen(self) -> dict[int, dict[str, int]]:
+        """atom -> how it is chosen among others -> how many of these there have to be."""
+        found: dict[int, dict[str, int]] = {}
+        for axis, how, least in self._choices:
+            _, atoms = self.axis_pairs(axis)
+            for atom, held in zip(*np.unique(atoms, return_counts=True), strict=True):
+                of_atom = found.setdefault(int(atom), {})
+                of_atom[how] = max(of_atom.get(how, 1), -(-least // int(held)))
+        return found
 
     def pinned(self) -> dict[int, str]:
         """atom -> why it must survive, for every representative that is pinned."""
@@ -189,9 +207,11 @@ class Labels(Atoms):
     def flagged(self) -> dict[int, list[str]]:
         """atom -> why cutting it is not exact."""
         found: dict[int, dict[str, None]] = {}
-        for atoms, reason in self._flags:
+        chosen = self.chosen()
+        for atoms, reason, left_out in self._flags:
             for atom in self.leaves(atoms).tolist():
-                found.setdefault(atom, {})[reason] = None
+                if not (left_out and atom in chosen):
+                    found.setdefault(atom, {})[reason] = None
         return {atom: list(reasons) for atom, reasons in found.items()}
 
     def axis_pairs(self, axis: Axis) -> tuple[np.ndarray, np.ndarray]:

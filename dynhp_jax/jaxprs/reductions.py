@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from dynhp_jax.jaxprs.walk import Value, Walk, rule
+from dynhp_jax.jaxprs.elementwise import broadcast_together, fold
+from dynhp_jax.jaxprs.labels import axis_size
+from dynhp_jax.jaxprs.walk import Index, Value, Walk, rule
 
 REDUCTIONS = (
     "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or",
@@ -18,19 +21,24 @@ WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_wi
 def _reduce(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, gone = operands[0], eqn.params["axes"]
     for d in gone:
-        walk.labels.flag_axis(value.axes[d], f"reduced by '{eqn.primitive.name}'")
+        reason = f"reduced by '{eqn.primitive.name}'"
+        walk.labels.flag_axis(value.axes[d], reason, left_out=True)
     axes = tuple(axis for d, axis in enumerate(value.axes) if d not in gone)
     if eqn.primitive.name != "reduce_sum":
         return [Value(axes)]
     return [Value(axes, summed=(*value.summed, *(value.axes[d] for d in gone)))]
 
 
-@rule("argmax", "argmin")
-def _arg(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
-    (value,), gone = operands, eqn.params["axes"]
-    for d in gone:
-        walk.labels.pin_axis(value.axes[d], f"an axis of '{eqn.primitive.name}'")
-    return [Value(tuple(axis for d, axis in enumerate(value.axes) if d not in gone))]
+@rule("div")
+def _div(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    """A mean: even where units are left out of sums, it divides by another number after a cut."""
+    total, count = operands
+    number = count.const.item() if count.const is not None and count.const.size == 1 else None
+    if total.summed and number == math.prod(map(axis_size, total.summed)):
+        for axis in total.summed:
+            walk.labels.flag_axis(axis, "reduced by 'reduce_sum'")
+    shape = eqn.outvars[0].aval.shape
+    return [Value(broadcast_together(walk, "div", shape, operands), fold(eqn, operands))]
 
 
 @rule(*CUMULATIVE)
@@ -48,18 +56,10 @@ def _sort(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
         for k, axis in enumerate(value.axes):
             axes[k] = walk.labels.unify(axes[k], axis, "sorted axes that divide differently")
     walk.labels.pin_axis(axes[d], "an axis that is sorted")
-    out.extend(Value(tuple(axes)) for _ in operands)
+    for value in operands:  # places along it, as of argsort, are no less numbers
+        index = Index((axes[d],), spoiled=True) if value.counts == d else None
+        out.append(Value(tuple(axes), index=index))
     return out
-
-
-@rule("top_k")
-def _top_k(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
-    axes = operands[0].axes
-    axis = eqn.params.get("axis", len(axes) - 1) % len(axes)
-    walk.labels.pin_axis(axes[axis], "an axis of 'top_k'")
-    kept = walk.pinned_axes((eqn.params["k"],), "an axis of 'top_k'")
-    out = (*axes[:axis], *kept, *axes[axis + 1 :])
-    return [Value(out), Value(out)]
 
 
 @rule(*WINDOWS, "select_and_gather_add", "select_and_scatter_add")

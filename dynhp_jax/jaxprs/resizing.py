@@ -143,3 +143,27 @@ def _div(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
             left = math.prod(run.size(axis) for axis in summed)
             args = [args[0], jnp.full_like(args[1], left)]
     return bind(eqn, args)
+
+
+@_resize("eq", "ne", "lt", "le", "gt", "ge")
+def _compare(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    # Positions that were chosen are counted among those that are left; so is what counts them.
+    axes = [v.index.axes[0] for v in ins if v.index]
+    if axes and run.is_cut(axes[0]):
+        rank = np.cumsum(run.alive(axes[0])) - 1
+        args = [
+            array if v.counts is None else jnp.asarray(rank, array.dtype)[array]
+            for v, array in zip(ins, args, strict=True)
+        ]
+    return bind(eqn, args)
+
+
+@_resize("top_k")
+def _top_k(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    k, d = eqn.params["k"], eqn.params.get("axis", -1)
+    if args[0].shape[d] < k:
+        raise ValueError(
+            f"'top_k' chooses {k} of an axis of which {args[0].shape[d]} positions are left; "
+            f"keep {k} or more"
+        )
+    return bind(eqn, args)

@@ -289,4 +289,4 @@ def _iota(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
         at = [1] * len(shape)
         at[d] = shape[d]
         const = np.broadcast_to(np.arange(shape[d], dtype=eqn.params["dtype"]).reshape(at), shape)
-    return [Value(walk.labels.fresh_axes(shape), const)]
+    return [Value(walk.labels.fresh_axes(shape), const, counts=d)]

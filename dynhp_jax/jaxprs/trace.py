@@ -171,6 +171,8 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
             walk.batch, walk.examples_vary = values[-1].axes[0][0], varying(leaf)
             walk.labels.pin(walk.batch, "the batch axis")
     analysis = analyse(walk, closed.jaxpr, closed.consts, values)
+    for value in analysis.outputs:
+        walk.as_number(value, "an output")
     out_tree = jax.tree.structure(out_shape)
     return Traced(walk, analysis, leaves, shapes, dtypes, out_tree)
 

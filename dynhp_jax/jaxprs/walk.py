@@ -20,6 +20,23 @@ from dynhp_jax.jaxprs.labels import Axes, Axis, Labels
 
 
 @dataclasses.dataclass(frozen=True)
+class Index:
+    """What the entries of an integer array are: positions on axes.
+
+    Attributes:
+      axes: the axis; several for coordinates side by side along the array's last axis, None for one
+        that is an ordinary number.
+      spoiled: whether they are no more than numbers that were computed from positions.
+    """
+
+    axes: tuple[Axis | None, ...]
+    spoiled: bool = False
+
+
+SPOILED = Index((None,), spoiled=True)
+
+
+@dataclasses.dataclass(frozen=True)
 class Value:
     """What is known about one array of the jaxpr.
 
@@ -30,6 +47,8 @@ class Value:
         empty for whatever depends on an input.
       linear: whether it is a leaf up to transposition, reshape or a change of dtype.
       summed: the axes over which it is a sum.
+      index: whose positions its entries are, if they were chosen by values (`choices`).
+      counts: the axis of its own whose positions its entries are (0, 1, 2, ... along it), if any.
     """
 
     axes: Axes
@@ -37,6 +56,8 @@ class Value:
     sources: frozenset[str] = frozenset()
     linear: bool = False
     summed: Axes = ()
+    index: Index | None = None
+    counts: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +116,12 @@ class Walk:
         for axis in value.axes:
             self.labels.pin_axis(axis, reason)
 
+    def as_number(self, value: Value, how: str) -> None:
+        """Notes that positions (`Value.index`) are used for more than to find what is there."""
+        for axis in value.index.axes if value.index else ():
+            if axis is not None:
+                self.labels.pin_axis(axis, f"its positions are numbers that reach {how}")
+
     def role(self, value: Value, role: str, axis: Axis) -> None:
         """Notes that a leaf is read ('in') or produces units ('out') along an axis."""
         atoms = self.labels.axis_pairs(axis)[1]
@@ -128,6 +155,22 @@ MOVES = {
     "copy",
     "copy_p",
 }
+
+
+# A rule for equations that take positions (`Value.index`): what their results are, as by the
+# ordinary rule, and what more is known of them.
+Follow = Callable[[Walk, Any, list[Value], list[Value]], list[Value]]
+_FOLLOWS: dict[str, Follow] = {}
+
+
+def follows(*primitives: str) -> Callable[[Follow], Follow]:
+    """Registers a rule for primitives that may take positions; others make numbers of them."""
+
+    def register(function: Follow) -> Follow:
+        _FOLLOWS.update(dict.fromkeys(primitives, function))
+        return function
+
+    return register
 
 
 def rule(*primitives: str) -> Callable[[Rule], Rule]:
@@ -182,19 +225,54 @@ def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Valu
             results = _RULES[name](walk, eqn, operands)
         else:
             results = _unknown(walk, eqn, operands)
+        results = [r if isinstance(r, Value) else Value(r) for r in results]
+        results = _followed(walk, eqn, operands, results)
         for var, result in zip(eqn.outvars, results, strict=True):
-            if not isinstance(result, Value):
-                result = Value(result)
             found.values[var] = _with_provenance(eqn, operands, result)
     found.outputs = [found.value(atom) for atom in jaxpr.outvars]
     return found
+
+
+def _followed(walk: Walk, eqn: Any, operands: list[Value], results: list[Value]) -> list[Value]:
+    """The results with what follows from operands that are positions on an axis."""
+    name = eqn.primitive.name
+    if any(v.index for v in operands):
+        if name in _FOLLOWS:
+            return _FOLLOWS[name](walk, eqn, operands, results)
+        for value in operands:
+            walk.as_number(value, f"'{name}'")
+        return [
+            dataclasses.replace(result, index=SPOILED) if _is_integer(var) else result
+            for var, result in zip(eqn.outvars, results, strict=True)
+        ]
+    elif operands and operands[0].counts is not None and name in MOVES:
+        (axis,), new = operands[0].axes[operands[0].counts], results[0].axes
+        at = [d for d, other in enumerate(new) if len(other) == 1 and other[0] is axis]
+        if len(at) == 1:
+            return [dataclasses.replace(results[0], counts=at[0])]
+    return results
+
+
+def _is_integer(var: Any) -> bool:
+    return jax.dtypes.issubdtype(var.aval.dtype, np.integer)
 
 
 def _constant(walk: Walk, const: Any) -> Value:
     axes = walk.labels.fresh_axes(np.shape(const))
     traced = isinstance(const, jax.core.Tracer)
     known = not traced and not jax.dtypes.issubdtype(const.dtype, jax.dtypes.extended)
-    return Value(axes, np.asarray(const) if known and const.size <= 1 << 16 else None)
+    array = np.asarray(const) if known and const.size <= 1 << 16 else None
+    counts = None if array is None else _counting_axis(array)
+    return Value(axes, array, counts=counts)
+
+
+def _counting_axis(array: np.ndarray) -> int | None:
+    """The axis along which the entries are 0, 1, 2, ..."""
+    if np.issubdtype(array.dtype, np.integer):
+        for d, size in enumerate(array.shape):
+            if size > 1 and (np.moveaxis(array, d, -1) == np.arange(size)).all():
+                return d
+    return None
 
 
 def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
@@ -211,10 +289,14 @@ def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
     return dataclasses.replace(result, sources=sources, linear=linear)
 
 
-def _unknown(walk: Walk, eqn: Any, operands: list[Value]) -> list[Axes]:
+def _unknown(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     name = eqn.primitive.name
     walk.unknown[name] = walk.unknown.get(name, 0) + 1
     reason = f"reaches '{name}', which has no rule"
     for value in operands:
         walk.pin(value, reason)
-    return [walk.pinned_axes(var.aval.shape, reason) for var in eqn.outvars]
+    results = [Value(walk.pinned_axes(var.aval.shape, reason)) for var in eqn.outvars]
+    return [
+        dataclasses.replace(result, index=SPOILED) if _is_integer(var) else result
+        for var, result in zip(eqn.outvars, results, strict=True)
+    ]
