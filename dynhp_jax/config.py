@@ -10,12 +10,13 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import ml_collections
 
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.fields import Section, choice, text, whole
+from dynhp_jax.own_code import Origin
 from dynhp_jax.scores import Scores
 from dynhp_jax.sections import (
     Batch,
@@ -46,6 +47,8 @@ class Config(Section):
     Raises:
       ConfigError: a field holds what it must not; the message names it and what is allowed.
     """
+
+    origin: ClassVar[Origin] = Origin.PERSON  # so it may name code of one's own
 
     name: str = text("run", "of the experiment; the default workdir is runs/NAME-METHOD-seedSEED")
     seed: int = whole(0, 0, "of everything random", high=2**32 - 1)  # where keys wrap
@@ -102,6 +105,22 @@ class Config(Section):
     @property
     def prunes(self) -> bool:
         return self.method in ("hp", "dynhp")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Recorded(Config):
+    """A config that was read back, from a run's config.json or a result: it runs nobody's code.
+
+    It equals the `Config` of the same fields, and what `dataclasses.replace` makes of it is as
+    `Recorded` as it is.
+    """
+
+    origin: ClassVar[Origin] = Origin.FILE
+
+    def __eq__(self, other):
+        return isinstance(other, Config) and to_dict(self) == to_dict(other)
+
+    __hash__ = Config.__hash__
 
 
 SECTIONS = {
@@ -169,13 +188,20 @@ def unknown_field(name: str, further: Mapping[str, type] = MappingProxyType({}))
     return UserError(f"config.{name} is not a field; the fields are: {', '.join(inside or names)}")
 
 
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """Makes a `Config` of nested mappings; what is missing takes its default.
+def from_dict(values: Mapping[str, Any]) -> Recorded:
+    """The config that `to_dict` gave nested mappings of; what is missing takes its default.
+
+    The mappings may come from anybody's file, so the config names no code of one's own: a person's
+    is a `Config(...)`, or comes from `from_config_dict`.
 
     Raises:
       UserError: a name is not a field (with the nearest names), or a section is no mapping.
       ConfigError: a value is not allowed.
     """
+    return Recorded(**_fields(values))
+
+
+def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
     top = {field.name for field in dataclasses.fields(Config)}
     arguments: dict[str, Any] = {}
     for name, value in values.items():
@@ -192,12 +218,12 @@ def from_dict(values: Mapping[str, Any]) -> Config:
             if key not in inner:
                 raise unknown_field(f"{name}.{key}")
         arguments[name] = SECTIONS[name](**value)
-    return Config(**arguments)
+    return arguments
 
 
 def from_config_dict(values: ml_collections.ConfigDict) -> Config:
-    """`from_dict` for what `config_flags` gives; the same errors."""
-    return from_dict(values.to_dict())
+    """The config of a person, who named its file with overrides; the errors are `from_dict`'s."""
+    return Config(**_fields(values.to_dict()))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

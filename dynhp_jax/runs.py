@@ -30,7 +30,8 @@ from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.counting import numbers_in, prices_of
-from dynhp_jax.criteria import naming, trial
+from dynhp_jax.criteria import contract, naming, trial
+from dynhp_jax.criteria.evidence import Criterion
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network
@@ -60,24 +61,31 @@ class Trainer:
       config: the run.
       dataset: its data.
       programs: where compiled programs are kept and counted; any runs may share them.
+      criterion: that the method 'scores' prunes by, as an object; None for the one that the config
+        names. Of a config that was read from a file only the library's own are taken.
 
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
       budget: the one that is held against what XLA allocates.
 
     Raises:
-      UserError: the criterion that the config names cannot be found.
+      UserError: the criterion that the config names cannot be found, or used.
       ConfigError: the budget is smaller than the network plus one example, the batch larger than
         the training set or than the paper's meter has room for, or no multiple of the devices,
         there are fewer of these, a group is unknown, or `data.shift` or `flip` does not go with
         the examples.
     """
 
-    def __init__(self, config: Config, dataset: Dataset, programs: compiling.Programs):
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        programs: compiling.Programs,
+        criterion: Criterion | None = None,
+    ):
         augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
-        by_scores = config.method == "scores" and config.scores.criterion
-        self.criterion = naming.parse(config.scores.criterion) if by_scores else None
+        self.criterion = _criterion(config, criterion)
         self.whole = named.network_of(config, dataset)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
@@ -179,11 +187,7 @@ class Trainer:
         Raises:
           ConfigError: the criterion cannot score the network, or not as early as it has to.
         """
-        if self.criterion is not None:
-            held_out = len(self.dataset.y_validation)
-            trial.check_run(
-                self.config.scores, self.criterion, self.whole, held_out or self.examples
-            )
+        self.check_criterion()
         size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
         batch, in_use = self.fit(network, min(size, room))
@@ -199,6 +203,15 @@ class Trainer:
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         given, splits = self.given(network, keeps, state), self.splits(keeps)
         return Run(0, batch, in_use, chunk, network, keeps, state, given, splits)
+
+    def check_criterion(self) -> None:
+        """Raises ConfigError for one that cannot score the network, or not as early as asked."""
+        if self.criterion is None:
+            return
+        images, labels = self.dataset.x_validation, self.dataset.y_validation
+        if not len(labels):
+            images, labels = self.dataset.x_train, self.dataset.y_train
+        trial.check_run(self.config.scores, self.criterion, self.whole, images, labels)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
         """The run that `host_part` and `array_part` were saved from.
@@ -276,6 +289,17 @@ class Trainer:
     def splits(self, keeps: Keeps) -> dict[str, Split]:
         """The data for arrays that hold these units."""
         return splits.cut(self.config, self.dataset, self.whole, keeps, self.place)
+
+
+def _criterion(config: Config, given: Criterion | None) -> Criterion | None:
+    """That units are pruned by; None with methods other than scores, and where none is named."""
+    if config.method != "scores" or (given is None and not config.scores.criterion):
+        return None
+    if given is None:
+        return naming.parse(config.scores.criterion, config.origin)
+    contract.check_object(given)
+    config.scores.check(config.epochs)
+    return given
 
 
 def array_part(run: Run) -> Any:

@@ -52,7 +52,7 @@ def prune(trainer: Trainer, run: Run) -> Run:
     if limit is None or asked.target(1).measure(run.network.groups, survivors(run)) <= limit:
         return run
     network, seen = evidence(trainer, run)
-    found = criteria.score(trainer.criterion, seen)
+    found = criteria.score(trainer.criterion, seen, asked.criterion)
     return without(trainer, run, chosen(asked, trainer.criterion, found, network, limit))
 
 

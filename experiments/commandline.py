@@ -13,9 +13,14 @@ from ml_collections import config_flags
 
 from dynhp_jax import config as configuration
 from dynhp_jax.errors import ConfigError, UserError
+from experiments import config_file
 
 USER_ERROR = 2
 INTERRUPTED = 130
+_CONFIG_HELP = (
+    "file of the experiment, such as configs/digits.py;"
+    " --config.FIELD=VALUE overrides one of its fields"
+)
 BROKEN_PIPE = 141  # as a shell says it of a program that wrote to nobody
 _AT_ONCE = (  # where nobody nearer by knows more
     "stopped at once; the same command goes on from what is saved, or begins anew where nothing is"
@@ -86,7 +91,9 @@ def parse(
       if it was not given), the values of the options and those of the switches.
 
     Raises:
-      UserError: a flag that does not exist or a value that is not of its type.
+      UserError: a flag that does not exist or a value that is not of its type, or a config file
+        that fails.
+      SystemExit: with 0, after the flags were shown.
     """
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", workdir, flag_values=values)
@@ -95,45 +102,46 @@ def parse(
         flags.DEFINE_string(name, default, text, flag_values=values)
     for name, text in switches:
         flags.DEFINE_bool(name, False, text, flag_values=values)
+    if _asks_for_help(argv):
+        if with_config:
+            flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
+        print(values.get_help())
+        raise SystemExit(0)
+    file = config = None
     if with_config:
         _check_names(argv, sections)
-        config_flags.DEFINE_config_file(
-            "config",
-            None,
-            "file of the experiment, such as configs/digits.py;"
-            " --config.FIELD=VALUE overrides one of its fields",
-            flag_values=values,
-            sys_argv=list(argv),
-        )
+        file, argv = config_file.split(argv)
+        if file is None:
+            raise UserError("--config is missing; for a start: --config=configs/digits.py")
     try:
+        if file is not None:
+            config = config_file.load(file)
+            config_flags.DEFINE_config_dict(
+                "config", config, _CONFIG_HELP, flag_values=values, sys_argv=list(argv)
+            )
         rest = values(list(argv))[1:]
-        config = values["config"].value if with_config else None
-        isinstance(config, Sequence)  # a file that could not be read shows itself when touched
-        if config is not None:
-            config.to_dict()
     except flags.IllegalFlagValueError as error:
         raise _illegal(error, sections) from None
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from None
     except OSError:
         raise UserError(
-            f"--config: the file {_config_file(argv)!r} cannot be read;"
+            f"--config: the file {file!r} cannot be read;"
             f" the experiments here: {', '.join(_experiments()) or 'none in ./configs'}"
         ) from None
     except UserError:
         raise
-    except Exception as error:  # whatever code a config file runs
+    except Exception as error:  # whatever config_flags makes of fields that are not there
         why = f"{type(error).__name__}: {error}"
-        raise UserError(f"--config: {_config_file(argv)!r} is no config: {why}") from None
-    if values["help"].value:
-        print(values.get_help())
-        raise SystemExit(0)
+        raise UserError(f"--config: {file!r} is no config: {why}") from None
     if rest:
         raise UserError(f"{rest[0]!r} is no flag; flags look like --workdir=runs/digits")
-    if with_config and config is None:
-        raise UserError("--config is missing; for a start: --config=configs/digits.py")
     names = [name for name, *_ in (*options, *switches)]
     return config, values["workdir"].value, *(values[name].value for name in names)
+
+
+def _asks_for_help(argv: Sequence[str]) -> bool:
+    return any(re.fullmatch(r"--?(h|help)(=true|=1)?", argument) for argument in argv[1:])
 
 
 def _check_names(argv: Sequence[str], sections: Mapping[str, type]) -> None:
@@ -149,22 +157,12 @@ def _illegal(error: flags.IllegalFlagValueError, sections: Mapping[str, type]) -
     match = re.match(r"flag --config\.([^=]+)=(.*?): ", str(error), re.DOTALL)
     names = configuration.field_names(sections)
     if match is None:
-        said, raised, _ = str(error).partition("Traceback")
-        cause = str(error).strip().splitlines()[-1] if raised else ""  # of a config file
-        return UserError(f"{said}{cause}")
+        return UserError(str(error))
     name, value = match.groups()
     if name in names:
         return ConfigError(name, value, configuration.allowed(name, sections))
     inside = ", ".join(each for each in names if each.startswith(f"{name}."))
     return ConfigError(name, value, f"no value of its own, it is a section; its fields: {inside}")
-
-
-def _config_file(argv: Sequence[str]) -> str:
-    found = ""
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        if match := re.match(r"--?config(?:=(.*))?$", argument):
-            found = following if match[1] is None else match[1]
-    return found
 
 
 def _experiments() -> list[str]:

@@ -87,8 +87,6 @@ def check(place: Place) -> None:
 
 def _check_criterion(place: Place, text: str) -> None:
     criterion, base = naming.parse(text), place.base
-    examples = min(base.scores.examples, len(place.dataset.y_validation))
-    trial.check("compare.criteria", text, criterion, place.whole, examples)
     needed = trial.earlier_epochs(criterion)
     if needed >= settings.KEPT:
         allowed = f"one that looks at {settings.KEPT - 1} earlier epochs at most, not at {needed}"
@@ -96,6 +94,9 @@ def _check_criterion(place: Place, text: str) -> None:
     if needed >= base.epochs:
         allowed = f"more than the {needed} earlier epochs that {text!r} looks at"
         raise ConfigError("epochs", base.epochs, allowed)
+    dataset, count = place.dataset, base.scores.examples
+    images, labels = dataset.x_validation[:count], dataset.y_validation[:count]
+    trial.check("compare.criteria", text, criterion, place.whole, images, labels)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from typing import Any
 from dynhp_jax import alone, checkpoint, compiling, loop, named, program_cache, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
+from dynhp_jax.scores import Scores
 from experiments import commandline, reports
 from experiments.commandline import warn
 from experiments.workdir import Workdir
@@ -52,18 +53,22 @@ def main(argv: Sequence[str]) -> None:
 def here(config: Config) -> Config:
     """A run's config as it can be evaluated by: on one device, on this machine.
 
-    What its budget allowed goes, too: it was for training, and by XLA's meter it would be found
-    out anew, on other devices. Unless it decides which types the moments in the checkpoint have.
+    The criterion goes, as nothing is pruned any more; so does the folder of compiled programs: they
+    are code, and the run may be anybody's. The budget goes, too: it was for training, and by XLA's
+    meter what fits would be found out anew, on other devices. Unless it decides which types the
+    moments in the checkpoint have.
     """
     memory = config.memory
+    cached = "none" if config.compiling.cache_dir == "none" else ""
     if "bf16_moments" not in memory.allow:
         memory = dataclasses.replace(memory, meter="paper", budget="none")
     return dataclasses.replace(
         config,
         devices=1,
         memory=memory,
+        scores=Scores(),
         data=_found(config.data, "dir", "cache_dir"),
-        compiling=_found(config.compiling, "cache_dir"),
+        compiling=dataclasses.replace(config.compiling, cache_dir=cached),
     )
 
 

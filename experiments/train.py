@@ -15,6 +15,7 @@ from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
+from dynhp_jax.own_code import OwnCodeError
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.events import Events, scalars
@@ -81,7 +82,10 @@ def train(
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; {_what_is_left(workdir, config)}") from None
         except loop.Diverged as error:
-            raise UserError(f"{error}; {_last_good(workdir)}") from None
+            advice = "a smaller config.optimizer.learning_rate may help"
+            raise UserError(f"{error}; {_last_good(workdir)}; {advice}") from None
+        except OwnCodeError as error:
+            raise UserError(f"{error}; {_last_good(workdir)}") from error
         finally:
             report.close()
             events.close()
@@ -102,6 +106,7 @@ def _start(
     found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
     if found is None:
         return begin(trainer)
+    trainer.check_criterion()
     trainer.programs.compilations = found.host["compilations"]
     trainer.programs.seconds = found.host["compile_seconds"]
     trainer.programs.waited = found.host["compile_waited"]
@@ -135,12 +140,9 @@ def _what_is_left(workdir: Workdir, config: Config) -> str:
 
 def _last_good(workdir: Workdir) -> str:
     epochs = checkpoint.epochs(workdir.checkpoints)
-    kept = (
-        f"the checkpoint of epoch {epochs[-1]} is kept in {workdir.checkpoints}"
-        if epochs
-        else "there is no checkpoint yet"
-    )
-    return f"{kept}; a smaller config.optimizer.learning_rate may help"
+    if not epochs:
+        return "there is no checkpoint yet"
+    return f"the checkpoint of epoch {epochs[-1]} is kept in {workdir.checkpoints}"
 
 
 if __name__ == "__main__":

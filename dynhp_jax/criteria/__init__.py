@@ -11,8 +11,11 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
+from dynhp_jax import own_code
+from dynhp_jax.criteria import contract
 from dynhp_jax.criteria.activation import ActivationRate
 from dynhp_jax.criteria.batch_norm import BatchNormScale
+from dynhp_jax.criteria.contract import check_scores
 from dynhp_jax.criteria.evidence import Criterion, Evidence, check_losses, cross_entropy
 from dynhp_jax.criteria.fisher import Fisher
 from dynhp_jax.criteria.flexrel import FlexRel
@@ -27,7 +30,15 @@ from dynhp_jax.criteria.taylor import Taylor
 from dynhp_jax.criteria.velocity import Velocity
 from dynhp_jax.errors import UserError
 
-__all__ = ["CRITERIA", "Criterion", "Evidence", "cross_entropy", "get", "score"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "Evidence",
+    "check_scores",
+    "cross_entropy",
+    "get",
+    "score",
+]
 
 # A new criterion: its file, and its line here. A user's own needs no line: pass the object.
 CRITERIA: dict[str, Callable[..., Criterion]] = {
@@ -68,59 +79,38 @@ def get(name: str, **options) -> Criterion:
     return CRITERIA[name](**options)
 
 
-def score(criterion: str | Criterion, evidence: Evidence) -> dict[str, np.ndarray]:
+def score(
+    criterion: str | Criterion, evidence: Evidence, called: str = ""
+) -> dict[str, np.ndarray]:
     """Compiles a criterion, runs it and checks what it gives.
 
     Args:
       criterion: a name, or any hashable object with `scores(evidence)`; equal ones are compiled
         once for equal apply function, groups and shapes.
       evidence: what it looks at.
+      called: how errors call it; '' for `module:Class`.
 
     Returns:
       Group name -> f32[units], finite; the units with the lowest go first.
 
     Raises:
-      UserError: evidence that the criterion needs is missing, or an example's loss is not finite,
-        or the criterion has no hash.
-      ValueError: variables of other sizes than the groups', such as before a cut; scores of another
-        shape, or that are not finite; the group is named.
+      UserError: evidence that the criterion needs is missing, an example's loss is not finite, the
+        criterion has no hash, or gives what are no finite numbers, one for each unit of a group.
+      OwnCodeError: one that is not the library's own does so, or raises anything else; it is named.
+      ValueError: variables of other sizes than the groups', such as before a cut.
     """
     if isinstance(criterion, str):
         criterion = get(criterion)
-    try:
-        hash(criterion)
-    except TypeError:
-        raise UserError(
-            f"the criterion {type(criterion).__name__} cannot be hashed; make it a frozen dataclass"
-            " whose fields can be"
-        ) from None
     evidence.check_sizes()
-    scores = _compiled(criterion, evidence)
-    if not all(np.isfinite(np.asarray(s, np.float32)).all() for s in jax.tree.leaves(scores)):
+    with contract.guarded(criterion, called):
+        contract.check_hash(criterion)
+        scores = jax.device_get(_compiled(criterion, evidence))
+    if not all(np.isfinite(np.asarray(s, np.float32)).all() for s in scores.values()):
         check_losses(evidence)  # whose scores are not finite either
-    return check_scores(scores, evidence.groups)
+    with own_code.guarded(contract.title(criterion, called)):
+        return check_scores(scores, evidence.groups)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled(criterion: Criterion, evidence: Evidence) -> dict[str, jax.Array]:
-    return dict(criterion.scores(evidence))
-
-
-def check_scores(scores, groups) -> dict[str, np.ndarray]:
-    """The scores as f32 arrays on the host; raises ValueError for the wrong shape or no number."""
-    groups.check_names(list(scores))
-    checked = {}
-    for name in [name for name in groups if name in scores]:
-        value = np.asarray(scores[name], np.float32)
-        if value.shape != (groups[name].size,):
-            raise ValueError(
-                f"scores of group {name!r} have shape {value.shape}; allowed: "
-                f"({groups[name].size},), a number for each of its units"
-            )
-        if not np.isfinite(value).all():
-            bad = int(np.flatnonzero(~np.isfinite(value))[0])
-            raise ValueError(
-                f"the score of unit {bad} of group {name!r} is {value[bad]}; allowed: finite"
-            )
-        checked[name] = value
-    return checked
+    return contract.scores_of(criterion, evidence)

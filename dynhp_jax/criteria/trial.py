@@ -1,56 +1,83 @@
 """What a criterion needs of a run, found out before anything is trained."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dynhp_jax import criteria
+from dynhp_jax.criteria import contract
+from dynhp_jax.criteria.contract import earlier_epochs
 from dynhp_jax.criteria.evidence import Criterion, Evidence
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import Network
 from dynhp_jax.scores import Scores
 
-
-def earlier_epochs(criterion: Criterion | None) -> int:
-    """How many earlier epochs' variables a criterion looks at; see `Criterion`."""
-    return getattr(criterion, "earlier_epochs", 0)
+_FEW = 8  # examples that a criterion of one's own is tried on
 
 
-def check_run(asked: Scores, criterion: Criterion, network: Network, examples: int) -> None:
+def check_run(
+    asked: Scores, criterion: Criterion, network: Network, images: np.ndarray, labels: np.ndarray
+) -> None:
     """Whether a run of the method 'scores' can go by a criterion, from when it has to.
 
     Args:
       asked: the section of the config.
       criterion: that it names.
       network: whole.
-      examples: that there are to score on.
+      images, labels: f32[examples, ...] and i32[examples]; the first of them are scored on.
 
     Raises:
       ConfigError: it cannot.
     """
-    examples = min(asked.examples, examples)
-    check("scores.criterion", asked.criterion, criterion, network, examples)
-    needed = earlier_epochs(criterion)
+    called, needed = asked.criterion or contract.name_of(criterion), earlier_epochs(criterion)
     if asked.start < needed:
-        allowed = f"{needed} or more: {asked.criterion!r} looks at so many earlier epochs"
+        allowed = f"{needed} or more: {called!r} looks at so many earlier epochs"
         raise ConfigError("scores.start", asked.start, allowed)
+    count = asked.examples
+    check("scores.criterion", called, criterion, network, images[:count], labels[:count])
 
 
-def check(field: str, found: Any, criterion: Criterion, network: Network, examples: int) -> None:
-    """Whether a criterion can score a network without gates, by tracing it with shapes alone.
+def check(
+    field: str,
+    found: str,
+    criterion: Criterion,
+    network: Network,
+    images: np.ndarray,
+    labels: np.ndarray,
+) -> None:
+    """Whether a criterion can score a network without gates.
+
+    It is traced with shapes alone. One of one's own is also run, on a few of the examples and new
+    weights: that its scores are finite no shape can say.
 
     Args:
       field: of the config, that names the criterion.
       found: its value.
       criterion: that it names.
       network: whole.
-      examples: to score on.
+      images, labels: to score on.
 
     Raises:
       ConfigError: it cannot.
     """
+    try:
+        seen = _shapes(network, len(labels), earlier_epochs(criterion))
+        with contract.guarded(criterion, found):
+            jax.eval_shape(lambda evidence: contract.scores_of(criterion, evidence), seen)
+        if contract.is_own(criterion):
+            criteria.score(criterion, _few(seen, network, images, labels), found)
+    except UserError as error:
+        allowed = f"one that can score this network, such as 'l1' or 'taylor' ({error})"
+        raise ConfigError(field, found, allowed) from error
+
+
+def _shapes(network: Network, examples: int, earlier: int) -> Evidence:
+    """What a criterion looks at in a run, as shapes."""
     variables, Shape = network.spec.shapes(), jax.ShapeDtypeStruct
-    seen = Evidence(
+    return Evidence(
         network.evaluate,
         network.groups,
         variables,
@@ -58,10 +85,20 @@ def check(field: str, found: Any, criterion: Criterion, network: Network, exampl
         Shape((examples,), jnp.int32),
         names=tuple(network.groups),
         key=jax.eval_shape(lambda: jax.random.key(0)),
-        earlier=(variables,) * earlier_epochs(criterion),
+        earlier=(variables,) * earlier,
     )
-    try:
-        jax.eval_shape(criterion.scores, seen)
-    except UserError as error:
-        allowed = f"one that can score this network, such as 'l1' or 'taylor' ({error})"
-        raise ConfigError(field, found, allowed) from None
+
+
+def _few(seen: Evidence, network: Network, images: Any, labels: Any) -> Evidence:
+    """The same with numbers: a few examples, and weights that differ from epoch to epoch."""
+    make = jax.jit(network.spec.init)
+    now, *earlier = (make(jax.random.key(k)) for k in range(1 + len(seen.earlier)))
+    inputs = jnp.asarray(np.asarray(images[:_FEW]).reshape(-1, *network.spec.input_shape))
+    return dataclasses.replace(
+        seen,
+        variables=now,
+        inputs=(inputs,),
+        labels=jnp.asarray(labels[:_FEW]),
+        key=jax.random.key(0),
+        earlier=tuple(earlier),
+    )

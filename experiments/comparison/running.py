@@ -119,9 +119,9 @@ class Start:
         """Scores and seconds, without compiling: those of the second of two calls."""
         if criterion not in self.found:
             parsed = naming.parse(criterion)
-            criteria.score(parsed, self.evidence)
+            criteria.score(parsed, self.evidence, criterion)
             began = time.perf_counter()
-            scores = criteria.score(parsed, self.evidence)
+            scores = criteria.score(parsed, self.evidence, criterion)
             self.found[criterion] = scores, time.perf_counter() - began
         return self.found[criterion]
 

@@ -101,7 +101,7 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Compari
         if len(set(found)) < len(found):
             raise ConfigError(f"compare.{name}", found, "each once")
     plain["method"] = "scores"
-    base = configuration.from_dict(plain)
+    base = configuration.from_config_dict(ml_collections.ConfigDict(plain))
     if base.scores.criterion:
         raise ConfigError("scores.criterion", base.scores.criterion, "'' here: compare.criteria")
     if not base.data.validation:
