@@ -6,7 +6,6 @@ run's config.json, imports nothing: a run directory may come from anybody. This 
 the library that imports by name, whatever the class is for.
 """
 
-import ast
 import contextlib
 import dataclasses
 import enum
@@ -21,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from dynhp_jax import literals
 from dynhp_jax.errors import UserError
 
 _TEXT = re.compile(r"(?:(?P<module>[\w.]+):)?(?P<name>\w+)(?P<options>\(.*\))?", re.DOTALL)
@@ -101,11 +101,8 @@ def instance(text: str, role: Role, origin: Origin) -> Any:
 
 def _options(whose: str, call: str) -> dict[str, Any]:
     try:
-        made = ast.parse(f"f{call}", mode="eval").body
-        if not isinstance(made, ast.Call) or made.args or None in [k.arg for k in made.keywords]:
-            raise ValueError
-        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in made.keywords}
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return literals.options(call)
+    except ValueError:
         raise UserError(
             f"the options of {whose} are not option=value with numbers, strings or tuples, and"
             " commas between them"
@@ -191,15 +188,18 @@ def _noting_signals() -> Iterator[list[int]]:
 
 
 def _reason(error: BaseException) -> str:
-    """An exception's type, the first line of its text, and the last line of own code it is from."""
+    """An exception's type, a line of its text, and the last line of own code that it is from."""
     try:
-        lines = str(error).split("\n")
+        text = str(error)
     except BaseException:  # its text is code of one's own, too
-        lines = []
-    first = next((" ".join(line.split()) for line in lines if line.strip()), "")
-    if len(first) > _LONGEST:
-        first = f"{first[:_LONGEST]}..."
-    said = ": ".join(filter(None, (type(error).__name__, first)))
+        text = ""
+    lines = [" ".join(line.split()) for line in text.split("\n") if line.strip()] or [""]
+    line = lines[
+        -1 if "Traceback (most recent call last)" in text else 0
+    ]  # of a callback: the last
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]}..."
+    said = ": ".join(filter(None, (type(error).__name__, line)))
     own = [
         frame
         for frame in traceback.extract_tb(error.__traceback__, limit=None)

@@ -30,7 +30,7 @@ from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.counting import numbers_in, prices_of
-from dynhp_jax.criteria import contract, naming, trial
+from dynhp_jax.criteria import naming, trial
 from dynhp_jax.criteria.evidence import Criterion
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
@@ -85,7 +85,7 @@ class Trainer:
     ):
         augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
-        self.criterion = _criterion(config, criterion)
+        self.criterion = naming.of_run(config, criterion)
         self.whole = named.network_of(config, dataset)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
@@ -289,17 +289,6 @@ class Trainer:
     def splits(self, keeps: Keeps) -> dict[str, Split]:
         """The data for arrays that hold these units."""
         return splits.cut(self.config, self.dataset, self.whole, keeps, self.place)
-
-
-def _criterion(config: Config, given: Criterion | None) -> Criterion | None:
-    """That units are pruned by; None with methods other than scores, and where none is named."""
-    if config.method != "scores" or (given is None and not config.scores.criterion):
-        return None
-    if given is None:
-        return naming.parse(config.scores.criterion, config.origin)
-    contract.check_object(given)
-    config.scores.check(config.epochs)
-    return given
 
 
 def array_part(run: Run) -> Any:

@@ -2,10 +2,12 @@
 
 import gzip
 import hashlib
+import itertools
 import os
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 
@@ -134,3 +136,19 @@ def optimised():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+_NUMBERS = itertools.count()
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    """Writes a module that can be imported, under a name that no other test has; the name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(content):
+        name = f"own_{next(_NUMBERS)}"
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(content))
+        return name
+
+    return write

@@ -1,9 +1,14 @@
-"""Reads directories that tensorflow-datasets prepared as array_record; TensorFlow is not needed."""
+"""Reads directories that tensorflow-datasets prepared as array_record; TensorFlow is not needed.
+
+TFDS imports the classes that a directory names for its features, and a directory may come from
+anybody. So it is handed only directories that name classes of TFDS.
+"""
 
 import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +18,8 @@ from dynhp_jax.errors import UserError
 
 # Examples decoded at a time: enough to gain by reading in bulk, little enough to watch progress.
 _CHUNK = 2_500
+_CLASSES = "tensorflow_datasets.core.features."  # that a directory may name
+_NAMING = ("pythonClassName", "python_class_name", "type")  # keys under which it does
 
 
 def read(entry: Published, roots: Iterable[Path]) -> list[Arrays]:
@@ -39,31 +46,73 @@ def read(entry: Published, roots: Iterable[Path]) -> list[Arrays]:
         elif (found := _file_format(folder)) != "array_record":
             reasons.append(f"{folder} is prepared as {found}, not as array_record")
         else:
-            return _read(entry, root, folder)
+            _check_classes(folder)
+            return _read(entry, folder)
     raise Unavailable("; ".join(reasons) or "no prepared directory is known")
 
 
 def _file_format(folder: Path) -> str:
     try:
-        return json.loads((folder / "dataset_info.json").read_text())["fileFormat"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder / 'dataset_info.json'} is damaged ({error!r}): prepare it anew"
-        ) from error
+        return _json(folder / "dataset_info.json")["fileFormat"]
+    except (KeyError, TypeError) as error:
+        raise _damaged(folder / "dataset_info.json", error) from error
 
 
-def _read(entry: Published, root: Path, folder: Path) -> list[Arrays]:
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({error!r}): prepare it anew")
+
+
+def _check_classes(folder: Path) -> None:
+    """Raises UserError if TFDS would import other code than its own to read a directory."""
+    described = {"features.json": lambda values: values,
+                 "dataset_info.json": lambda values: values.get("features")}  # fmt: skip
+    for name, part in described.items():
+        path = folder / name
+        if not path.exists():
+            continue
+        try:
+            classes = list(_classes(part(_json(path))))
+        except (AttributeError, ValueError, RecursionError) as error:
+            raise _damaged(path, error) from error
+        others = [each for each in classes if not each.startswith(_CLASSES)]
+        if others:
+            raise UserError(
+                f"{path} names the class {others[0]!r}; allowed: those of {_CLASSES}*, as no code"
+                " is run that a file names; prepare it anew"
+            )
+
+
+def _classes(values: Any) -> Iterable[str]:
+    """The classes that a description of features names, also in JSON within JSON."""
+    if isinstance(values, str) and values.lstrip().startswith(("{", "[")):
+        values = json.loads(values)
+    if isinstance(values, dict):
+        yield from (str(values[key]) for key in _NAMING if key in values)
+        values = [value for key, value in values.items() if key not in _NAMING]
+    if isinstance(values, list):
+        for value in values:
+            yield from _classes(value)
+
+
+def _read(entry: Published, folder: Path) -> list[Arrays]:
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise Unavailable(f"tensorflow_datasets, to read {folder}, is missing ({error})") from error
-    if not hasattr(tfds, "data_source"):  # TFDS logs what goes wrong in its import and goes on.
+    if not hasattr(tfds, "builder_from_directory"):  # It logs why it cannot be imported, no more.
         raise Unavailable(f"tensorflow_datasets, to read {folder}, cannot be imported whole")
 
     arrays = []
     for split in reversed(entry.splits):  # The small one first: it tells sooner what is wrong.
         try:
-            decoded = _read_split(tfds, entry, split, root)
+            decoded = _read_split(tfds, entry, split, folder)
         except UserError:
             raise
         except ImportError as error:  # TFDS imports what it decodes with when it comes to that.
@@ -79,14 +128,12 @@ def _read(entry: Published, root: Path, folder: Path) -> list[Arrays]:
     return arrays[::-1]
 
 
-def _read_split(tfds, entry: Published, split: Split, root: Path) -> Arrays:
-    source = tfds.data_source(
-        f"{entry.name}:{entry.version}", split=split.name, data_dir=root, download=False
-    )
+def _read_split(tfds, entry: Published, split: Split, folder: Path) -> Arrays:
+    source = tfds.builder_from_directory(folder).as_data_source(split=split.name)
     if len(source) != split.examples:
         raise UserError(
-            f"{root / entry.name / entry.version} holds {len(source)} {split.name} examples of"
-            f" {entry.name}, not {split.examples}: prepare it anew"
+            f"{folder} holds {len(source)} {split.name} examples of {entry.name},"
+            f" not {split.examples}: prepare it anew"
         )
     images = np.empty((split.examples, *entry.example_shape), np.uint8)
     labels = np.empty(split.examples, np.uint8)

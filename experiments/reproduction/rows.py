@@ -15,12 +15,12 @@ and any of them with variants after a '+': one of `VARIANTS`, or FIELD=VALUE of 
     hp+per-example        dynhp-0.95+pruning.gamma=0.3
 """
 
-import ast
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynhp_jax import config as configuration
+from dynhp_jax import literals
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
 from experiments.reproduction.published import UNITS, Table
@@ -172,8 +172,8 @@ def _setting(variant: str) -> dict[str, Any]:
     if field in configuration.FREE_ON_RESUME:  # a path has no place in the name of a result
         raise ConfigError(field, text, "no variant: it changes no result; see DYNHP_CACHE")
     try:
-        return {field: ast.literal_eval(text)}
-    except (ValueError, SyntaxError):
+        return {field: literals.literal(text)}
+    except ValueError:
         return {field: text}
 
 
