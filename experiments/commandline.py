@@ -39,6 +39,8 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     shown = warnings.showwarning
     warnings.showwarning = _show_warning
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' advice to developers
+    for name in ("jax._src.callback", "jax._src.debugging"):  # they raise what they log
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         main(argv)
     except UserError as error:

@@ -4,7 +4,8 @@ python -m experiments.evaluate --workdir=runs/digits
 
 A member of a sweep is loaded from the sweep's checkpoint: --workdir=runs/digits-dynhp-sweep/seed0.
 It takes one device, however many the run had. Directories of the run's config that do not exist
-here, as on another machine, give way to the defaults (TFDS_DATA_DIR, DYNHP_CACHE).
+here, as on another machine, give way to the defaults (TFDS_DATA_DIR, DYNHP_CACHE). A run may come
+from anybody: no code is run that its files name.
 """
 
 import dataclasses

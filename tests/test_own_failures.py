@@ -55,6 +55,10 @@ WRONG = {
     ),
     "too many": (criterion("return {n: jnp.ones(s.size + 1) for n, s in ones.items()}"), "have sh"),
     "two axes": (criterion("return {n: s[:, None] for n, s in ones.items()}"), "have shape"),
+    "no group": (criterion("return {}"), "it gives scores of no group"),
+    "a callback": (
+        criterion("import jax\njax.debug.callback(int, 'x')\nreturn ones"), "ValueError: invalid"
+    ),
     "another group": (criterion("return {'elsewhere': jnp.ones(3)}"), "no group 'elsewhere'"),
     "a numbered group": (criterion("return {0: jnp.ones(3)} | ones"), "a group 0; allowed"),
     "syntax": ("def def", "SyntaxError: invalid syntax (own_"),
@@ -117,7 +121,18 @@ def test_a_criterion_of_ones_own_that_is_wrong_is_one_line_before_training(
 
 
 @pytest.mark.parametrize(
-    "kind", ["raises", "exits", "stops", "nan", "complex", "none", "import exits", "eq with hash"]
+    "kind",
+    [
+        "raises",
+        "exits",
+        "stops",
+        "a callback",
+        "nan",
+        "complex",
+        "none",
+        "import exits",
+        "eq with hash",
+    ],
 )
 def test_from_the_command_line_it_is_exit_code_2(kind, own_module, tmp_path, capfd):
     content, said = WRONG[kind]

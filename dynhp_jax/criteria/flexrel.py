@@ -27,6 +27,7 @@ import jax.numpy as jnp
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.l1 import L1
 from dynhp_jax.criteria.relevance import Relevance
+from dynhp_jax.errors import ConfigError
 from dynhp_jax.fields import Section, choice, number
 
 DELTAS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -49,6 +50,13 @@ class FlexRel(Section):
     weights: str = choice("text", ("text", "table"), "which of the paper's two formulas")
     magnitude: L1 = L1()
     relevance: Relevance = Relevance()
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name, kind in (("magnitude", L1), ("relevance", Relevance)):
+            found = getattr(self, name)
+            if not isinstance(found, kind):
+                raise ConfigError(f"criterion.{name}", found, f"a {kind.__name__}, in Python alone")
 
     def parts(self, evidence: Evidence) -> tuple[Scores, Scores]:
         """Magnitude and relevance, each scaled to [0, 1] within every group."""

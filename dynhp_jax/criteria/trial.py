@@ -66,7 +66,9 @@ def check(
     try:
         seen = _shapes(network, len(labels), earlier_epochs(criterion))
         with contract.guarded(criterion, found):
-            jax.eval_shape(lambda evidence: contract.scores_of(criterion, evidence), seen)
+            traced = jax.eval_shape(lambda evidence: contract.scores_of(criterion, evidence), seen)
+            if not traced:
+                raise UserError("it gives scores of no group")
         if contract.is_own(criterion):
             criteria.score(criterion, _few(seen, network, images, labels), found)
     except UserError as error:
