@@ -26,16 +26,17 @@ def options(call: str) -> dict[str, Any]:
     """The literals that a call has by keyword: '(a=1, b=(2, 3))'.
 
     Raises:
-      ValueError: it is no single call, or has anything else.
+      ValueError: it is no single call, has anything else, or a keyword twice.
 
     >>> options("(delta=0.25, weights='table')")
     {'delta': 0.25, 'weights': 'table'}
     """
     try:
         made = ast.parse(f"f{call}", mode="eval").body
-        once = isinstance(made, ast.Call) and isinstance(made.func, ast.Name)
-        if once and not made.args and all(keyword.arg for keyword in made.keywords):
-            return {keyword.arg: ast.literal_eval(keyword.value) for keyword in made.keywords}
+        if isinstance(made, ast.Call) and isinstance(made.func, ast.Name) and not made.args:
+            names = [keyword.arg for keyword in made.keywords]
+            if None not in names and len(set(names)) == len(names):
+                return {each.arg: ast.literal_eval(each.value) for each in made.keywords}
     except _FAULTS:
         pass
     raise ValueError("no call with literals by keyword")

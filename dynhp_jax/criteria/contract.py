@@ -71,19 +71,23 @@ def earlier_epochs(criterion: Criterion | None) -> int:
 
 
 def scores_of(criterion: Criterion, evidence: Evidence) -> Scores:
-    """What it gives, checked by types and shapes alone, so that it can be traced.
+    """What it gives, as `checked`."""
+    return checked(criterion.scores(evidence), evidence.groups)
+
+
+def checked(found: Any, groups: Groups) -> Scores:
+    """What a criterion gave, checked by types and shapes alone, so that it can be traced.
 
     Raises:
       UserError: no mapping, a name that is no group's, or no array of real numbers, one for each
         unit.
     """
-    found = criterion.scores(evidence)
     if not isinstance(found, Mapping):
         kind = type(found).__name__
         raise UserError(f"its scores are of the type {kind}; allowed: {{group: numbers}}")
     for name, value in found.items():
-        _check_name(name, evidence.groups)
-        _check_array(name, value, evidence.groups[name].size)
+        _check_name(name, groups)
+        _check_array(name, value, groups[name].size)
     return dict(found)
 
 
@@ -120,11 +124,11 @@ def check_scores(scores: Mapping[str, Any], groups: Groups) -> dict[str, np.ndar
     for name, value in scores.items():
         _check_name(name, groups)
         _check_array(name, np.asarray(value), groups[name].size)
-    checked = {name: np.asarray(scores[name], np.float32) for name in groups if name in scores}
-    for name, value in checked.items():
+    found = {name: np.asarray(scores[name], np.float32) for name in groups if name in scores}
+    for name, value in found.items():
         if not np.isfinite(value).all():
             bad = int(np.flatnonzero(~np.isfinite(value))[0])
             raise UserError(
                 f"the score of unit {bad} of group {name!r} is {value[bad]}; allowed: finite"
             )
-    return checked
+    return found
