@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import PATIENCE
+
 from dynhp_jax import checkpoint, compiling, data, runs
 from experiments import commandline
 from experiments.workdir import Workdir
@@ -31,7 +33,7 @@ def command(*arguments, module="train"):
 def process(*arguments, module="train", **options):
     return subprocess.run(
         command(*arguments, module=module),
-        cwd=ROOT, capture_output=True, text=True, timeout=300, **options,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE, **options,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from command_lines import (
     process,
     timeless,
 )
+from patience import PATIENCE
 
 from dynhp_jax import checkpoint, compiling, data, runs
 from experiments import commandline, evaluate, train
@@ -122,7 +123,7 @@ def test_a_reader_that_has_seen_enough_is_no_error(finished):
     evaluation = " ".join(command(f"--workdir={workdir}", module="evaluate"))
     done = subprocess.run(
         ["bash", "-c", f"{evaluation} | head -1; echo ${{PIPESTATUS[0]}}"],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] in ("0", "141")
@@ -181,7 +182,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(kib, finished, 
     arguments = command(*QUICK, "--config.epochs=2", f"--workdir={workdir}")
     done = subprocess.run(
         ["bash", "-c", 'ulimit -f "$0"; exec "$@"', str(kib), *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert one_line(done.stderr), done.stderr

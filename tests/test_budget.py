@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from dynhp_jax import (
     budget,
@@ -337,7 +338,7 @@ def test_the_planner_says_what_steps_take_and_budgets_allow(free, tmp_path):
         "--config.optimizer.learning_rate=0.005",
         *(f"--budgets={limit},100", "--widths=1", "--batches=16"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     (step,) = [line for line in lines if line[:2] == ["64-12-7", "16"]]

@@ -14,6 +14,7 @@ import pytest
 from command_lines import ROOT, fails, here
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from benchmarks import criteria_torch
 from configs import compare_cifar10, compare_fmnist
@@ -76,7 +77,7 @@ def program(folder, *flags):
         [sys.executable, "-c", "import sys; sys.path.append(sys.argv.pop(1));"
          "from experiments import commandline, compare;"
          "sys.exit(commandline.run(compare.main, sys.argv))", str(folder), *flags],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import on_a_mesh
 import pytest
 from on_eight_devices import EPOCHS, STOP, make, resumed_run, trainer_of, whole_run
+from patience import PATIENCE
 
 from dynhp_jax import checkpoint, compiling, config, data, runs
 from dynhp_jax.errors import ConfigError, UserError
@@ -42,7 +43,7 @@ def both(tmp_path_factory):
         },
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "found.json").read_text())

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from command_lines import QUICK, ROOT, command, copy_of, final_state, here, timeless
+from patience import PATIENCE
 
 from dynhp_jax import checkpoint
 from experiments import train
@@ -28,7 +29,7 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(finished, tmp_pat
         running = subprocess.Popen(
             command(*arguments), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while running.poll() is None and time.monotonic() < deadline:
             if metrics.exists() and len(metrics.read_text().splitlines()) >= lines:
                 break
@@ -58,7 +59,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path, capfd):
         assert running.poll() is None
         time.sleep(0.002)
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=120)
+    _, said = running.communicate(timeout=PATIENCE)
     assert running.returncode == 130, said
     assert "Traceback" not in said
     saved = checkpoint.epochs(workdir / "checkpoints")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from patience import PATIENCE
 
 from dynhp_jax import program_cache
 from dynhp_jax.errors import ConfigError
@@ -29,7 +30,7 @@ def compile_with(asked, cache, home):
     """Compiles four programs in a process of its own; returns what it says on stderr."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, asked],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE,
         env={"PATH": "", "JAX_PLATFORMS": "cpu", "HOME": str(home), "DYNHP_CACHE": str(cache)},
     )  # fmt: skip
     assert done.stdout == "42.0 3.0 1.0 1.0\n", done.stderr
