@@ -10,6 +10,7 @@ import numpy as np
 from dynhp_jax.costs import Work, WorkAxis, costed
 from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.trace import InputPath, Path, Traced
+from dynhp_jax.jaxprs.zeros import flag_sums
 from dynhp_jax.members import EXPERT, HIDDEN, INPUT, VOCABULARY, Group, Member, Pinned
 
 
@@ -42,6 +43,8 @@ def collect(
     reasons = labels.pinned()
     stays = np.isin(pairs[2], np.fromiter(reasons, np.int64, len(reasons)))
     pinned += _pinned(where, pairs, stays, reasons)
+    inputs = [isinstance(path, InputPath) for path in traced.leaves]
+    flag_sums(traced.walk, traced.analysis, inputs, np.unique(pairs[2, ~stays]))
     collector = _Collector(traced, where)
     found = [
         collector.group(part)
@@ -146,7 +149,8 @@ class _Collector:
             index = positions[at][order].reshape(units.size, -1)
             shared = np.unique(index).size < index.size
             members.append(Member(path, axis, index, _role(roles, places, path, axis), shared))
-        reasons = dict.fromkeys(r for unit in units.tolist() for r in self.flags.get(unit, ()))
+        found = dict.fromkeys(r for unit in units.tolist() for r in self.flags.get(unit, ()))
+        reasons = tuple(dict.fromkeys(map(str, found)))
         chosen: dict[str, int] = {}
         for unit in units.tolist():
             for how, least in self.chosen.get(unit, {}).items():
@@ -156,7 +160,7 @@ class _Collector:
             size=units.size,
             members=tuple(members),
             exact=not reasons,
-            reasons=tuple(reasons),
+            reasons=reasons,
             kind=EXPERT if chosen else self._kind(members, units),
             chosen=tuple(chosen),
             least=min(max(chosen.values(), default=1), units.size),

@@ -28,11 +28,11 @@ def table(groups: Groups) -> str:
     lines = textwrap.wrap(_LEGEND, WIDTH)
     lines += ["", f"{'group':<{wide}} {'units':>6} {'numbers':>9} {'bytes':>11} {'FLOPs':>14}  cut"]
     for group in groups.values():
-        lines += [
+        costs = (
             f"{group.name:<{wide}} {group.size:>6,} {group.parameters:>9,.0f} "
-            f"{group.bytes:>11,.0f} {group.flops:>14,.0f}  {_verdict(group)}",
-            *_members(group),
-        ]
+            f"{group.bytes:>11,.0f} {group.flops:>14,.0f}  "
+        )
+        lines += [*_lines(costs, _verdict(group)), *_members(group)]
     reasons: dict[str, dict[tuple[str, int], list[int]]] = {}
     for p in groups.pinned:
         axes = reasons.setdefault(p.reason, {})
@@ -53,12 +53,20 @@ def table(groups: Groups) -> str:
 
 
 def _verdict(group: Group) -> str:
-    if not group.exact:
-        return "not exact: " + "; ".join(group.reasons)
-    if not group.chosen:
+    if group.exact and group.chosen:
+        choice = " and ".join(f"'{how}'" for how in group.chosen)
+        return f"exact, left out of {choice}" + (f"; {group.least} stay" if group.least > 1 else "")
+    if group.exact:
         return "exact"
-    choice = " and ".join(f"'{how}'" for how in group.chosen)
-    return f"exact, left out of {choice}" + (f"; {group.least} stay" if group.least > 1 else "")
+    modules: dict[str, list[tuple[str, str]]] = {}  # what is done to the units -> in which of them
+    for reason in group.reasons:
+        done, _, module = reason.partition(" in ")
+        modules.setdefault(done, []).extend([(module, "")] if module else [])
+    reasons = (
+        " in ".join([done.replace(" ", "\0"), *filter(None, [", ".join(_joined(places))])])
+        for done, places in modules.items()
+    )
+    return "not\0exact:\0" + "; ".join(reasons)
 
 
 def _members(group: Group) -> list[str]:
@@ -76,11 +84,14 @@ def _axis(member: Member) -> str:
 
 
 def _wrapped(title: str, entries: Iterable[str]) -> list[str]:
-    text = f"{title} " + ", ".join(entry.replace(" ", "\0") for entry in entries)
+    return _lines(f"    {title} ", ", ".join(entry.replace(" ", "\0") for entry in entries))
+
+
+def _lines(start: str, text: str) -> list[str]:
     lines = textwrap.wrap(
         text,
         WIDTH,
-        initial_indent="    ",
+        initial_indent=start,
         subsequent_indent=" " * 15,
         break_long_words=False,
         break_on_hyphens=False,
@@ -94,7 +105,7 @@ def _joined(entries: list[tuple[str, str]]) -> list[str]:
     for path, axis in entries:
         parts = tuple(path.split("/"))
         found.append((parts[1:] if parts[0] in _COLLECTIONS and parts[1:] else parts, axis))
-    depth = max(len(parts) for parts, _ in found)
+    depth = max((len(parts) for parts, _ in found), default=0)
     for level in range(depth):  # the leaf first, then its modules from the inside
         merged: dict[tuple, list[str]] = {}
         for parts, axis in found:

@@ -2,9 +2,10 @@
 
 A gate multiplies a unit where its value is read: at the operand of every matrix product or
 convolution that sums over the group, or, which is the same, the rows of the kernel there. A product
-of two units (an outer product of a group with itself) is multiplied by the gates of both. A closed
-gate there is the same as a unit that is not there, whatever lies between the unit's production and
-its use; so cut and masked models agree.
+of two units (an outer product of a group with itself) is multiplied by the gates of both. Another
+sum over the units of an exact group reads them as well, such as that of their squares in an
+RMSNorm. A closed gate there is the same as a unit that is not there, whatever lies between the
+unit's production and its use; so cut and masked models agree.
 
 >>> import jax, jax.numpy as jnp
 >>> from dynhp_jax.groups import find_groups
@@ -57,9 +58,9 @@ def gated(apply: Callable, groups: Groups) -> Callable:
     Raises (when called):
       ValueError: for an unknown group, a gate of the wrong shape, variables of other sizes than the
         groups', per-example gates on units that are read where no batch axis is, gates where
-        integers are multiplied, gates on units that no matrix product or convolution reads (but for
-        masks of type bool on units that are chosen among), or,
-        inside `shard_map`, gates that differ between devices on units that do not; when
+        integers are multiplied, gates on units that no matrix product, convolution or exact sum
+        reads (but for masks of type bool on units that are chosen among), or, inside `shard_map`,
+        gates that differ between devices on units that do not; when
         differentiated, for a gate that had to be inside a function with a derivative of its own.
     """
 
@@ -161,18 +162,16 @@ class _Gates(UnitReads):
         return cheap and shared and any(m.role == "data" for m in members)
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
-        if eqn.primitive.name not in LEFT_OUT:
-            return super().operands(eqn, values, args)
-        array = args[0]
-        for d in reduced_axes(eqn):
+        primitive = eqn.primitive.name
+        for d in reduced_axes(eqn) if primitive in LEFT_OUT else ():
             for name, units in self.places.chosen_on(values[0].axes[d]).items():
                 gate = jnp.not_equal(self.gates[name], 0)
-                opened = self._placed(gate, name, units, array, values[0], d)
-                nothing = LEFT_OUT[eqn.primitive.name](array.dtype)
-                array = jnp.where(opened, array, jnp.asarray(nothing, array.dtype))
-                if eqn.primitive.name in CHOICES and jnp.asarray(self.gates[name]).dtype == bool:
+                opened = self._placed(gate, name, units, args[0], values[0], d)
+                nothing = jnp.asarray(LEFT_OUT[primitive](args[0].dtype), args[0].dtype)
+                args = [jnp.where(opened, args[0], nothing), *args[1:]]
+                if primitive in CHOICES and jnp.asarray(self.gates[name]).dtype == bool:
                     self.places.met.add(name)
-        return [array, *args[1:]]
+        return super().operands(eqn, values, args)
 
     def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
         name = self._chosen_in(body)

@@ -139,8 +139,9 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
 
     Returns:
       `f(small_variables, *inputs) -> outputs`; inputs may be whole or already cut. A mean over
-      units (of a group that is not exact) is one over those that survive. Other constants that
-      were computed from a size, such as the scale of an attention's logits, stay the original's.
+      units divides by the number of all, of which those that are gone are zero; where their group
+      is not exact, by the number of those that survive. Other constants that were computed from a
+      size, such as the scale of an attention's logits, stay the original's.
 
     Raises:
       ValueError: for keeps that are not allowed, or variables that are not those before the cut;
@@ -161,7 +162,11 @@ def resized(apply: Callable, variables: Any, groups: Groups, keeps: Keeps) -> Ca
         whole = jax.tree.map(abstract_of_shape, small_variables, shapes)
         whole_inputs, small_inputs = _inputs(inputs, groups, cuts)
         traced = trace(apply, whole, whole_inputs)
-        run = Run(traced.walk, dead_atoms(traced, groups, keeps) if keeps else None)
+        inexact = {name: keep for name, keep in keeps.items() if not groups[name].exact}
+        dead, uncounted = (
+            dead_atoms(traced, groups, some) if some else None for some in (keeps, inexact)
+        )
+        run = Run(traced.walk, dead, uncounted=uncounted)
         for path, axes in of_variables(traced.leaves).items():
             if tuple(run.size(axis) for axis in axes) != small_shapes[path]:
                 raise ValueError(

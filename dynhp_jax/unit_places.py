@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection
 
 import numpy as np
@@ -26,22 +27,25 @@ class UnitPlaces:
         # Where a factor of an axis has come down to one unit, no atom stands for it alone: a
         # reshape to [1, size] leaves the atoms of the other factor, or of all groups on the axis.
         last = [name for name in names if groups[name].size == 1]
-        owners = self._owners() if last else None
         self.unplaced = {
             name
             for name in last
-            if (np.sum(mine := self.unit_of[name] >= 0) > 1 or owners[mine].max() > 1)
+            if (np.sum(mine := self.unit_of[name] >= 0) > 1 or self._owners[mine].max() > 1)
         }
         self.met: set[str] = set()
         batch = np.empty(0, np.int64) if traced.batch is None else traced.batch
         self.example_of = self._by_atom(traced.labels.find(batch), np.arange(batch.size))
 
-    def units_on(self, axis: Axis, values: list[Value]) -> dict[str, np.ndarray]:
+    def units_on(
+        self, axis: Axis, values: list[Value], names: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """name -> int[n, axis size]: the units at each position, `units` where there is none.
 
-        Of the groups whose units a contraction of these values reads there; they count as met.
+        Of the groups (of all that are looked for, or of those named) whose units an equation with
+        these operands reads there; they count as met.
         """
-        found = self._on(axis, lambda name: self._is_read(name, values))
+        names = self.unit_of if names is None else names
+        found = self._on(axis, lambda name: name in names and self._is_read(name, values))
         self.met.update(found)
         return found
 
@@ -62,6 +66,15 @@ class UnitPlaces:
                 found[name] = places(units, there, axis_size(axis), count)
         return found
 
+    def told_apart(self, name: str) -> bool:
+        """Whether the units of a group are known without the leaf that reads them.
+
+        Copies that are taken of other units may be as many as these, after a cut; then their atoms
+        are the same, and what happens before they are taken is none of their business.
+        """
+        made = any(m.role in ("out", "data") for m in self.groups[name].members)
+        return made or self._owners[self.unit_of[name] >= 0].max(initial=0) <= 1
+
     def batch_axis(self, value: Value) -> int | None:
         """The first axis with examples."""
         on = (d for d, axis in enumerate(value.axes) if self.traced.walk.has_examples(axis))
@@ -76,7 +89,7 @@ class UnitPlaces:
         return examples
 
     def check_met(self) -> None:
-        """To be called after all contractions were asked for their units.
+        """To be called after all that read units were asked for theirs.
 
         Raises:
           ValueError: for a group whose units were not found where they are read.
@@ -89,8 +102,9 @@ class UnitPlaces:
         for name in sorted(self.unit_of.keys() - self.met):
             if self._matters(name):
                 raise ValueError(
-                    f"no matrix product or convolution reads the units of group {name!r}, so its "
-                    "gate would do nothing; leave it out, or multiply by it in the model"
+                    f"no matrix product or convolution reads the units of group {name!r}, and no "
+                    "exact sum, so its gate would do nothing; leave it out, or multiply by it in "
+                    "the model"
                 )
 
     def _matters(self, name: str) -> bool:
@@ -102,6 +116,8 @@ class UnitPlaces:
         labels, results = self.traced.labels, self.traced.analysis.outputs
         seen = [labels.axis_pairs(axis)[1] for value in results for axis in value.axes]
         looked_at = [*labels.flagged(), *labels.pinned(), *labels.chosen()]
+        sums = [labels.axis_pairs(axis)[1] for axis in self.traced.walk.sums]
+        looked_at = np.concatenate([looked_at, *sums])
         members = [m for m in self.groups[name].members if m.path in self.traced.leaves]
         mine = [np.flatnonzero(self.unit_of[name] >= 0)]
         mine += [plain_atoms(self.traced, m)[1] for m in members]
@@ -122,6 +138,7 @@ class UnitPlaces:
         table[atoms] = numbers
         return table
 
+    @functools.cached_property
     def _owners(self) -> np.ndarray:
         """int[atoms]: how many groups have units with this atom."""
         owners = np.zeros(len(self.traced.labels), int)

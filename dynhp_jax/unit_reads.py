@@ -1,7 +1,12 @@
-"""Where a running program reads the units of groups: what gates and importance scores hook into."""
+"""Where a running program reads the units of groups: what gates and importance scores hook into.
+
+A matrix product or a convolution over units reads them; so does a sum over those of an exact group,
+such as that of the squares in an RMSNorm.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from typing import Any
 
@@ -10,14 +15,14 @@ import numpy as np
 
 from dynhp_jax.groups import Groups
 from dynhp_jax.jaxprs.evaluate import Hook
-from dynhp_jax.jaxprs.own_derivatives import read_by
+from dynhp_jax.jaxprs.own_derivatives import READERS, read_by
 from dynhp_jax.jaxprs.trace import Traced
 from dynhp_jax.jaxprs.walk import Analysis, Value
 from dynhp_jax.unit_places import UnitPlaces
 
 
 class UnitReads(Hook):
-    """Calls `at_read` for the operand of every matrix product and convolution that reads units.
+    """Calls `at_read` for the operand of every equation that reads units.
 
     Attributes:
       groups: all of them.
@@ -38,15 +43,24 @@ class UnitReads(Hook):
         """Whether `at_read` is for the rows of the kernel that read a group, not for the data."""
         return False
 
+    def in_sums(self, name: str) -> bool:
+        """Whether sums over the units of a group are looked at, too."""
+        return self.groups[name].exact and not self.groups[name].chosen
+
     def check_met(self) -> None:
         """After the run: raises ValueError for a group whose units it did not meet; see places."""
         self.places.check_met()
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
         primitive = eqn.primitive.name
-        if primitive not in ("dot_general", "conv_general_dilated"):
+        if primitive not in READERS:
             return args
         self.reader = eqn
+        if primitive == "reduce_sum":
+            array = args[0]
+            for d in eqn.params["axes"]:
+                array = self.at_read(array, values[0], d, self._summed(values, d))
+            return [array]
         side = self._data_side(values)
         value, array, kernel = values[side], args[side], args[1 - side]
         if primitive == "dot_general":
@@ -88,6 +102,8 @@ class UnitReads(Hook):
 
     def _reads(self, eqn: Any, values: list[Value]) -> tuple[int, frozenset[str]]:
         """The operand that an equation reads units from, and the groups of these."""
+        if eqn.primitive.name == "reduce_sum":
+            return 0, frozenset().union(*(self._summed(values, d) for d in eqn.params["axes"]))
         side = self._data_side(values)
         numbers = eqn.params["dimension_numbers"]
         if eqn.primitive.name == "dot_general":
@@ -95,6 +111,16 @@ class UnitReads(Hook):
         else:
             axes = [values[1].axes[numbers.rhs_spec[1]]]
         return side, frozenset().union(*(self.places.units_on(axis, values) for axis in axes))
+
+    def _summed(self, values: list[Value], d: int) -> dict[str, np.ndarray]:
+        """The units that a sum over an axis of its operand reads: none in a penalty on weights."""
+        if values[0].sources:
+            return {}
+        return self.places.units_on(values[0].axes[d], values, self._of_sums)
+
+    @functools.cached_property
+    def _of_sums(self) -> list[str]:
+        return [n for n in self.places.unit_of if self.in_sums(n) and self.places.told_apart(n)]
 
     def _data_side(self, values: list[Value]) -> int:
         """The operand that carries examples or else data; of parameters alone, the left one."""

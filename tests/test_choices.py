@@ -312,14 +312,23 @@ def test_experts_whose_numbers_are_used_stay_whole(router):
     assert "input" in groups.prunable and "wide" in groups
 
 
-def test_a_mean_over_experts_is_not_exact():
+def test_a_mean_over_experts_divides_by_all_of_them(x64):
     def router(p, x):
         odds = jax.nn.softmax(x @ p["router"])
         balance = (odds.mean(0) * jax.nn.one_hot(jnp.argmax(odds, 1), EXPERTS).mean(0)).mean()
         return softmax_of_the_chosen(p, x), balance
 
     groups = find_groups(router, PARAMS, X)
-    assert not groups[experts_of(groups)].exact
+    name = experts_of(groups)
+    assert groups[name].exact
+    small = resized(router, PARAMS, groups, {name: KEEP})(cut(PARAMS, groups, {name: KEEP}), X)
+    logits = (X @ PARAMS["router"])[:, KEEP]
+    odds = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    chosen = np.eye(len(KEEP))[logits.argmax(1)]
+    balance = (odds.mean(0) * chosen.mean(0)).sum() / EXPERTS
+    np.testing.assert_allclose(small[1], balance, rtol=1e-10)
+    masked = gated(router, groups)(PARAMS, {name: np.isin(np.arange(EXPERTS), KEEP)}, X)
+    np.testing.assert_allclose(masked[1], balance, rtol=1e-10)
 
 
 def test_as_many_stay_as_are_chosen():

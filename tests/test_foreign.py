@@ -237,7 +237,14 @@ def test_transformer_says_what_stays_and_why():
         assert {name: groups[name].size for name in groups.prunable} == sizes
         (stream,) = set(groups) - set(sizes)  # the residual stream, which LayerNorm reads
         assert stream == "decoder/Embed_0"
-        assert groups[stream].reasons == ("reduced by 'reduce_sum'",)
+        norms = ("block_0/LayerNorm_0", "block_0/LayerNorm_1", "block_1/LayerNorm_0",
+                 "block_1/LayerNorm_1", "_norm")  # fmt: skip
+        assert groups[stream].reasons == tuple(
+            f"reduced by 'reduce_sum' in TransformerLM/decoder/encoderdecoder{norm}"
+            for norm in norms
+        )
+        table = " ".join(groups.describe().split())
+        assert "in TransformerLM/decoder/encoderdecoderblock_{0,1}/LayerNorm_{0,1}, Tr" in table
 
 
 def test_stacked_layers_stay_as_many_as_they_are():

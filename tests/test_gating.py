@@ -226,19 +226,31 @@ def test_integers_that_are_multiplied_as_floats_are_gated_as_floats(x64, batch):
     np.testing.assert_allclose(out, (left * gate) @ right, rtol=1e-5, atol=1e-3)
 
 
-def summed(p, x):  # [batch, 4] -> [batch]; a reduction reads the units
+def summed(p, x):  # [batch, 4] -> [batch]; a sum reads the units
     return jnp.sum(jnp.tanh(x @ p["a"]) * p["w"], -1)
+
+
+def largest(p, x):
+    return jnp.max(jnp.tanh(x @ p["a"]) * p["w"], -1)
 
 
 def hidden(p, x):
     return jnp.tanh(x @ p["a"])
 
 
-@pytest.mark.parametrize(("found_on", "apply"), [(summed, summed), (two_layers, hidden),
-                                                 (two_layers, summed)])  # fmt: skip
+@pytest.mark.parametrize("found_on", [summed, two_layers])
+def test_a_sum_over_units_is_gated(x64, found_on):
+    groups = find_groups(found_on, PARAMS, X)
+    gates = {"input": np.linspace(0.2, 1, 4), "a": np.linspace(0.1, 0.9, 6)}
+    wanted = np.sum(np.tanh((X * gates["input"]) @ PARAMS["a"]) * PARAMS["w"] * gates["a"], -1)
+    np.testing.assert_allclose(gated(summed, groups)(PARAMS, gates, X), wanted, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("found_on", "apply"), [(largest, largest), (two_layers, hidden),
+                                                 (two_layers, largest)])  # fmt: skip
 def test_a_gate_that_would_do_nothing_is_refused(x64, found_on, apply):
     groups = find_groups(found_on, PARAMS, X)
-    said = "no matrix product or convolution reads the units of group 'a'.*leave it out"
+    said = "no matrix product or convolution reads the units of group 'a', and no exact sum.*leave"
     with pytest.raises(ValueError, match=said) as error:
         gated(apply, groups)(PARAMS, {"input": np.ones(4), "a": np.zeros(6)}, X)
     assert "\n" not in str(error.value)

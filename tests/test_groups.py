@@ -48,7 +48,7 @@ def test_only_norms_and_the_like_are_not_exact():
         for group in groups.values()
         if not group.exact
     }
-    assert inexact == {("group_norm", "in:2"): ("reduced by 'reduce_sum'",)}
+    assert inexact == {("group_norm", "in:2"): ("reduced by 'reduce_sum' in apply",)}
     _, groups = zoo.grouped("group_norm")
     assert groups.prunable == ("input", "in:1")
 
@@ -195,7 +195,7 @@ def test_the_table_names_members_places_and_reasons():
     assert "    an output: out[1]" in text
     assert max(map(len, text.splitlines())) <= 100
     _, groups = zoo.grouped("group_norm")
-    assert "not exact: reduced by 'reduce_sum'" in groups.describe()
+    assert "not exact: reduced by 'reduce_sum' in apply\n" in groups.describe()
 
 
 # What is not known, and bad input

@@ -63,10 +63,59 @@ def test_splitting_again_refines():
 
 def test_sizes_that_have_no_common_factor_stay_whole():
     labels = Labels()
-    one, two = (labels.fresh(4), labels.fresh(6)), (labels.fresh(6), labels.fresh(4))
+    one, two = (labels.fresh(4), labels.fresh(9)), (labels.fresh(9), labels.fresh(4))
     labels.unify(one, two, "they differ")
     assert set(labels.pinned().values()) == {"they differ"}
     assert set(labels.pinned()) == set(leaves(labels, one, two).tolist())
+
+
+def test_of_sizes_that_differ_the_common_end_is_free():
+    labels = Labels()
+    one, two = (labels.fresh(4), labels.fresh(6)), (labels.fresh(6), labels.fresh(4))
+    labels.unify(one, two, "they differ")
+    (end,) = {tuple(labels.resolve(axis)[-1].tolist()) for axis in (one,)}
+    assert len(end) == 2
+    every = set(leaves(labels, one, two).tolist())
+    assert every - set(labels.pinned()) == set(labels.find(np.array(end)).tolist())
+    for axis in (one, two):
+        assert survivors(labels, axis, end[:1]).tolist() == [False, True] * 12
+
+
+@pytest.mark.parametrize("order", ["alone first", "joined first"])
+def test_rows_are_split_beside_rows_of_another_axis(order):
+    """Groups of four: of an axis, and of it joined with another."""
+    labels = Labels()
+    walk, a, b = Walk(labels), labels.fresh(12), labels.fresh(8)
+    steps = [
+        lambda: shapes.reshape_axes(walk, ((a,),), (3, 4)),
+        lambda: shapes.reshape_axes(walk, (shapes.join(walk, [(a,), (b,)]),), (5, 4)),
+    ]
+    for step in steps if order == "alone first" else steps[::-1]:
+        groups, within = step()
+    assert not labels.pinned()
+    dead = labels.leaves(within[0][1:3])
+    assert survivors(labels, (a,), dead).tolist() == [True, False, False, True] * 3
+    assert survivors(labels, (b,), dead).tolist() == [True, False, False, True] * 2
+
+
+@pytest.mark.parametrize("order", ["alone first", "joined first"])
+def test_of_rows_that_lie_across_each_other_the_common_part_is_free(order):
+    """Groups of four of an axis, of six of it joined with another: every second can go."""
+    labels = Labels()
+    walk, a, b = Walk(labels), labels.fresh(16), labels.fresh(8)
+    steps = [
+        lambda: shapes.reshape_axes(walk, ((a,),), (4, 4)),
+        lambda: shapes.reshape_axes(walk, (shapes.join(walk, [(a,), (b,)]),), (4, 6)),
+    ]
+    for step in steps if order == "alone first" else steps[::-1]:
+        step()
+    free = set(leaves(labels, (a,)).tolist()) - set(labels.pinned())
+    assert len(free) == 2
+    assert survivors(labels, (a,), [min(free)]).tolist() in ([True, False] * 8, [False, True] * 8)
+    for dead in free:
+        assert (
+            survivors(labels, (a,), [dead])[:8].tolist() == survivors(labels, (b,), [dead]).tolist()
+        )
 
 
 def test_an_atom_joined_with_its_own_part():

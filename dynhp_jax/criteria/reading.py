@@ -1,7 +1,7 @@
 """What units are when they are read: values, and what flows back to them.
 
 The places are those where gates multiply: the operand of every matrix product or convolution that
-sums over the group, behind the nonlinearity.
+sums over the group, behind the nonlinearity. Other sums count only where no kernel reads the units.
 """
 
 from __future__ import annotations
@@ -77,6 +77,11 @@ class Reads(UnitReads):
     def __init__(self, traced: Traced, groups: Groups, names: Sequence[str], read: Callable):
         super().__init__(traced, groups, names)
         self.read = read
+
+    def in_sums(self, name: str) -> bool:
+        # A norm sees squares, which say nothing new of a unit whose values are read by a kernel.
+        read = any(member.role == "in" for member in self.groups[name].members)
+        return super().in_sums(name) and not read
 
     def at_read(self, array: Any, value: Value, d: int, on_axis: dict[str, np.ndarray]) -> Any:
         at = self.places.batch_axis(value)

@@ -11,6 +11,7 @@ from dynhp_jax.jaxprs import (  # noqa: F401  (importing registers the rules)
     reductions,
     resizing,
     shapes,
+    zero_rules,
 )
 from dynhp_jax.jaxprs.labels import Labels
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse, known_primitives

@@ -57,23 +57,37 @@ class Hook:
 
 @dataclasses.dataclass(eq=False)
 class Run:
-    """One evaluation: which atoms are cut, which hooks act."""
+    """One evaluation: which atoms are cut, which hooks act.
+
+    A mean over units divides by the number of all, of which those that are cut are zero; over
+    units whose absence changes the others anyway ('uncounted') by the number of those left.
+    """
 
     walk: Walk
     dead: np.ndarray | None = None  # atoms that are cut
     hook: Hook = dataclasses.field(default_factory=Hook)
-    # What dies with them, and the state of the labels for which that was found.
-    _dead: np.ndarray = dataclasses.field(init=False, repr=False)
+    uncounted: np.ndarray | None = None  # atoms among them
+    # What dies with either, and the state of the labels for which that was found.
+    _masks: dict[str, np.ndarray] = dataclasses.field(init=False, repr=False)
     _version: int = dataclasses.field(default=-1, init=False, repr=False)
 
     def alive(self, axis: Axis) -> np.ndarray:
         """bool[size]: the surviving positions of an axis."""
-        if self.dead is None:
+        return self._without("dead", axis)
+
+    def counted(self, axis: Axis) -> np.ndarray:
+        """bool[size]: the positions of an axis that a mean over it counts."""
+        return self._without("uncounted", axis)
+
+    def _without(self, which: str, axis: Axis) -> np.ndarray:
+        if getattr(self, which) is None:
             return np.ones(axis_size(axis), bool)
         labels = self.walk.labels
         if self._version != labels.version:
-            self._dead, self._version = labels.dead_mask(self.dead), labels.version
-        return labels.alive(axis, self._dead)
+            self._masks, self._version = {}, labels.version
+        if which not in self._masks:
+            self._masks[which] = labels.dead_mask(getattr(self, which))
+        return labels.alive(axis, self._masks[which])
 
     def is_cut(self, axis: Axis) -> bool:
         return self.dead is not None and not self.alive(axis).all()

@@ -14,6 +14,7 @@ All three are sound in any order: a union too many only couples more than was ne
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -47,7 +48,7 @@ class Labels(Atoms):
     def __init__(self) -> None:
         super().__init__()
         self._pins: list[tuple[np.ndarray, str]] = []
-        self._flags: list[tuple[np.ndarray, str, bool]] = []
+        self._flags: list[tuple[np.ndarray, object, bool]] = []
         self._choices: list[tuple[Axis, str, int]] = []
         self._settled: set[int] = set()  # atoms of digits of size one that are pinned
 
@@ -111,6 +112,49 @@ class Labels(Atoms):
                 if (x == x[:1]).all():
                     self.union(np.broadcast_to(y[:, :1], y.shape).ravel(), y.ravel())
                     return y[:, 0], x[0]
+        return self._split_rows(grid)
+
+    def _split_rows(self, grid: np.ndarray) -> tuple[Digit, Digit] | None:
+        """The same for rows that have been refined beside rows that have not, or in another way.
+
+        Such is an axis that was normalised in groups and then joined with another one. A refined
+        row is a stretch within one position of its slow digit.
+        """
+        parts = self.parts(grid)
+        bare = parts[..., 0] < 0
+        plain = bare.all(1)
+        if (bare.any(1) & ~plain).any() or np.unique(grid[plain]).size < grid[plain].size:
+            return None
+        slow, fast = np.empty(len(grid), np.int64), None
+        if not plain.all():
+            one, two = self.find(parts[~plain, :, 0]), self.find(parts[~plain, :, 1])
+            if (one != one[:, :1]).any():
+                return None
+            stretches, which = np.unique(two, axis=0, return_inverse=True)
+            slow[~plain], fast = one[:, 0], stretches[0]
+            if len(stretches) > 1:
+                pair = self._split_rows(stretches)
+                if pair is None:
+                    return None
+                slow[~plain], fast = self.compose(one[:, 0], pair[0][which.ravel()]), pair[1]
+        if plain.any():
+            fast = self.fresh(grid.shape[1]) if fast is None else fast
+            if np.isin(self.leaves(grid[plain]), self.leaves(fast)).any():
+                return None  # it would be a part of itself
+            slow[plain] = self.fresh(int(plain.sum()))
+            self.refine(grid[plain], *np.broadcast_arrays(slow[plain][:, None], fast))
+        return slow, fast
+
+    def end(self, digit: Digit, size: int) -> tuple[Axis, Digit] | None:
+        """(rest, end) of a digit, with the largest end that can be one of an axis of this size."""
+        for length in range(math.gcd(digit.size, size), 1, -1):
+            if digit.size % length or size % length:
+                continue
+            if digit.size == length:
+                return (), digit
+            pair = self.split(digit, digit.size // length, length)
+            if pair is not None:
+                return pair[:1], pair[1]
         return None
 
     def _constant(self, size: int) -> Digit:
@@ -121,7 +165,8 @@ class Labels(Atoms):
     def unify(self, a: Axis, b: Axis, reason: str) -> Axis:
         """Position by position, two axes of one size survive together; returns the common axis.
 
-        Where their digits have no common refinement both are pinned, with `reason`.
+        Where their digits have no common refinement both are pinned, with `reason`, but for an end
+        that they have in common: channels within the groups of two GroupNorms, say.
         """
         if a is b:
             return a
@@ -141,13 +186,21 @@ class Labels(Atoms):
             if size and longer[0].size % size == 0:
                 pair = self.split(longer[0], size, longer[0].size // size)
             if pair is None:
-                self.pin_axis(a, reason)
-                self.pin_axis(b, reason)
+                self._unify_ends(left, right, reason)
                 return a
             longer[:1] = pair
         for extra in left + right:  # digits of size one
             self.pin(extra, reason)
         return tuple(out)
+
+    def _unify_ends(self, left: list[Digit], right: list[Digit], reason: str) -> None:
+        """Digits that divide differently: their common end survives together, the rest must."""
+        found = self.end(left[-1], right[-1].size)
+        other = found and self.end(right[-1], found[1].size)
+        if other and other[1].size == found[1].size:
+            self.union(found[1], other[1])
+            left[-1:], right[-1:] = found[0], other[0]
+        self.pin_axis((*left, *right), reason)
 
     def _whole(self, axis: Axis) -> list[Digit]:
         """The digits of an axis without those of size one that survive anyway."""
@@ -171,8 +224,8 @@ class Labels(Atoms):
         for digit in axis:
             self.pin(digit, reason)
 
-    def flag_axis(self, axis: Axis, reason: str, left_out: bool = False) -> None:
-        """Cutting these atoms changes the function of the others (not exact).
+    def flag_axis(self, axis: Axis, reason: object, left_out: bool = False) -> None:
+        """Cutting these atoms changes the function of the others (not exact); `str(reason)` why.
 
         With `left_out` that is not so if they are units that are chosen among (`choose_axis`).
         """
@@ -204,9 +257,9 @@ class Labels(Atoms):
         reasons = owner[index[order][first]]
         return {a: self._pins[k][1] for a, k in zip(leaves.tolist(), reasons, strict=True)}
 
-    def flagged(self) -> dict[int, list[str]]:
-        """atom -> why cutting it is not exact."""
-        found: dict[int, dict[str, None]] = {}
+    def flagged(self) -> dict[int, list[object]]:
+        """atom -> why cutting it is not exact, each to be read as a text."""
+        found: dict[int, dict[object, None]] = {}
         chosen = self.chosen()
         for atoms, reason, left_out in self._flags:
             for atom in self.leaves(atoms).tolist():

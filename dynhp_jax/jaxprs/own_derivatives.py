@@ -17,6 +17,8 @@ from jax.extend import core as jex
 from dynhp_jax.jaxprs.control import CALLS
 from dynhp_jax.jaxprs.walk import MOVES, Analysis, Value
 
+# Equations that may read units from an operand.
+READERS = frozenset({"dot_general", "conv_general_dilated", "reduce_sum"})
 # (equation, operand values) -> the operand that it reads units from, and the groups of these.
 Reader = Callable[[Any, list[Value]], tuple[int, frozenset[str]]]
 
@@ -40,7 +42,7 @@ def read_by(body: Analysis, reader: Reader) -> Read:
 
     Args:
       body: of the function.
-      reader: what an equation reads; asked for matrix products and convolutions only.
+      reader: what an equation reads; asked for `READERS` only.
     """
     uses = _Uses(reader)
     origin = {var: k for k, var in enumerate(body.jaxpr.invars)}
@@ -97,7 +99,7 @@ class _Uses:
                 self.note(operand, frozenset())
 
     def _note_equation(self, body: Analysis, eqn: Any, operands: list[int | None]) -> None:
-        if eqn.primitive.name not in ("dot_general", "conv_general_dilated"):
+        if eqn.primitive.name not in READERS:
             self._note_all(operands)
             return
         side, groups = self.reader(eqn, [body.value(atom) for atom in eqn.invars])

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from dynhp_jax.jaxprs.elementwise import broadcast_together, fold
-from dynhp_jax.jaxprs.labels import axis_size
+from dynhp_jax.jaxprs.naming import Reduced
 from dynhp_jax.jaxprs.walk import Index, Value, Walk, rule
 
 REDUCTIONS = (
@@ -20,25 +18,14 @@ WINDOWS = ("reduce_window", "reduce_window_sum", "reduce_window_max", "reduce_wi
 @rule(*REDUCTIONS)
 def _reduce(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     value, gone = operands[0], eqn.params["axes"]
-    for d in gone:
-        reason = f"reduced by '{eqn.primitive.name}'"
-        walk.labels.flag_axis(value.axes[d], reason, left_out=True)
     axes = tuple(axis for d, axis in enumerate(value.axes) if d not in gone)
+    reduced = tuple(value.axes[d] for d in gone)
     if eqn.primitive.name != "reduce_sum":
+        for axis in reduced:
+            walk.labels.flag_axis(axis, Reduced(eqn, walk.outer), left_out=True)
         return [Value(axes)]
-    return [Value(axes, summed=(*value.summed, *(value.axes[d] for d in gone)))]
-
-
-@rule("div")
-def _div(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
-    """A mean: even where units are left out of sums, it divides by another number after a cut."""
-    total, count = operands
-    number = count.const.item() if count.const is not None and count.const.size == 1 else None
-    if total.summed and number == math.prod(map(axis_size, total.summed)):
-        for axis in total.summed:
-            walk.labels.flag_axis(axis, "reduced by 'reduce_sum'")
-    shape = eqn.outvars[0].aval.shape
-    return [Value(broadcast_together(walk, "div", shape, operands), fold(eqn, operands))]
+    walk.sums.extend(reduced)  # what a unit that is zero adds to it says `zeros`
+    return [Value(axes, summed=(*value.summed, *reduced))]
 
 
 @rule(*CUMULATIVE)

@@ -135,12 +135,12 @@ def _dynamic_slice(run: Run, eqn: Any, ins: list, outs: list, args: list) -> lis
 
 @_resize("div")
 def _div(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
-    # A mean over an axis that was cut is one over the positions that are left.
+    # A mean over an axis is one over the positions that are counted.
     summed = ins[0].summed
     if summed and ins[1].const is not None and ins[1].const.size == 1:
         count = math.prod(axis_size(axis) for axis in summed)
         if ins[1].const.item() == count:
-            left = math.prod(run.size(axis) for axis in summed)
+            left = math.prod(np.count_nonzero(run.counted(axis)) for axis in summed)
             args = [args[0], jnp.full_like(args[1], left)]
     return bind(eqn, args)
 
@@ -167,3 +167,14 @@ def _top_k(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
             f"keep {k} or more"
         )
     return bind(eqn, args)
+
+
+@_resize("reduce_sum")
+def _reduce_sum(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    # Of numbers that are known beforehand, all that are counted: ones, to count units.
+    const, gone = ins[0].const, eqn.params["axes"]
+    if const is None or not any(run.is_cut(ins[0].axes[d]) for d in gone):
+        return bind(eqn, args)
+    for d, axis in enumerate(ins[0].axes):
+        const = const.compress(run.counted(axis) if d in gone else run.alive(axis), d)
+    return bind(eqn, [jnp.asarray(const, args[0].dtype)])

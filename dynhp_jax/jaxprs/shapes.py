@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,23 +106,32 @@ def reshape_axes(walk: Walk, axes: tuple[Axis, ...], shape: tuple[int, ...]) -> 
         return walk.pinned_axes(shape, "an empty array")
     old = [list(labels.resolve(axis)) for axis in axes]
     out: list[Axis | None] = [None] * len(shape)
-    i = j = 0
-    while i < len(old) or j < len(shape):
-        # The shortest runs of old and new axes that hold the same number of positions; axes of
-        # size one belong to the run on their left.
-        i0, j0, have, want = i, j, 1, 1
-        while i == i0 < len(old) or have < want:
-            have, i = have * axis_size(tuple(old[i])), i + 1
-            while j == j0 < len(shape) or want < have:
-                want, j = want * shape[j], j + 1
-        while i < len(old) and axis_size(tuple(old[i])) == 1:
-            i += 1
-        while j < len(shape) and shape[j] == 1:
-            j += 1
+    for i0, i, j0, j in stretches([axis_size(axis) for axis in axes], shape):
         _regroup(walk, old[i0:i], shape[j0:j], out, j0)
     # An array that has lost this axis could not be reshaped to have it.
     new = "an axis of size one that a reshape adds"
     return tuple(walk.pinned_axes((1,), new)[0] if axis is None else axis for axis in out)
+
+
+def stretches(old: Sequence[int], new: Sequence[int]) -> list[tuple[int, int, int, int]]:
+    """(i0, i, j0, j), ...: the shortest runs old[i0:i] and new[j0:j] of axes with equal products.
+
+    Axes of size one belong to the run on their left.
+    """
+    found = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        i0, j0, have, want = i, j, 1, 1
+        while i == i0 < len(old) or have < want:
+            have, i = have * old[i], i + 1
+            while j == j0 < len(new) or want < have:
+                want, j = want * new[j], j + 1
+        while i < len(old) and old[i] == 1:
+            i += 1
+        while j < len(new) and new[j] == 1:
+            j += 1
+        found.append((i0, i, j0, j))
+    return found
 
 
 def _regroup(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at: int) -> None:
@@ -150,12 +160,7 @@ def _regroup(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at:
             break
         out[at + k] = tuple(digits)
     if failed:
-        reason = "a reshape that cuts across units"
-        for axis in old:
-            labels.pin_axis(tuple(axis), reason)
-        for k, size in enumerate(sizes):
-            out[at + k] = (labels.fresh(size),)
-            labels.pin_axis(out[at + k], reason)
+        _regroup_end(walk, old, sizes, out, at)
         return
     # Axes of size one keep their atoms from the right, as broadcasting aligns them; atoms without
     # an axis of their own go where all positions depend on them.
@@ -169,6 +174,22 @@ def _regroup(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at:
     else:
         for digit in left:
             labels.pin(digit, "an axis of size one that is reshaped away")
+
+
+def _regroup_end(walk: Walk, old: list[list], sizes: tuple[int, ...], out: list, at: int) -> None:
+    """Where the axes divide differently: what they have in common at their end can be cut."""
+    labels, reason = walk.labels, "a reshape that cuts across units"
+    digits = [digit for axis in old for digit in labels.resolve(tuple(axis))]
+    ones, large = ([d for d in digits if (d.size == 1) == one] for one in (True, False))
+    last = max(k for k, size in enumerate(sizes) if size > 1)
+    found = labels.end(large[-1], sizes[last])
+    end: Axis = ()
+    if found is not None:
+        large[-1:], end = found[0], found[1:]
+    labels.pin_axis((*ones, *large), reason)
+    for k, size in enumerate(sizes):
+        here = end if k == last else ()
+        out[at + k] = (*walk.pinned_axes((size // axis_size(here),), reason)[0], *here)
 
 
 @rule("rev")

@@ -92,6 +92,7 @@ class Walk:
     """State shared by one analysis: labels, contractions, roles of leaves, unknown primitives.
 
     Inside `shard_map` `examples_vary` has the mesh axes along which the examples differ.
+    `sums` has the axes that are summed over, other than by contractions.
     """
 
     labels: Labels
@@ -101,6 +102,8 @@ class Walk:
     # Atoms of axes along which two values that were computed of leaves alone are contracted.
     joined: list[np.ndarray] = dataclasses.field(default_factory=list)
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
+    sums: list[Axis] = dataclasses.field(default_factory=list)
+    outer: tuple[Any, ...] = ()  # the equations that hold the current jaxpr
     repeats: float = 1.0  # how often the current body runs
     batch: np.ndarray | None = None  # atoms of the batch axis
     examples_vary: frozenset[str] = frozenset()
@@ -220,7 +223,9 @@ def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Valu
         operands = [found.value(atom) for atom in eqn.invars]
         name = eqn.primitive.name
         if name in _BODIES:
+            outer, walk.outer = walk.outer, (*walk.outer, eqn)
             results, found.inner[index] = _BODIES[name](walk, eqn, operands)
+            walk.outer = outer
         elif name in _RULES:
             results = _RULES[name](walk, eqn, operands)
         else:
