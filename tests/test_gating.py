@@ -238,12 +238,18 @@ def hidden(p, x):
     return jnp.tanh(x @ p["a"])
 
 
-@pytest.mark.parametrize("found_on", [summed, two_layers])
-def test_a_sum_over_units_is_gated(x64, found_on):
-    groups = find_groups(found_on, PARAMS, X)
-    gates = {"input": np.linspace(0.2, 1, 4), "a": np.linspace(0.1, 0.9, 6)}
-    wanted = np.sum(np.tanh((X * gates["input"]) @ PARAMS["a"]) * PARAMS["w"] * gates["a"], -1)
-    np.testing.assert_allclose(gated(summed, groups)(PARAMS, gates, X), wanted, rtol=1e-12)
+@pytest.mark.parametrize("batch", [None, 16])
+def test_a_sum_over_units_is_gated_as_a_product_with_them_is(x64, batch):
+    def both(p, x):
+        return two_layers(p, x) + summed(p, x)[:, None]
+
+    groups = find_groups(both, PARAMS, X)
+    gates = drawn(groups, batch)
+    hidden = np.tanh((X * gates["input"]) @ PARAMS["a"]) * gates["a"]
+    wanted = hidden @ (PARAMS["b"] + PARAMS["w"][:, None])
+    np.testing.assert_allclose(gated(both, groups)(PARAMS, gates, X), wanted, rtol=1e-12)
+    alone = gated(summed, find_groups(summed, PARAMS, X))(PARAMS, gates, X)
+    np.testing.assert_allclose(alone, hidden @ PARAMS["w"], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("found_on", "apply"), [(largest, largest), (two_layers, hidden),
