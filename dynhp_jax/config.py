@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import ml_collections
 
 from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.fields import Section, choice, text, whole
+from dynhp_jax.fields import Rule, Section, choice, path_name, whole
 from dynhp_jax.own_code import Origin
 from dynhp_jax.scores import Scores
 from dynhp_jax.sections import (
@@ -50,7 +50,9 @@ class Config(Section):
 
     origin: ClassVar[Origin] = Origin.PERSON  # so it may name code of one's own
 
-    name: str = text("run", "of the experiment; the default workdir is runs/NAME-METHOD-seedSEED")
+    name: str = path_name(
+        "run", "of the experiment; the default workdir is runs/NAME-METHOD-seedSEED"
+    )
     seed: int = whole(0, 0, "of everything random", high=2**32 - 1)  # where keys wrap
     epochs: int = whole(100, 1, "how often the training set is passed through")
     method: str = choice("dynhp", METHODS, "how units are removed; see 'Training'")
@@ -161,15 +163,35 @@ def field_names(further: Mapping[str, type] = MappingProxyType({})) -> tuple[str
     return tuple(names)
 
 
+def tuple_fields(further: Mapping[str, type] = MappingProxyType({})) -> tuple[str, ...]:
+    """Those fields of `field_names` that hold tuples.
+
+    >>> tuple_fields()
+    ('model.hidden', 'pruning.groups', 'memory.allow')
+    """
+    return tuple(
+        name for name in field_names(further) if isinstance(_field(name, further).default, tuple)
+    )
+
+
+def _field(name: str, further: Mapping[str, type]) -> dataclasses.Field:
+    section, _, last = name.rpartition(".")
+    holder = {**SECTIONS, **further}[section] if section else Config
+    return holder.__dataclass_fields__[last]
+
+
+def rule(name: str, further: Mapping[str, type] = MappingProxyType({})) -> Rule:
+    """What the field of this dotted name accepts."""
+    return _field(name, further).metadata["rule"]
+
+
 def allowed(name: str, further: Mapping[str, type] = MappingProxyType({})) -> str:
     """What the field of this dotted name accepts, as a phrase.
 
     >>> allowed("pruning.gamma")
     'a number from 0 to 1'
     """
-    section, _, last = name.rpartition(".")
-    holder = {**SECTIONS, **further}[section] if section else Config
-    return holder.__dataclass_fields__[last].metadata["rule"].allowed
+    return rule(name, further).allowed
 
 
 def unknown_field(name: str, further: Mapping[str, type] = MappingProxyType({})) -> UserError:

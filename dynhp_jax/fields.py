@@ -5,10 +5,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from dynhp_jax import paths
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.memory import parse_bytes
 
-_LARGEST = 2**63 - 1  # beyond it numbers overflow somewhere
+LARGEST_WHOLE = 2**31 - 1  # programs hold counts and positions as int32
+# Programs compute in float32: what is above is infinite there, what is closer to 0 is 0.
+LARGEST = 3.4028234e38
+_SMALLEST = 1.1754944e-38
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,17 +28,18 @@ def _option(default, convert, allowed: str, help: str):
     return dataclasses.field(default=default, metadata={"rule": Rule(convert, allowed, help)})
 
 
-def _real(value) -> float:
+def as_real(value) -> float:
+    """A finite number, also in float32."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError from None
+    if not -LARGEST <= value <= LARGEST:
+        raise ValueError
+    return float(value)
 
 
 def as_whole(value) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    """An integer that programs can count to."""
+    if isinstance(value, bool) or not isinstance(value, int) or abs(value) > LARGEST_WHOLE:
         raise ValueError
     return value
 
@@ -46,11 +51,13 @@ def as_text(value) -> str:
 
 
 def number(default: float, low: float, high: float, allowed: str, help: str):
-    """A float in [low, high]."""
+    """A float in [low, high]; no `high` is above what float32 has."""
+    if math.isinf(high):
+        allowed = f"{allowed}, at most {LARGEST:.3g}"
 
     def convert(value):
-        value = _real(value)
-        if not low <= value <= high or math.isnan(value) or math.isinf(value):
+        value = as_real(value)
+        if not low <= value <= high:
             raise ValueError
         return value
 
@@ -59,20 +66,18 @@ def number(default: float, low: float, high: float, allowed: str, help: str):
 
 def positive(default: float, help: str):
     """A float above 0."""
-    return number(default, 5e-324, math.inf, "a number above 0", help)
+    return number(default, _SMALLEST, math.inf, f"a number above 0, at least {_SMALLEST:.3g}", help)
 
 
-def whole(default: int, low: int, help: str, high: int = _LARGEST):
+def whole(default: int, low: int, help: str, high: int = LARGEST_WHOLE):
     """An integer in [low, high]."""
-    to = "or more" if high == _LARGEST else f"to {high}"
 
     def convert(value):
-        value = as_whole(value)
-        if not low <= value <= high:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ValueError
         return value
 
-    return _option(default, convert, f"a whole number, {low} {to}", help)
+    return _option(default, convert, f"a whole number, {low} to {high}", help)
 
 
 def switch(default: bool, help: str):
@@ -100,6 +105,17 @@ def choice(default: str, names: tuple[str, ...], help: str):
 def text(default: str, help: str, allowed: str = "a string"):
     """A string."""
     return _option(default, as_text, allowed, help)
+
+
+def path_name(default: str, help: str):
+    """A name of which paths are made."""
+
+    def convert(value):
+        if not paths.is_name(as_text(value)):
+            raise ValueError
+        return value
+
+    return _option(default, convert, paths.NAMES, help)
 
 
 def size_in_bytes(default: str, help: str):

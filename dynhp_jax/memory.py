@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 
-from dynhp_jax.errors import ConfigError
+from dynhp_jax.errors import ConfigError, shown
 
 BYTES_PER_NUMBER = 4  # float32
 UNLIMITED = "none"  # the budget of a run without one
@@ -112,14 +112,15 @@ def parse_bytes(text: str | int) -> int:
       ConfigError: for the field memory.budget: no number, an unknown unit, less than one byte.
     """
     allowed = "bytes above 0 as a number with or without a unit, like '4MiB', '1.5 MB', '3000000'"
-    match = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*([A-Za-z]*)\s*", str(text), re.ASCII)
+    match = re.fullmatch(r"\s*(\d{1,20})(?:\.(\d{1,20}))?\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     if match is None:
         raise ConfigError("memory.budget", text, allowed)
     whole, fraction, unit = match[1], match[2] or "", match[3]
     factors = {name.lower(): factor for name, factor in UNITS.items()}
     if unit.lower() not in factors:
         units = ", ".join(filter(None, UNITS))
-        raise ConfigError("memory.budget", text, f"{allowed}; the unit {unit!r} is none of {units}")
+        unknown = f"the unit {shown(unit)} is none of {units}"
+        raise ConfigError("memory.budget", text, f"{allowed}; {unknown}")
     # In integers: '2609.4KiB' must not depend on how 2609.4 rounds.
     size = int(whole + fraction) * factors[unit.lower()] // 10 ** len(fraction)
     if size < 1:

@@ -2,10 +2,11 @@
 
 import dataclasses
 
-from dynhp_jax import data, models
+from dynhp_jax import data, machine, models
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError
+from dynhp_jax.models.spec import Spec
 from dynhp_jax.network import Network, whole_network
 
 
@@ -32,11 +33,16 @@ def dataset_of(config: Config) -> Dataset:
     return dataclasses.replace(dataset, x_train=images, y_train=labels)
 
 
-def network_of(config: Config, dataset: Dataset) -> Network:
-    """The whole network for the examples of a data set, with the groups that the run gates.
+def spec_of(config: Config, dataset: Dataset, copies: int = 1) -> Spec:
+    """The sizes of the network for the examples of a data set.
+
+    Args:
+      config: names it.
+      dataset: has the examples.
+      copies: how many of its variables are to be in memory at once.
 
     Raises:
-      ConfigError: `pruning.groups` has a name that is no group, or of one that cannot be cut.
+      UserError: the model takes no such sizes, or the memory cannot hold the variables.
     """
     model = config.model
     options = {
@@ -45,6 +51,22 @@ def network_of(config: Config, dataset: Dataset) -> Network:
         "depth": model.depth or None,
     }
     spec = models.build(model.name, dataset.example_shape, dataset.num_classes, **options)
+    machine.check_holds(
+        [spec.shapes()] * copies,
+        "the variables of this network" + " with their moments and means" * (copies > 1),
+        "take a smaller config.model.hidden, width or depth",
+    )
+    return spec
+
+
+def network_of(config: Config, dataset: Dataset) -> Network:
+    """The whole network for the examples of a data set, with the groups that the run gates.
+
+    Raises:
+      UserError: the model takes no such sizes, or its variables alone take more than the memory.
+      ConfigError: `pruning.groups` has a name that is no group, or of one that cannot be cut.
+    """
+    spec = spec_of(config, dataset)
     names = config.pruning.groups if config.masked else None
     network = whole_network(spec, names, config.gates.inputs)
     return dataclasses.replace(network, example_shape=dataset.example_shape)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 
+from dynhp_jax import paths
 from dynhp_jax.data.cached import default_folder
 from dynhp_jax.errors import ConfigError
 
@@ -41,23 +42,34 @@ def use_cache(directory: str = "") -> None:
 
     Raises:
       ConfigError: the directory that was asked for cannot be made.
+      UserError: it can be no path.
     """
     if directory == "none":
         return
-    path = directory or str(default_folder() / "xla" / _processor())
+    path = _folder(directory)
+    if path is None:
+        return
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         if directory:
             raise ConfigError(
                 "compiling.cache_dir", directory, f"a directory that can be made ({error.strerror})"
             ) from error
         return  # nobody asked for it, and it only makes things faster
-    for option, value in (_OPTIONS | {"jax_compilation_cache_dir": path}).items():
+    for option, value in (_OPTIONS | {"jax_compilation_cache_dir": str(path)}).items():
         jax.config.update(option, value)
     before = warnings.showwarning
     before = before.before if isinstance(before, _Healing) else before
-    warnings.showwarning = _Healing(Path(path), before)
+    warnings.showwarning = _Healing(path, before)
+
+
+def _folder(directory: str) -> Path | None:
+    """None where nobody asked for one, and there is no home for it."""
+    if directory:
+        return paths.given(directory, "config.compiling.cache_dir")
+    default = default_folder()
+    return default and default / "xla" / _processor()
 
 
 class _Healing:

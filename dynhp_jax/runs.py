@@ -69,7 +69,8 @@ class Trainer:
       budget: the one that is held against what XLA allocates.
 
     Raises:
-      UserError: the criterion that the config names cannot be found, or used.
+      UserError: the criterion that the config names cannot be found, or used, or the run's
+        variables take more than the memory.
       ConfigError: the budget is smaller than the network plus one example, the batch larger than
         the training set or than the paper's meter has room for, or no multiple of the devices,
         there are fewer of these, a group is unknown, or `data.shift` or `flip` does not go with
@@ -86,12 +87,14 @@ class Trainer:
         augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
         self.criterion = naming.of_run(config, criterion)
+        named.spec_of(config, dataset, train_state.copies(config))  # analysing it may take memory
         self.whole = named.network_of(config, dataset)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))
         self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
         self.examples = len(dataset.y_train)
         batching = config.batching
-        sizes = {"batch.size": batching.size, "memory.smallest": config.memory.smallest}
+        first = "batch.size" if config.batch.size or batching.rule != "fixed" else "memory.sp_batch"
+        sizes = {first: batching.size, "memory.smallest": config.memory.smallest}
         for field, size in sizes.items():
             if size > self.examples:
                 raise ConfigError(field, size, f"at most the {self.examples} training examples")

@@ -10,6 +10,7 @@ import math
 from dynhp_jax import batch_size, data, gates, models
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.fields import (
+    LARGEST_WHOLE,
     Section,
     as_text,
     as_whole,
@@ -86,12 +87,15 @@ class Model(Section):
     prefix = "model."
     name: str = choice("mlp", tuple(models.SPECS), "the network")
     hidden: tuple[int, ...] = several(
-        (), _width, "widths, such as (300, 100)", "units of the hidden layers; (): the model's own"
-    )
+        (), _width, f"widths of 1 to {LARGEST_WHOLE}, such as (300, 100)",
+        "units of the hidden layers; (): the model's own",
+    )  # fmt: skip
     width: float = number(
         0.0, 0.0, math.inf, "a number, 0 or more", "multiplies its widths; 0: the model's own"
     )
-    depth: int = whole(0, 0, "layers or blocks, for models that have a choice; 0: the model's own")
+    depth: int = whole(
+        0, 0, "layers or blocks, for models that have a choice; 0: the model's own", high=10_000
+    )
 
 
 @dataclasses.dataclass(frozen=True)

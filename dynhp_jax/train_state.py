@@ -110,6 +110,16 @@ def stream(seed: int, name: str) -> Array:
     return keys.named(jax.random.key(seed), name)
 
 
+def copies(config: Config) -> int:
+    """How many arrays of the parameters' sizes a state holds: themselves, moments and the mean.
+
+    >>> copies(Config())
+    3
+    """
+    moments = {"adam": 2, "momentum": 1, "sgd": 0}[config.optimizer.name]
+    return 1 + moments + bool(config.optimizer.ema)
+
+
 def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.GradientTransformation:
     """The optax transformation that the config names, over {'params': ..., 'gates': ...}.
 

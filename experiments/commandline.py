@@ -1,30 +1,31 @@
 """Flags in, exit code out: what a person can mend becomes one line on stderr and exit code 2."""
 
+import itertools
 import logging
 import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from absl import flags
 from ml_collections import config_flags
 
 from dynhp_jax import config as configuration
-from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.errors import ConfigError, UserError, shown
 from experiments import config_file
+from experiments.interrupting import AT_ONCE, INTERRUPTED, raised
 
 USER_ERROR = 2
-INTERRUPTED = 130
 _CONFIG_HELP = (
     "file of the experiment, such as configs/digits.py;"
     " --config.FIELD=VALUE overrides one of its fields"
 )
 BROKEN_PIPE = 141  # as a shell says it of a program that wrote to nobody
-_AT_ONCE = (  # where nobody nearer by knows more
-    "stopped at once; the same command goes on from what is saved, or begins anew where nothing is"
-)
+_LONGEST = 2_000  # characters of a line on stderr
+_CONFIGS = Path(__file__).parents[1] / "configs"  # of the project
 
 
 class Interrupted(Exception):
@@ -36,13 +37,24 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
 
     Other exceptions are bugs and pass through with their traceback.
     """
-    shown = warnings.showwarning
+    showing = warnings.showwarning
     warnings.showwarning = _show_warning
     logging.getLogger("absl").setLevel(logging.ERROR)  # libraries' advice to developers
     for name in ("jax._src.callback", "jax._src.debugging"):  # they raise what they log
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        with raised():
+            return _run(main, argv)
+    except KeyboardInterrupt:
+        return _fail("interrupted", AT_ONCE, INTERRUPTED)
+    finally:
+        warnings.showwarning = showing
+
+
+def _run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
+    try:
         main(argv)
+        sys.stdout.flush()
     except UserError as error:
         return _fail("error", error, USER_ERROR)
     except BrokenPipeError:
@@ -53,16 +65,17 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
         return _fail("error", _disk_error(error), USER_ERROR)
     except Interrupted as stop:
         return _fail("interrupted", stop, INTERRUPTED)
-    except KeyboardInterrupt:
-        return _fail("interrupted", _AT_ONCE, INTERRUPTED)
-    finally:
-        warnings.showwarning = shown
+    except (MemoryError, RuntimeError) as error:
+        return _fail("error", _of_the_machine(error), USER_ERROR)
     return 0
 
 
 def say(line: str) -> None:
-    """One line on stderr, whatever line breaks the text holds."""
-    print(" ".join(str(line).split()), file=sys.stderr, flush=True)
+    """One line on stderr, whatever line breaks the text holds and however long it is."""
+    text = " ".join(str(line).split())
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
+    print(text, file=sys.stderr, flush=True)
 
 
 def warn(message: object) -> None:
@@ -86,7 +99,8 @@ def parse(
       options: further flags that take a string, as (name, default, help).
       switches: further flags that are given or not, as (name, help).
       sections: of the config, beside those of `dynhp_jax.config`, by name.
-      workdir: the help of `--workdir`, with what the program takes where it is not given.
+      workdir: the help of `--workdir`, with what the program takes where it is not given; '' for a
+        program that has none.
 
     Returns:
       The config with all overrides (an ml_collections.ConfigDict, None without), the workdir (''
@@ -98,7 +112,8 @@ def parse(
       SystemExit: with 0, after the flags were shown.
     """
     values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", workdir, flag_values=values)
+    if workdir:
+        flags.DEFINE_string("workdir", "", workdir, flag_values=values)
     flags.DEFINE_bool("help", False, "show the flags", short_name="h", flag_values=values)
     for name, default, text in options:
         flags.DEFINE_string(name, default, text, flag_values=values)
@@ -110,11 +125,13 @@ def parse(
         print(values.get_help())
         raise SystemExit(0)
     file = config = None
+    argv = _all_arguments(argv)
     if with_config:
         _check_names(argv, sections)
-        file, argv = config_file.split(argv)
+        file, argv = config_file.split(_last_of_each(argv, configuration.tuple_fields(sections)))
         if file is None:
-            raise UserError("--config is missing; for a start: --config=configs/digits.py")
+            first = _configs() / "digits.py"
+            raise UserError(f"--config is missing; for a start: --config={first}")
     try:
         if file is not None:
             config = config_file.load(file)
@@ -128,8 +145,8 @@ def parse(
         raise UserError(f"{error}; see --help") from None
     except OSError:
         raise UserError(
-            f"--config: the file {file!r} cannot be read;"
-            f" the experiments here: {', '.join(_experiments()) or 'none in ./configs'}"
+            f"--config: the file {shown(file)} cannot be read;"
+            f" the experiments are: {', '.join(_experiments())}"
         ) from None
     except UserError:
         raise
@@ -139,7 +156,41 @@ def parse(
     if rest:
         raise UserError(f"{rest[0]!r} is no flag; flags look like --workdir=runs/digits")
     names = [name for name, *_ in (*options, *switches)]
-    return config, values["workdir"].value, *(values[name].value for name in names)
+    path = values["workdir"].value if workdir else ""
+    return config, path, *(values[name].value for name in names)
+
+
+def _all_arguments(argv: Sequence[str]) -> list[str]:
+    """With those that --flagfile= names in its place.
+
+    Raises:
+      UserError: such a file cannot be read.
+    """
+    try:
+        return flags.FlagValues().read_flags_from_files(list(argv), force_gnu=False)
+    except (flags.Error, ValueError) as error:
+        raise UserError(f"{error}; see --help") from None
+
+
+def _last_of_each(argv: Sequence[str], fields: Collection[str]) -> list[str]:
+    """Of flags of these fields only the last ones: config_flags would join tuples to a longer one.
+
+    >>> _last_of_each(["--config.a=(1,)", "--b", "--config.a", "(2,)"], ["a"])
+    ['--b', '--config.a', '(2,)']
+    """
+    kept: dict[object, list[str]] = {}
+    rest = iter(argv)
+    for number, argument in enumerate(rest):
+        if argument == "--":
+            kept[number] = [argument, *rest]
+            break
+        match = re.match(r"--?config\.([^=]+)(=)?", argument, re.DOTALL)
+        if match is None or match[1] not in fields:
+            kept[number] = [argument]
+            continue
+        kept.pop(match[1], None)
+        kept[match[1]] = [argument] if match[2] else [argument, *itertools.islice(rest, 1)]
+    return [argument for words in kept.values() for argument in words]
 
 
 def _asks_for_help(argv: Sequence[str]) -> bool:
@@ -150,7 +201,7 @@ def _check_names(argv: Sequence[str], sections: Mapping[str, type]) -> None:
     """config_flags says only "'foo'" of an unknown --config.foo; our fields are known."""
     names = configuration.field_names(sections)
     for argument in argv:
-        match = re.match(r"--?(?:no)?config\.([^=]+)", argument)
+        match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
         if match and match[1] not in (*names, *configuration.SECTIONS, *sections):
             raise configuration.unknown_field(match[1], sections)
 
@@ -167,14 +218,27 @@ def _illegal(error: flags.IllegalFlagValueError, sections: Mapping[str, type]) -
     return ConfigError(name, value, f"no value of its own, it is a section; its fields: {inside}")
 
 
+def _configs() -> Path:
+    """Where the experiments lie, as it can be typed here: the project's own may be elsewhere."""
+    here = Path("configs")
+    return here if any(here.glob("[!_]*.py")) else _CONFIGS
+
+
 def _experiments() -> list[str]:
-    if not os.path.isdir("configs"):
-        return []
-    return sorted(
-        f"configs/{name}"
-        for name in os.listdir("configs")
-        if name.endswith(".py") and not name.startswith("_")
-    )
+    return sorted(map(str, _configs().glob("[!_]*.py"))) or [f"none in {_CONFIGS}"]
+
+
+def _of_the_machine(error: MemoryError | RuntimeError) -> str:
+    """What the memory or the devices here refuse; other errors are bugs, and are raised again."""
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return (
+            f"there is not enough memory ({text or 'to go on'}); take a smaller network or"
+            " mini-batch, or let config.memory.meter=xla hold it to a config.memory.budget"
+        )
+    if "Unable to initialize backend" in text:
+        return f"{text}; set JAX_PLATFORMS to what is here, such as cpu"
+    raise error
 
 
 def _disk_error(error: OSError) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax import program_cache, pruning
+from dynhp_jax import paths, program_cache, pruning
 from dynhp_jax.criteria import naming, trial
 from dynhp_jax.errors import ConfigError, UserError
 from experiments import commandline, provenance
@@ -26,7 +26,14 @@ from experiments.comparison import figures, running, settings, split_learning, t
 from experiments.comparison.running import Place
 from experiments.workdir import write_text
 
-_OPTIONS = (("results", "", "directory of the result files; empty: results/compare/NAME"),)
+_OPTIONS = (
+    (
+        "results",
+        "",
+        "directory of the result files; empty: 'results' in the --workdir, and for --print, where"
+        " there is none, results/compare/NAME",
+    ),
+)
 _SWITCHES = (
     ("print", "only print the results that are there; no file is written"),
     ("split-learning", "also the learning time and the traffic of split learning, in table.md too"),
@@ -40,16 +47,13 @@ def main(argv: Sequence[str]) -> None:
         "directory in which the runs have theirs; empty: runs/compare/NAME",
     )  # fmt: skip
     base, comparison = settings.from_config_dict(values)
+    workdirs = paths.given(workdirs or f"runs/compare/{base.name}", "--workdir")
+    results = results_of(directory, workdirs, base.name, only_print)
     program_cache.use_cache(base.compiling.cache_dir)
-    place = Place(
-        base,
-        comparison,
-        Path(workdirs or f"runs/compare/{base.name}"),
-        Path(directory or f"results/compare/{base.name}"),
-        provenance.present(),
-    )
+    place = Place(base, comparison, workdirs, results, provenance.present())
     if not only_print:
         check(place)
+        paths.make_writable({"--workdir": place.workdirs, "--results": place.results})
     found = [running.result(place, cell, not only_print) for cell in running.cells(comparison)]
     found = [each for each in found if each is not None]
     if not found:
@@ -64,13 +68,27 @@ def main(argv: Sequence[str]) -> None:
     print(figures.draw(base, comparison, found, place.results / "accuracy.png"))
 
 
+def results_of(given: str, workdirs: Path, name: str, only_print: bool) -> Path:
+    """Where the result files are.
+
+    Those that come with the project are of its own configs: a run, which may have overrides, does
+    not look at them unless it is told to.
+    """
+    if given:
+        return paths.given(given, "--results")
+    own = workdirs / "results"
+    return Path(f"results/compare/{name}") if only_print and not own.is_dir() else own
+
+
 def check(place: Place) -> None:
     """What cannot be is said before anything is run.
 
     Raises:
       UserError: a criterion that cannot be found or cannot score the network, a fraction that
-        cannot be reached, a group that does not exist.
+        cannot be reached, a group that does not exist, a run that the data or the memory do not
+        allow, two results of one name, a result of another config.
     """
+    running.check(place)
     base, groups = place.base, place.whole.groups
     for criterion in place.comparison.criteria:
         _check_criterion(place, criterion)

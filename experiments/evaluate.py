@@ -12,10 +12,9 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from dynhp_jax import alone, checkpoint, compiling, loop, named, program_cache, runs
+from dynhp_jax import alone, checkpoint, compiling, loop, named, paths, program_cache, runs
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from dynhp_jax.scores import Scores
@@ -80,7 +79,12 @@ def _found(section: Any, *names: str) -> Any:
 
 
 def _usable(directory: str) -> bool:
-    return directory == "none" or Path(directory).expanduser().is_dir()  # 'none': no cache
+    if directory == "none":  # no cache
+        return True
+    try:
+        return paths.given(directory, "a directory of the run").is_dir()
+    except UserError:
+        return False
 
 
 def _single(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:

@@ -16,11 +16,12 @@ from collections.abc import Sequence
 from dynhp_jax import budget, compiling, memory, metering, named, program_cache
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.errors import ConfigError, UserError, shown
+from dynhp_jax.fields import LARGEST_WHOLE
 from dynhp_jax.network import Network
 from dynhp_jax.steps import Steps
 from experiments import commandline, reports
-from experiments.values import numbers
+from experiments.values import each_once, numbers
 
 _OPTIONS = (
     ("budgets", "", "such as 1MiB,4MiB; empty: the config's own"),
@@ -31,13 +32,23 @@ _OPTIONS = (
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and prints the two tables."""
-    values, _, budgets, widths, batches = commandline.parse(argv, True, _OPTIONS)
+    values, _, budgets, widths, batches = commandline.parse(argv, True, _OPTIONS, workdir="")
     config = configuration.from_config_dict(values)
     shares = numbers("widths", widths, float, 1e-6, 1)
-    sizes = numbers("batches", batches, int, 1)
-    limits = {text: memory.parse_bytes(text) for text in filter(None, budgets.split(","))}
+    sizes = numbers("batches", batches, int, 1, LARGEST_WHOLE)
+    limits = _limits(budgets)
     program_cache.use_cache(config.compiling.cache_dir)
     print("\n".join(plan(config, shares, sizes, limits)))
+
+
+def _limits(budgets: str) -> dict[str, int]:
+    """Bytes by the text that names them."""
+    parts = list(filter(None, budgets.split(",")))
+    try:
+        found = [memory.parse_bytes(part) for part in parts]
+    except ConfigError as error:
+        raise UserError(f"--budgets: {shown(budgets)} is not allowed; {error.allowed}") from None
+    return dict(zip(parts, each_once("budgets", budgets, found), strict=True))
 
 
 def plan(
@@ -46,6 +57,8 @@ def plan(
     """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
     dataset = named.dataset_of(config)
     counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
+    if max(batches) > counts["train"]:
+        raise UserError(f"--batches: {max(batches)} is above the {counts['train']} examples")
     whole = named.network_of(config, dataset)
     networks = {share: whole.share(share) for share in shares}
     programs = compiling.Programs()
@@ -59,8 +72,6 @@ def plan(
     rows = [("units", "batch", *metering.PARTS, "sum, KiB")]
     for network in networks.values():
         for batch in batches:
-            if batch > counts["train"]:
-                raise UserError(f"--batches: {batch} is above the {counts['train']} examples")
             parts = free.steps.training_bytes(network, batch)
             kib = [f"{parts[part] / 1024:,.1f}" for part in metering.PARTS]
             kib.append(f"{metering.total(parts) / 1024:,.1f}")

@@ -18,15 +18,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dynhp_jax import replicas
+from dynhp_jax import paths, replicas
 from dynhp_jax.errors import UserError
 from experiments import commandline, provenance
 from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
-from experiments.values import number, numbers, shortest
+from experiments.values import each_once, shortest, value_of, values_of
 from experiments.workdir import write_text
 
+_RESULTS = "results/reproduction"
 _OPTIONS = (
     ("table", "", "2 (MNIST) or 3 (Fashion-MNIST)"),
     ("rows", "", "names with commas; empty: all of the table"),
@@ -37,7 +38,7 @@ _OPTIONS = (
     ("validation", "", "share of the training set held out, such as 0.1: errors are those on it"),
     ("variants", "", "of every row, with '+', such as per-example, ce or FIELD=VALUE"),
     ("commit", "", "to write into results where the code does not lie in a git checkout"),
-    ("results", "results/reproduction", "directory of the result files"),
+    ("results", _RESULTS, "directory of the result files"),
 )
 _SWITCHES = (
     ("print", "print the tables of the results that are there; with no other flag write tableN.md"),
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     switch = _switch(given | {"workdir": workdirs})
     if switch == "figures":
         variants = rows.parse_variants(given["variants"])
-        directory = Path(given["results"])
+        directory = _directory(given)
         with results.writing(directory):
             written = figures.draw(directory, _epochs(given), variants)
         print("\n".join(map(str, written)))
@@ -103,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
         ))  # fmt: skip
         return
     if not switch:
-        _run(asked, Path(workdirs or "runs/reproduction"), given["commit"])
+        _run(asked, paths.given(workdirs or "runs/reproduction", "--workdir"), given["commit"])
     _show(asked)
 
 
@@ -117,8 +118,9 @@ def _asked(given: Mapping[str, str]) -> Asked:
     settings = _settings(table, given["alphas"])
     common = _common(given, settings)
     names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
-    wanted = _in_order([rows.parse(name).with_variants(common) for name in names])
-    seeds = numbers("seeds", given["seeds"], int, 0)
+    wanted = each_once("rows", given["rows"], [rows.parse(n).with_variants(common) for n in names])
+    wanted.sort(key=lambda row: row.base is not None)  # behind the rows whose sizes they take
+    seeds = values_of("seeds", given["seeds"], "seed")
     for row in wanted:
         config = rows.config_of(row, table, settings, max(seeds), count or EPOCHS)
         if given["side_by_side"] and not row.base:
@@ -126,21 +128,18 @@ def _asked(given: Mapping[str, str]) -> Asked:
     complete = not (common or count or given["alphas"])
     return Asked(
         table, settings, common, tuple(wanted), tuple(seeds), count, given["side_by_side"],
-        Path(given["results"]), complete,
+        _directory(given), complete,
     )  # fmt: skip
 
 
 def _run(asked: Asked, workdirs: Path, commit: str) -> None:
     """Every row with every seed: teams, then seed by seed, so that whole tables come early."""
     now = provenance.present(commit)
-    place = workdirs.expanduser().absolute()
-    shared = running.Place(asked.table, asked.settings, place, asked.results, now)
+    shared = running.Place(asked.table, asked.settings, workdirs, asked.results, now)
     epochs = asked.epochs or EPOCHS
     for row in asked.rows:
-        for seed in asked.seeds:
-            if row.reference and row.reference not in asked.rows:
-                running.reference(shared, row, seed, epochs)
-    results.check_writable(asked.results)
+        running.check(shared, row, asked.seeds, epochs, row.reference in asked.rows)
+    paths.make_writable({"--workdir": workdirs, "--results": asked.results})
     for row in asked.rows:
         if not row.base:
             teams.run(shared, row, asked.seeds, epochs, asked.side_by_side)
@@ -210,31 +209,29 @@ def _settings(table: Table, alphas: str) -> Settings:
     settings = SETTINGS[table.number]
     if not alphas:
         return settings
-    return dataclasses.replace(settings, alphas=tuple(numbers("alphas", alphas, float, 0, 1)))
+    return dataclasses.replace(settings, alphas=tuple(values_of("alphas", alphas, "batch.alpha")))
 
 
 def _common(given: Mapping[str, str], settings: Settings) -> tuple[str, ...]:
     """The variants that all rows have, by --variants, --lam and --validation."""
     variants = rows.parse_variants(given["variants"])
     if given["lam"]:
-        lam = number("lam", given["lam"], float, 0)
+        lam = value_of("lam", given["lam"], "penalty.lam")
         if lam != settings.lam:
             variants = (*variants, f"penalty.lam={shortest(lam)}")
     if given["validation"]:
-        share = number("validation", given["validation"], float, 0)
+        share = value_of("validation", given["validation"], "data.validation")
         if share:
             variants = (*variants, f"data.validation={shortest(share)}")
     return variants
 
 
-def _in_order(wanted: Sequence[rows.Row]) -> list[rows.Row]:
-    """Without repetitions, and the baselines behind the rows whose sizes they take."""
-    unique = list(dict.fromkeys(wanted))
-    return sorted(unique, key=lambda row: row.base is not None)
-
-
 def _epochs(given: Mapping[str, str]) -> int | None:
-    return number("epochs", given["epochs"], int, 1) if given["epochs"] else None
+    return value_of("epochs", given["epochs"], "epochs") if given["epochs"] else None
+
+
+def _directory(given: Mapping[str, str]) -> Path:
+    return paths.given(given["results"] or _RESULTS, "--results")
 
 
 def _table(text: str) -> Table:

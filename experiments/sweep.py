@@ -13,13 +13,14 @@ CPU they take as long as one after the other.
 import contextlib
 import dataclasses
 import itertools
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, named, program_cache
+from dynhp_jax import checkpoint, compiling, named, paths, program_cache
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
@@ -29,19 +30,19 @@ from dynhp_jax.replicas import Replicas, Team, host_part
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.terminal import Interruptions, Screen
-from experiments.values import numbers, shortest
+from experiments.values import shortest, values_of
 from experiments.workdir import Workdir, write_json
 
-FIELDS = {  # flag: (field, type)
-    "lams": ("penalty.lam", float),
-    "alphas": ("batch.alpha", float),
-    "gammas": ("pruning.gamma", float),
-    "seeds": ("seed", int),
+FIELDS = {
+    "lams": "penalty.lam",
+    "alphas": "batch.alpha",
+    "gammas": "pruning.gamma",
+    "seeds": "seed",
 }
 OPTIONS = [
-    (flag, "", f"values of config.{field}, separated by commas")
-    for flag, (field, _) in FIELDS.items()
+    (flag, "", f"values of config.{field}, separated by commas") for flag, field in FIELDS.items()
 ]
+MOST = 1_000  # members; a program of more takes hours to compile
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
     )
     config = configuration.from_config_dict(values)
     members = combinations(config, dict(zip(FIELDS, lists, strict=True)))
-    folder = Path(path or f"runs/{config.name}-{config.method}-sweep").expanduser().absolute()
+    folder = paths.given(path or f"runs/{config.name}-{config.method}-sweep", "--workdir")
     run(members, named.dataset_of(config), folder)
 
 
@@ -62,19 +63,18 @@ def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
     ['seed0-lam0.1', 'seed0-lam0.3', 'seed1-lam0.1', 'seed1-lam0.3']
 
     Raises:
-      UserError: a value that is no number, or given twice; no values at all.
+      UserError: a value that its field does not take, or given twice; none at all, or too many.
     """
     choices: list[list[tuple[str, Any]]] = []
     for flag, text in lists.items():
-        if not text:
-            continue
-        field, kind = FIELDS[flag]
-        values = numbers(flag, text, kind, 0)
-        if len(set(values)) < len(values):
-            raise UserError(f"--{flag}={text} names a value twice; give each once")
-        choices.append([(field, value) for value in values])
+        if text:
+            field = FIELDS[flag]
+            choices.append([(field, value) for value in values_of(flag, text, field)])
     if not choices:
         raise UserError("nothing to sweep; give --seeds=0,1,2, or --lams, --alphas, --gammas")
+    count = math.prod(map(len, choices))
+    if count > MOST:
+        raise UserError(f"the flags make {count:,} runs; allowed: {MOST:,} at most; sweep a part")
     members = {}
     for combination in itertools.product(*choices):
         name = "-".join(
@@ -227,7 +227,7 @@ def table(configs: Sequence[Config], summaries: Sequence[Mapping[str, Any]]) -> 
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for config, summary in zip(configs, summaries, strict=True):
         flat = configuration.flatten(config)
-        key = tuple((field, flat[field]) for field, _ in FIELDS.values() if field != "seed")
+        key = tuple((field, flat[field]) for field in FIELDS.values() if field != "seed")
         groups.setdefault(key, []).append(summary)
     varied = {field for key in groups for field, value in key
               if len({dict(other)[field] for other in groups}) > 1}  # fmt: skip

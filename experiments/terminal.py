@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments import reports
+from experiments import interrupting, reports
 from experiments.commandline import Interrupted, say
 
 LOG_SECONDS = 10.0  # between lines where there is no terminal to draw a progress bar on
@@ -27,6 +27,7 @@ class Interruptions:
         self._saving = False
 
     def __enter__(self):
+        interrupting.check()
         self._before = {kind: signal.signal(kind, self._note)
                         for kind in (signal.SIGINT, signal.SIGTERM)}  # fmt: skip
         return self

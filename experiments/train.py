@@ -53,9 +53,9 @@ def train(
     Returns:
       The trainer, the run at its end, and the lines of metrics.jsonl.
     """
+    dataset = dataset or named.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
-    programs = compiling.Programs()
-    trainer = runs.Trainer(config, dataset or named.dataset_of(config), programs)
+    trainer = runs.Trainer(config, dataset, compiling.Programs())
     run = _start(trainer, workdir, begin)
     records = workdir.rewind(run.epoch)
     if run.epoch < config.epochs:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dynhp_jax import config as configuration
+from dynhp_jax import paths
 from dynhp_jax.checkpoint import naming
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
@@ -33,7 +34,7 @@ class Workdir:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path).expanduser().absolute()
+        self.path = paths.given(path, "--workdir")
         self.config_file = self.path / "config.json"
         self.sweep_file = self.path / "sweep.json"
         self.metrics_file = self.path / "metrics.jsonl"
@@ -57,7 +58,7 @@ class Workdir:
           UserError: another run holds it, or it holds a run of another config, or of other members.
           OSError: it cannot be made or written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
+        made = paths.make(self.path)
         with open(self.path / ".lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -70,6 +71,7 @@ class Workdir:
                 yield self
             except BaseException:
                 self._leave()
+                paths.remove_empty(made)
                 raise
 
     def config(self) -> Config:

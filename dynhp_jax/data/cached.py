@@ -14,19 +14,32 @@ from pathlib import Path
 
 import numpy as np
 
+from dynhp_jax import paths
 from dynhp_jax.data.catalogue import Arrays, Published, Split
 
 
-def default_folder() -> Path:
-    """`DYNHP_CACHE`, else the user's cache directory (XDG)."""
-    if folder := os.environ.get("DYNHP_CACHE"):
-        return Path(folder).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "dynhp_jax"
+def default_folder() -> Path | None:
+    """`DYNHP_CACHE`, else the user's cache directory (XDG); warns, and is None, without a home.
+
+    Raises:
+      UserError: a variable of the environment gives what is no path.
+    """
+    if folder := paths.of_environment("DYNHP_CACHE"):
+        return folder
+    base = paths.of_environment("XDG_CACHE_HOME") or paths.in_home(".cache")
+    if base is None:
+        warnings.warn(
+            "nothing is kept for later runs, as there is no home directory for it; DYNHP_CACHE"
+            " names another one",
+            stacklevel=1,
+        )
+    return base and base / "dynhp_jax"
 
 
-def read(entry: Published, folder: Path) -> list[Arrays] | None:
+def read(entry: Published, folder: Path | None) -> list[Arrays] | None:
     """The train and the test split, or None if they are not in the cache, whole and undamaged."""
+    if folder is None:
+        return None
     arrays = []
     for split in entry.splits:
         paths = _paths(entry, split, folder)
@@ -48,8 +61,10 @@ def read(entry: Published, folder: Path) -> list[Arrays] | None:
     return arrays
 
 
-def write(entry: Published, folder: Path, arrays: Sequence[Arrays]) -> None:
+def write(entry: Published, folder: Path | None, arrays: Sequence[Arrays]) -> None:
     """Puts the splits into the cache; warns, and leaves nothing half-written, where it cannot."""
+    if folder is None:
+        return
     try:
         for split, decoded in zip(entry.splits, arrays, strict=True):
             for path, array in zip(_paths(entry, split, folder), decoded, strict=True):

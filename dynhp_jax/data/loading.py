@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dynhp_jax import paths
 from dynhp_jax.data import cached, download, originals, prepared
 from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable, hashed_order
 from dynhp_jax.errors import ConfigError, UserError
@@ -140,7 +141,8 @@ def load(
 
     Raises:
       ConfigError: `name`, `directory` or `validation` is not allowed.
-      UserError: no way is open, or `directory` holds damaged data.
+      UserError: no way is open, `directory` holds damaged data, or a path given here or in the
+        environment can be none.
 
     >>> digits = load("digits", flat=True)
     >>> digits.x_train.shape, digits.x_test.shape, digits.num_classes
@@ -150,7 +152,9 @@ def load(
         raise ConfigError("data.name", name, _allowed_names(name))
     if not 0 <= validation < 1:
         raise ConfigError("data.validation", validation, "a number from 0 to below 1")
-    if directory and not os.path.isdir(Path(directory).expanduser()):
+    directory = paths.given(directory, "config.data.dir") if directory else None
+    cache = paths.given(cache, "config.data.cache_dir") if cache else None
+    if directory and not os.path.isdir(directory):
         raise ConfigError("data.dir", str(directory), "an existing directory")
 
     if name == "digits":
@@ -159,11 +163,7 @@ def load(
     else:
         entry = PUBLISHED[name]
         version, num_classes, white = entry.version, entry.num_classes, 255
-        train, test = _published(
-            entry,
-            Path(directory).expanduser() if directory else None,
-            Path(cache).expanduser() if cache else cached.default_folder(),
-        )
+        train, test = _published(entry, directory, cache or cached.default_folder())
 
     def ready(arrays: Arrays, rows: np.ndarray | slice) -> Arrays:
         images, labels = arrays[0][rows], arrays[1][rows]
@@ -201,7 +201,7 @@ def _digits() -> tuple[Arrays, Arrays]:
     return (images[train], labels[train]), (images[test], labels[test])
 
 
-def _published(entry: Published, directory: Path | None, folder: Path) -> list[Arrays]:
+def _published(entry: Published, directory: Path | None, folder: Path | None) -> list[Arrays]:
     if (arrays := cached.read(entry, folder)) is not None:
         return arrays
     arrays = _uncached(entry, directory)
@@ -235,14 +235,15 @@ def _uncached(entry: Published, directory: Path | None) -> list[Arrays]:
 
 def _prepared_roots(directory: Path | None) -> Iterator[Path]:
     yield from _places(directory, "TFDS_DATA_DIR")
-    yield Path("~/tensorflow_datasets").expanduser()
+    if default := paths.in_home("tensorflow_datasets"):
+        yield default
 
 
 def _places(directory: Path | None, variable: str) -> Iterator[Path]:
     if directory:
         yield directory
-    if place := os.environ.get(variable):
-        yield Path(place).expanduser()
+    if place := paths.of_environment(variable):
+        yield place
 
 
 def _hold_out(count: int, share: float, seed: int) -> tuple[np.ndarray | slice, np.ndarray]:

@@ -10,6 +10,8 @@ from flax import linen as nn
 
 from dynhp_jax.errors import UserError
 
+WIDEST = 2**31 - 1  # units are numbered in int32
+
 
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
     """Normal with variance 2 / fan-in (He et al. 2015, Eq. 10); jax's own one is truncated."""
@@ -74,12 +76,14 @@ def check_input(x: jax.Array, shape: tuple[int, ...], name: str) -> None:
 
 
 def scaled(width: int, multiplier: float) -> int:
-    """`width` x `multiplier`, rounded, at least 1.
+    """`width` x `multiplier`, rounded, at least 1, so far as units can be numbered.
 
     >>> scaled(64, 0.25), scaled(1, 0.1)
     (16, 1)
     """
     check_multiplier(multiplier)
+    if width * multiplier > WIDEST:
+        raise UserError(f"a width of {width * multiplier:.3g} units; allowed: {WIDEST} at most")
     return max(1, round(width * multiplier))
 
 

@@ -16,15 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import checkpoint, compiling, criteria, data, loop, named, runs, scoring
+from dynhp_jax import checkpoint, compiling, criteria, data, loop, named, paths, runs, scoring
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import flexrel, naming
-from dynhp_jax.errors import ConfigError
+from dynhp_jax.errors import ConfigError, UserError, shown
 from dynhp_jax.network import Network
 from experiments import provenance, train
 from experiments.comparison import results, settings
 from experiments.comparison.settings import Comparison
+from experiments.values import shortest
 from experiments.workdir import Workdir
 
 
@@ -158,9 +159,9 @@ class Cell:
 
     def path(self, directory: Path) -> Path:
         """Where its result lies."""
-        what = f"f{self.fraction:g}" if self.fraction else ""
+        what = f"f{shortest(self.fraction)}" if self.fraction else ""
         if self.lam is not None:
-            what = f"lam{self.lam:g}"
+            what = f"lam{shortest(self.lam)}"
         return results.path_of(directory, self.row, what, self.seed)
 
 
@@ -177,6 +178,40 @@ def cells(comparison: Comparison) -> list[Cell]:
     return found
 
 
+def check(place: Place) -> None:
+    """Whether the cells can be told apart, and all can be run or are there.
+
+    Raises:
+      UserError: two of them have one file, a result there is of another config, or what one of
+        them trains does not go with its data, its budget or the memory.
+    """
+    named: dict[Path, Cell] = {}
+    for cell in cells(place.comparison):
+        path = cell.path(place.results)
+        other = named.setdefault(path, cell)
+        if other != cell:
+            raise UserError(
+                f"{other.row!r} and {cell.row!r} would write the same file, {path.name}; leave out"
+                " or spell differently one of them"
+            )
+        if not paths.is_file_name(path.stem):
+            raise UserError(f"{shown(cell.row)} makes no name that a file can have; shorten it")
+        there = current(place, cell)
+        if there is None and cell.lam is not None and cell.lam == place.comparison.lams[0]:
+            config = cell.config(place.base, place.comparison)  # other lams change no size
+            runs.Trainer(config, place.dataset, place.programs)
+
+
+def current(place: Place, cell: Cell) -> dict[str, Any] | None:
+    """The result of a cell that is there already.
+
+    Raises:
+      UserError: what is there is of another config.
+    """
+    config, path = cell.config(place.base, place.comparison), cell.path(place.results)
+    return results.current(path, config, place.base.epochs, len(place.dataset.y_test))
+
+
 def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
     """The result of a cell; runs it if it is not there yet, or gives None.
 
@@ -184,7 +219,7 @@ def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
       UserError: what is there is of another config.
     """
     config, path = cell.config(place.base, place.comparison), cell.path(place.results)
-    there = results.current(path, config, place.base.epochs, len(place.dataset.y_test))
+    there = current(place, cell)
     if there is not None or not run:
         return there
     found = (_by_criterion if cell.lam is None else _with_gates)(place, cell, config)

@@ -8,26 +8,24 @@ import ml_collections
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.fields import Section, as_text, as_whole, several, text, whole
+from dynhp_jax.fields import LARGEST, LARGEST_WHOLE, Section, as_real, as_text, several, text, whole
 from dynhp_jax.scores import Scores
 
 
 def _share(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+    if not 0 < as_real(value) < 1:
         raise ValueError
     return float(value)
 
 
 def _strength(value) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if not as_real(value) > 0:
         raise ValueError
     return float(value)
 
 
 def _seed(value) -> int:
-    if as_whole(value) < 0:
-        raise ValueError
-    return value
+    return configuration.rule("seed").convert(value)
 
 
 def _method(value) -> str:
@@ -54,13 +52,16 @@ class Comparison(Section):
     fractions: tuple[float, ...] = several(
         (0.5,), _share, "numbers between 0 and 1", "how much is gone in the end"
     )
-    seeds: tuple[int, ...] = several((0,), _seed, "whole numbers, 0 or more", "of the runs")
+    seeds: tuple[int, ...] = several((0,), _seed, "whole numbers, 0 to 4294967295", "of the runs")
     epochs: int = whole(1, 0, "of fine-tuning, after the warm-up")
     methods: tuple[str, ...] = several(
         (), _method, "names among 'hp', 'dynhp'", "methods with gates, as rows of the same table"
     )
     lams: tuple[float, ...] = several(
-        (0.1,), _strength, "numbers above 0", "strengths of their penalty, a run each"
+        (0.1,),
+        _strength,
+        f"numbers above 0, at most {LARGEST:.3g}",
+        "strengths of their penalty, a run each",
     )
     test: int = whole(0, 0, "the first so many test examples are used; 0: all")
     cut: str = text("", "group whose outputs split learning sends; empty: the first one's")
@@ -102,6 +103,9 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Compari
             raise ConfigError(f"compare.{name}", found, "each once")
     plain["method"] = "scores"
     base = configuration.from_config_dict(ml_collections.ConfigDict(plain))
+    most = LARGEST_WHOLE - base.epochs
+    if comparison.epochs > most:
+        raise ConfigError("compare.epochs", comparison.epochs, f"a whole number, 0 to {most}")
     if base.scores.criterion:
         raise ConfigError("scores.criterion", base.scores.criterion, "'' here: compare.criteria")
     if not base.data.validation:

@@ -9,7 +9,6 @@ import json
 import math
 import re
 import statistics
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -187,17 +186,6 @@ def writing(directory: Path) -> Iterator[None]:
             f"--results: {directory} cannot be written"
             f" ({error.strerror or error}); make room, or choose a directory that can be"
         ) from None
-
-
-def check_writable(directory: Path) -> None:
-    """Makes the directory, and a file in it for a moment: before anything is run for it.
-
-    Raises:
-      UserError: it cannot be written.
-    """
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=directory).close()
 
 
 def write_lines(path: Path, result: Result) -> None:

@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dynhp_jax import config as configuration
-from dynhp_jax import literals
+from dynhp_jax import literals, paths
 from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.errors import ConfigError, UserError, shown
 from experiments.reproduction.published import UNITS, Table
 from experiments.reproduction.settings import (
     ADAM_RATE,
@@ -73,6 +73,12 @@ class Row:
     alpha: float | None = None
     base: str | None = None
     variants: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if len(set(self.variants)) < len(self.variants):
+            raise UserError(f"row {shown(self.name)} has a variant twice; give each once")
+        if not paths.is_file_name(self.name):
+            raise UserError(f"row {shown(self.name)} is not possible: no file can have such a name")
 
     @property
     def plain(self) -> str:
@@ -143,7 +149,7 @@ def parse(name: str) -> Row:
         if 0 <= value <= 1:
             return Row("dynhp", alpha=value, variants=tuple(variants))
     raise UserError(
-        f"{name!r} is no row; rows are sp, hp, dynhp-ALPHA (0 to 1), dense,"
+        f"{shown(name)} is no row; rows are sp, hp, dynhp-ALPHA (0 to 1), dense,"
         " dense-final@ROW, magnitude@ROW, random@ROW"
     )
 
@@ -162,7 +168,7 @@ def _setting(variant: str) -> dict[str, Any]:
     field, equals, text = variant.partition("=")
     if not equals:
         raise UserError(
-            f"{variant!r} is no variant; allowed: {', '.join(VARIANTS)}, or FIELD=VALUE of the"
+            f"{shown(variant)} is no variant; allowed: {', '.join(VARIANTS)}, or FIELD=VALUE of the"
             " config, such as pruning.gamma=0.3"
         )
     if field not in configuration.field_names():

@@ -6,15 +6,17 @@ half of them, to sizes of their end) has it in the workdir's name.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dynhp_jax import compiling, named, runs
 from dynhp_jax import config as configuration
-from dynhp_jax import named, runs
 from dynhp_jax.config import Config
+from dynhp_jax.data import Dataset
 from dynhp_jax.errors import UserError
 from experiments import provenance, train
 from experiments.reproduction import baselines, results
@@ -61,8 +63,41 @@ class Place:
             )
         return found
 
+    @functools.cached_property
+    def _datasets(self) -> dict[configuration.Data, Dataset]:
+        return {}
+
+    def dataset(self, config: Config) -> Dataset:
+        """The data of a run; rows of the same data share them."""
+        if config.data not in self._datasets:
+            self._datasets[config.data] = named.dataset_of(config)
+        return self._datasets[config.data]
+
     def workdir(self, name: str, seed: int) -> Workdir:
         return Workdir(self.workdirs / f"table{self.table.number}" / f"{name}-seed{seed}")
+
+
+def check(place: Place, row: Row, seeds: Sequence[int], epochs: int, with_reference: bool) -> None:
+    """Whether all runs of a row can be trained, or are done; before the first of any row is.
+
+    Args:
+      place, row, seeds, epochs: what is to be run.
+      with_reference: whether the row whose sizes it takes is to be run, too.
+
+    Raises:
+      UserError: a result there is of another config, a baseline has no reference or too few
+        epochs, or the data, the budget or the memory do not allow a run.
+    """
+    missing = [seed for seed in seeds if place.result(row, seed, epochs) is None]
+    if not missing:
+        return
+    if row.base and not with_reference:
+        for seed in missing:
+            reference(place, row, seed, epochs)
+    if row.cut_half_way:
+        _half(row, epochs)
+    config = config_of(row, place.table, place.settings, missing[0], epochs)
+    runs.Trainer(config, place.dataset(config), compiling.Programs())
 
 
 def run(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
@@ -98,7 +133,7 @@ def _method(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     workdir = place.workdir(row.name, seed)
     records, kept = first_epochs(config, workdir), None
     if records is None:
-        _, done, records = _train(place, config, workdir)
+        _, done, records = _train(place, config, workdir, place.dataset(config))
         kept = surviving_inputs(done.keeps, done.state.masks)
     return result_of(place, row, config, workdir, records, kept)
 
@@ -145,7 +180,7 @@ def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     sizes_of = reference(place, row, seed, epochs)
     units = sizes_of["units"]
     config = config_of(row, place.table, place.settings, seed, epochs, units)
-    dataset = named.dataset_of(config)
+    dataset = place.dataset(config)
     workdir = place.workdir(f"{row.name}-epochs{epochs}", seed)
     if row.kind == "dense-final":
         kept = sizes_of["kept_inputs"]
@@ -175,14 +210,18 @@ def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
 
 def _first_half(place: Place, row: Row, seed: int, epochs: int) -> tuple[runs.Run, Part]:
     """The whole network after half of the epochs, which magnitude and random pruning share."""
-    half = epochs // 2
-    if half < 1:
-        raise UserError(f"row {row.name} is cut after half of the epochs; it needs 2 at least")
+    half = _half(row, epochs)
     whole = Row("dense", variants=row.variants)
     config = config_of(whole, place.table, place.settings, seed, half)
     workdir = place.workdir(f"{whole.name}-half-epochs{half}", seed)
     _, done, records = _train(place, config, workdir)
     return done, (workdir, records)
+
+
+def _half(row: Row, epochs: int) -> int:
+    if epochs < 2:
+        raise UserError(f"row {row.name} is cut after half of the epochs; it needs 2 at least")
+    return epochs // 2
 
 
 def _train(
