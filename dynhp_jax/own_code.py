@@ -43,7 +43,16 @@ class Origin(enum.Enum):
 
 
 class OwnCodeError(UserError):
-    """Code of one's own that fails or gives what it must not; the message names it."""
+    """Code of one's own that fails or gives what it must not; the message names it.
+
+    Args:
+      whose: what the message begins with.
+      said: what follows: what the code raised, or what is wrong with what it gave.
+    """
+
+    def __init__(self, whose: str, said: str):
+        self.whose, self.said = whose, said
+        super().__init__(f"{whose}{said}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,13 +151,14 @@ def _check_kind(kind: Any, method: str, options: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def guarded(whose: str) -> Iterator[None]:
+def guarded(whose: str, within: str = "") -> Iterator[None]:
     """Turns whatever code of one's own raises into one line that says whose it is.
 
     An exit counts as a failure, too; only Ctrl-C stays what it is.
 
     Args:
-      whose: what the line begins with, such as "criterion 'own:Mine'".
+      whose: what the line begins with, such as "criterion 'own:Mine(a=1)'".
+      within: what a guard of the same thing, further inside, may have called it.
 
     Raises:
       OwnCodeError: the code raised something.
@@ -156,13 +166,17 @@ def guarded(whose: str) -> Iterator[None]:
     with _noting_signals() as signals:
         try:
             yield
+            return
+        except OwnCodeError as error:
+            same = error.whose in (whose, within)
+            said, cause = error.said if same else f": {error}", error.__cause__
         except UserError as error:
-            said = str(error)
-            raise OwnCodeError(said if whose in said else f"{whose}: {said}") from error
+            said, cause = f": {error}", error
         except BaseException as error:
             if signals and isinstance(error, KeyboardInterrupt):
                 raise
-            raise OwnCodeError(f"{whose} fails: {_reason(error)}") from error
+            said, cause = f" fails: {_reason(error)}", error
+    raise OwnCodeError(whose, said) from cause
 
 
 @contextlib.contextmanager

@@ -223,6 +223,7 @@ def test_score_names_the_criterion_that_fails(make):
         with pytest.raises(OwnCodeError, match=re.escape(f"criterion '{name}'")) as caught:
             criteria.score(Given(make), models.evidence("mlp"), called)
         assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
+        assert str(caught.value).count("criterion '") == 1 + ("needs" in str(caught.value))
         assert caught.value.__cause__ is not None  # the traceback is there for whoever needs it
 
 

@@ -39,7 +39,7 @@ def guarded(criterion: Criterion, called: str = "") -> contextlib.AbstractContex
     """Within it a criterion of one's own that raises is one line that names it."""
     if not is_own(criterion):
         return contextlib.nullcontext()
-    return own_code.guarded(title(criterion, called))
+    return own_code.guarded(title(criterion, called), within=title(criterion))
 
 
 def check_object(criterion: Criterion, called: str = "") -> None:
@@ -71,8 +71,9 @@ def earlier_epochs(criterion: Criterion | None) -> int:
 
 
 def scores_of(criterion: Criterion, evidence: Evidence) -> Scores:
-    """What it gives, as `checked`."""
-    return checked(criterion.scores(evidence), evidence.groups)
+    """What it gives, as `checked`; whatever it raises names it."""
+    with guarded(criterion):
+        return checked(criterion.scores(evidence), evidence.groups)
 
 
 def checked(found: Any, groups: Groups) -> Scores:
