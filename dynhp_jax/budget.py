@@ -7,7 +7,7 @@ sizes is kept: looks cost compilations only where the arrays became smaller.
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dynhp_jax import batch_size, fitting, memory, metering, savings
@@ -246,6 +246,7 @@ class Budget:
     def chunk(self, network: Network, before: int = CHUNK) -> int:
         """How many examples may be evaluated at once: `before` if they fit, else a power of two."""
         splits = [split for split in self._examples if split != "train"]
+        most = max(self._examples[name] for name in splits)
 
         def worst(chunk: int) -> int:
             return max(
@@ -254,18 +255,47 @@ class Budget:
 
         # What does not grow with the chunk is the state, at least.
         fixed = metering.total(metering.state_bytes(self.steps.state_shapes(network)))
-        chunk = before
-        while self.bytes is not None and (size := worst(chunk)) > self.bytes:
-            if chunk == 1:
-                raise Exceeded(f"evaluating one example takes {size} bytes of {self.bytes}")
-            chunk = min(chunk, max(self._examples[name] for name in splits))
-            room = int(chunk * (self.bytes - fixed) / (size - fixed))
-            chunk = min(_power_of_two(room), max(1, chunk // 2))
+        chunk = self.fitting_chunk(worst, fixed, before, most)
+        if not chunk:
+            raise Exceeded(f"evaluating one example takes {worst(1)} bytes of {self.bytes}")
         return chunk
 
+    def fitting_chunk(
+        self,
+        measure: Callable[[int], int],
+        fixed: int,
+        before: int,
+        most: int,
+        even: Callable[[int], int] = lambda room: room,
+    ) -> int:
+        """How many examples may be computed with at once: `before` if they fit.
+
+        Args:
+          measure: examples -> bytes.
+          fixed: bytes that do not grow with them.
+          before: the number to begin with.
+          most: examples that there are.
+          even: a number for which there is room, a power of two -> the one to take instead.
+
+        Returns:
+          So many; 0 if not even one example fits.
+        """
+        chunk = before
+        while self.bytes is not None and (size := measure(chunk)) > self.bytes:
+            if chunk == 1:
+                return 0
+            chunk = min(chunk, most)
+            room = int(chunk * (self.bytes - fixed) / (size - fixed))
+            chunk = even(min(_power_of_two(room), max(1, chunk // 2)))
+        return chunk
+
+    def has_room(self, parts: Bytes) -> bool:
+        """Whether something takes no more than the budget."""
+        return self.bytes is None or metering.total(parts) <= self.bytes
+
     def check(self, name: str, parts: Bytes) -> None:
-        """Raises Exceeded if a step takes more than the budget."""
-        if self.bytes is not None and metering.total(parts) > self.bytes:
+        """Raises Exceeded if something that is executed takes more than the budget."""
+        if not self.has_room(parts):
             raise Exceeded(
                 f"{name} takes {metering.total(parts)} bytes of {self.bytes}: {parts};"
                 " this is an error in dynhp_jax, please report it"

@@ -48,7 +48,12 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     epoch, batch, network = run.epoch + 1, run.batch_in_use, run.network
 
     # Train: one program, whatever the number of steps.
-    spent = {"training": trainer.steps.training_bytes(network, batch)}
+    spent = {
+        **run.spent,
+        "order": trainer.ordering_bytes(network),
+        "training": trainer.steps.training_bytes(network, batch),
+    }
+    trainer.budget.check("the order of an epoch", spent["order"])
     trainer.budget.check("a training step", spent["training"])
     earlier = scoring.remembered(trainer, run)  # the epoch consumes the arrays
     state, tally = train_epoch(trainer, run, batch, epoch, trainer.examples // batch)
@@ -82,6 +87,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         given=run.given._replace(prices=pruned.prices),
         memory_kib=(*run.memory_kib, record["memory_kib"]),
         best=min(run.best, (record["test_error"], epoch)),
+        spent={},
     )
     if run.plan is None:
         plan = plans.next_plan(trainer, run, pruned.masks, choice.wanted)

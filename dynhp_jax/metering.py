@@ -6,12 +6,14 @@ the order in which an epoch takes them are *data*: they are fed to the device fr
 small one reads them from flash, and do not count. The mini-batch that a step has gathered does.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from dynhp_jax.criteria.evidence import Evidence
 from dynhp_jax.memory import BYTES_PER_NUMBER, StepBytes, compiled_bytes
 
 PARTS = ("params", "optimizer", "gates", "statistics", "batch", "temporaries")
@@ -73,13 +75,73 @@ def evaluation_bytes(
     return parts
 
 
+def scoring_bytes(
+    compiled: jax.stages.Compiled, evidence: Evidence, state: Any, copied: bool
+) -> Bytes:
+    """Bytes of a compiled piece of scoring (`criteria.chunks`), with the state that waits.
+
+    Args:
+      compiled: a function of the evidence alone, or of sums and evidence.
+      evidence: that it was compiled for, of arrays or shapes.
+      state: the `TrainState` (arrays or shapes) of the run meanwhile.
+      copied: whether the evidence has variables of its own, beside those of the state.
+    """
+    variables = {
+        name: "params" if name == "params" else "statistics" for name in evidence.variables
+    }
+    seen = dataclasses.replace(
+        evidence, variables=variables, inputs="batch", labels="batch", key=DATA, gates="gates",
+        earlier="statistics",
+    )  # fmt: skip
+    sums = ("temporaries",) * (len(compiled.args_info[0]) - 1)
+    found = compiled_bytes(compiled, (*sums, seen))
+    parts = dict.fromkeys(PARTS, 0) | found.arguments
+    del parts[DATA]
+    parts["temporaries"] += found.outputs + found.temporaries + found.padding
+    for name, size in state_bytes(state).items():
+        parts[name] = parts[name] + size if copied else max(parts[name], size)
+    return parts
+
+
+def starting_bytes(compiled: jax.stages.Compiled, state: Any) -> Bytes:
+    """Bytes of the compiled program that makes a run's initial state out of keys.
+
+    Args:
+      compiled: it.
+      state: the `TrainState` that it makes (arrays or shapes).
+    """
+    found = compiled_bytes(compiled, (DATA,) * len(compiled.args_info[0]))
+    parts = waiting_bytes(state)
+    beside = found.outputs + found.temporaries + found.padding - array_bytes(state)
+    return parts | {"temporaries": max(beside, 0)}
+
+
+def waiting_bytes(state: Any) -> Bytes:
+    """Bytes of a state (arrays or shapes) while something else is computed, by PARTS."""
+    return dict.fromkeys(PARTS, 0) | state_bytes(state)
+
+
+def surgery_bytes(before: Any, after: Any) -> Bytes:
+    """Bytes of cutting a state array by array, each given back when its smaller one is there.
+
+    Args:
+      before, after: the `TrainState` (arrays or shapes).
+    """
+    largest = max(array_bytes(leaf) for leaf in jax.tree.leaves(after))
+    return waiting_bytes(before) | {"temporaries": largest}
+
+
+def array_bytes(tree: Any) -> int:
+    """Bytes of the arrays (or shapes) of a tree."""
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 def state_bytes(state: Any) -> Bytes:
     """Bytes of a state's arrays, by their labels, and of the gates' prices and numbers."""
     sizes = dict.fromkeys(("params", "optimizer", "gates", "statistics"), 0)
 
     def count(label: str, leaves: Any) -> None:
-        for leaf in jax.tree.leaves(leaves):
-            sizes[label] += int(np.prod(leaf.shape)) * leaf.dtype.itemsize
+        sizes[label] += array_bytes(leaves)
 
     jax.tree.map(count, labels_of(state), state)
     count("gates", (state.masks, state.masks))  # prices and numbers, one per mask each

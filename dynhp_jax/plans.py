@@ -10,12 +10,13 @@ gives one result, bit for bit, however long compiling takes.
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
+from dynhp_jax import metering
 from dynhp_jax.budget import Found
 from dynhp_jax.counting import numbers_in, parameters_left
 from dynhp_jax.jaxprs.trace import path_name
@@ -196,12 +197,15 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
     ready, keeps = trainer.programs.join(run.plan.work), run.plan.keeps
     trainer.budget.learn(ready.network, ready.found)
     network, state, splits, given = run.network, run.state, run.splits, run.given
-    earlier = run.earlier
+    earlier, spent = run.earlier, dict(run.spent)
     if ready.network is not run.network:
         local = {name: np.searchsorted(run.keeps[name], keeps[name]) for name in keeps}
         groups = network.groups
         earlier = jax.device_get(tuple(cut(tree, groups, local) for tree in earlier))
-        network, state = resize(run.network, state, trainer.tx, local)
+        before = trainer.steps.state_shapes(run.network)
+        spent["surgery"] = metering.surgery_bytes(before, trainer.steps.state_shapes(ready.network))
+        trainer.budget.check("making arrays smaller", spent["surgery"])
+        network, state = resize(run.network, state, trainer.tx, local, consumed)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
         trainer.programs.drop(run.network.spec)
@@ -219,11 +223,20 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
         given=given,
         splits=splits,
         plan=None,
+        spent=spent,
     )
 
 
+def consumed(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
+    """`surgery.cut_leaf` of an array that is given back: a budget has no room for both of all."""
+    small = cut_leaf(leaf, cuts)
+    if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+        leaf.delete()
+    return small
+
+
 def resize(
-    network: Network, state: TrainState, tx: Any, keeps: Keeps
+    network: Network, state: TrainState, tx: Any, keeps: Keeps, cut_leaf: Callable = cut_leaf
 ) -> tuple[Network, TrainState]:
     """Network and state with the arrays of the surviving units only.
 
@@ -231,6 +244,7 @@ def resize(
       network, state: before; groups may be without a gate.
       tx: the optimizer.
       keeps: survivors, counted in the arrays as they are now.
+      cut_leaf: how an array is cut, as `surgery.cut_leaf` does.
     """
     groups = network.groups
     for name, mask in state.masks.items():
@@ -239,19 +253,27 @@ def resize(
     # The optimizer knows params and gates, which are a part of what the groups speak of.
     cuts = plan_cuts(groups, keeps)
     trained = {"params": state.variables["params"], "gates": state.gates}
-    trimmers = jax.tree_util.tree_map_with_path(
-        lambda path, _: functools.partial(cut_leaf, cuts=cuts.get(path_name(path), ())), trained
-    )
+
+    def trimmer(path: Any, _: Any) -> Callable | None:
+        here = cuts.get(path_name(path))
+        return here and functools.partial(cut_leaf, cuts=here)
+
+    trimmers = jax.tree_util.tree_map_with_path(trimmer, trained)
     opt_state = map_like_params(tx, state.opt_state, trained, trimmers)
 
-    def smaller(whole: Any) -> Any:
-        """Of the run itself or of its mean."""
-        tree = {**whole.variables, "gates": whole.gates, "masks": state.masks}
-        variables = cut(tree, groups, keeps)
-        gates, masks = variables.pop("gates"), variables.pop("masks")
-        return whole._replace(variables=variables, gates=gates), masks
+    def smaller(tree: Any) -> Any:
+        def one(path: Any, leaf: Any) -> Any:
+            trim = trimmer(path, leaf)
+            return trim(leaf) if trim else leaf
 
-    averages = state.averages and smaller(state.averages)[0]
-    state, masks = smaller(state)
+        return jax.tree_util.tree_map_with_path(one, tree)
+
+    def of(whole: Any) -> Any:
+        """The run itself or its mean."""
+        tree = smaller({**whole.variables, "gates": whole.gates})
+        return whole._replace(gates=tree.pop("gates"), variables=tree)
+
+    averages = state.averages and of(state.averages)
+    state = of(state)._replace(masks=smaller({"masks": state.masks})["masks"])
     network = network.shrunk(state.variables["params"], keeps)
-    return network, state._replace(masks=masks, opt_state=opt_state, averages=averages)
+    return network, state._replace(opt_state=opt_state, averages=averages)

@@ -60,6 +60,8 @@ class Run:
       memory_kib: of every epoch so far, by the run's meter.
       best: (test error in percent, epoch) of the best epoch so far.
       plan: shapes that are being compiled, to be taken later; see `plans`.
+      score_chunk: examples that a criterion looks at at once; 0 without a criterion.
+      spent: bytes of what was executed since the last epoch ended, by kind and part.
     """
 
     epoch: int
@@ -75,6 +77,8 @@ class Run:
     memory_kib: tuple[float, ...] = ()
     best: tuple[float, int] = (float("inf"), 0)
     plan: Plan | None = None
+    score_chunk: int = 0
+    spent: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
 
 def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:

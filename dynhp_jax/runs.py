@@ -7,7 +7,7 @@ A `Run` goes into a checkpoint as its arrays, `array_part(run)`, and `host_part(
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,11 +20,11 @@ from dynhp_jax import (
     compiling,
     devices,
     memory,
+    metering,
     models,
     named,
     splits,
     train_state,
-    training,
 )
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
@@ -34,8 +34,11 @@ from dynhp_jax.criteria import naming, trial
 from dynhp_jax.criteria.evidence import Criterion
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
+from dynhp_jax.ordering import Order
 from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of, lists_of
+from dynhp_jax.scorer import Scorer
 from dynhp_jax.splits import Split
 from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
@@ -66,6 +69,7 @@ class Trainer:
 
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
+      scorer: by it and within the budget; None likewise.
       budget: the one that is held against what XLA allocates.
 
     Raises:
@@ -103,6 +107,9 @@ class Trainer:
             counts["validation"] = len(dataset.y_validation)
         self.budget = Budget(Steps(config, self.whole, programs, counts))
         self.config, self.tx = self.steps.config, self.steps.tx
+        self.scorer = None
+        if self.criterion is not None:
+            self.scorer = Scorer(self.criterion, self.budget, config.scores.criterion)
         self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
         room = self.room(self.whole_parameters)
         self.steps.check_parts(room, "the budget has room for so many examples")
@@ -177,12 +184,19 @@ class Trainer:
         return self.fit(network, wanted, in_use)[1] != in_use
 
     @functools.cached_property
-    def order(self) -> Callable:
-        """`order(number) -> i32[examples]`: how the epoch of that number takes the examples."""
-        source = train_state.stream(self.config.seed, "order")
-        make = functools.partial(training.make_order, self.examples)
-        program = self.programs.get("order", self.examples, make, source, np.int32(1))
-        return functools.partial(program, source)
+    def order(self) -> Order:
+        """How the epochs take the examples."""
+        room, source = None, train_state.stream(self.config.seed, "order")
+        if self.budget.bytes is not None:
+            room = self.budget.bytes - metering.total(self._waiting(self.whole))
+        return Order(source, self.examples, self.programs, room)
+
+    def ordering_bytes(self, network: Network) -> Bytes:
+        """Bytes of ordering the examples beside the state of a network, by part."""
+        return self._waiting(network) | {"temporaries": self.order.temporaries}
+
+    def _waiting(self, network: Network) -> Bytes:
+        return metering.waiting_bytes(self.steps.state_shapes(network))
 
     def start(self) -> Run:
         """A run before its first epoch.
@@ -190,7 +204,7 @@ class Trainer:
         Raises:
           ConfigError: the criterion cannot score the network, or not as early as it has to.
         """
-        self.check_criterion()
+        score_chunk = self.check_criterion()
         size, room = self.config.batching.size, self.room(self.whole_parameters)
         network = self.whole
         batch, in_use = self.fit(network, min(size, room))
@@ -199,22 +213,41 @@ class Trainer:
                 f"the memory budget has room for {in_use} examples, not for {size}", stacklevel=1
             )
         chunk = self.budget.chunk(network)
-        make = functools.partial(train_state.initial_state, network, self.config, self.tx)
         keys = [train_state.stream(self.config.seed, name) for name in ("params", "log_alpha")]
-        key = (network.spec, self.steps.used, self.steps.compiled_for)
-        state = self.programs.get("initial state", key, lambda: jax.jit(make), *keys)(*keys)
+        program, parts = self.steps.starting(network)
+        self.budget.check("the initial state", parts)
+        state = program(*keys)
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
-        given, splits = self.given(network, keeps, state), self.splits(keeps)
-        return Run(0, batch, in_use, chunk, network, keeps, state, given, splits)
+        return Run(
+            epoch=0,
+            batch=batch,
+            batch_in_use=in_use,
+            chunk=chunk,
+            network=network,
+            keeps=keeps,
+            state=state,
+            given=self.given(network, keeps, state),
+            splits=self.splits(keeps),
+            score_chunk=score_chunk,
+            spent={"initial_state": parts},
+        )
 
-    def check_criterion(self) -> None:
-        """Raises ConfigError for one that cannot score the network, or not as early as asked."""
+    def check_criterion(self) -> int:
+        """How many examples the criterion looks at at once; 0 without one.
+
+        Raises:
+          ConfigError: it cannot score the network, or not as early as asked, or the budget has no
+            room for it.
+        """
         if self.criterion is None:
-            return
+            return 0
+        asked = self.config.scores
         images, labels = self.dataset.x_validation, self.dataset.y_validation
         if not len(labels):
             images, labels = self.dataset.x_train, self.dataset.y_train
-        trial.check_run(self.config.scores, self.criterion, self.whole, images, labels)
+        trial.check_run(asked, self.criterion, self.whole, images, labels)
+        again = asked.schedule != "one_shot"  # by then other units are masked
+        return self.scorer.check(self.whole, min(asked.examples, len(labels)), again)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
         """The run that `host_part` and `array_part` were saved from.
@@ -248,6 +281,7 @@ class Trainer:
             memory_kib=tuple(host["memory_kib"]),
             best=tuple(host["best"]),
             plan=host["plan"] and Plan.from_dict(host["plan"]),
+            score_chunk=host.get("score_chunk") or self.config.scores.examples,
         )
 
     def state_shapes(self, host: Mapping[str, Any]) -> Any:
@@ -309,6 +343,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "batch": run.batch,
         "batch_in_use": run.batch_in_use,
         "chunk": run.chunk,
+        "score_chunk": run.score_chunk,
         "devices": trainer.steps.devices,
         "earlier": len(run.earlier),
         "looks": trainer.budget.looks(run.network),

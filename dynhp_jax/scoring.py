@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import criteria, train_state
+from dynhp_jax import train_state
 from dynhp_jax.counting import prices_of
 from dynhp_jax.criteria import trial
 from dynhp_jax.criteria.activation import ActivationRate
@@ -26,6 +26,7 @@ from dynhp_jax.network import Network
 from dynhp_jax.pruning import prune_to
 from dynhp_jax.run_state import Keeps, Run
 from dynhp_jax.runs import Trainer
+from dynhp_jax.scorer import Scored
 from dynhp_jax.scores import Scores
 from dynhp_jax.surgery import cut
 
@@ -51,9 +52,12 @@ def prune(trainer: Trainer, run: Run) -> Run:
     limit = asked.timetable().limit(run.epoch, before, asked.most(groups))
     if limit is None or asked.target(1).measure(run.network.groups, survivors(run)) <= limit:
         return run
-    network, seen = evidence(trainer, run)
-    found = criteria.score(trainer.criterion, seen, asked.criterion)
-    return without(trainer, run, chosen(asked, trainer.criterion, found, network, limit))
+    found = scored(trainer, run)
+    chunk = trainer.scorer.chunk(found, run.score_chunk)
+    scores, parts = trainer.scorer.scores(found, chunk)
+    keeps = chosen(asked, trainer.criterion, scores, found.network, limit)
+    spent = run.spent | {"scoring": parts}
+    return dataclasses.replace(without(trainer, run, keeps), score_chunk=chunk, spent=spent)
 
 
 def remembered(trainer: Trainer, run: Run) -> tuple:
@@ -71,8 +75,8 @@ def survivors(run: Run) -> dict[str, np.ndarray]:
     return {name: np.flatnonzero(masks[name]) for name in run.network.groups}
 
 
-def evidence(trainer: Trainer, run: Run) -> tuple[Network, Evidence]:
-    """The network of the living units, and what a criterion may look at.
+def scored(trainer: Trainer, run: Run) -> Scored:
+    """The network of the living units, and what a criterion may look at: examples on the host.
 
     Args:
       trainer: the run's fixed part.
@@ -80,27 +84,32 @@ def evidence(trainer: Trainer, run: Run) -> tuple[Network, Evidence]:
     """
     earlier = run.earlier
     network, variables, keeps = run.network, run.state.evaluated[0], survivors(run)
-    split = run.splits.get("validation", run.splits["train"])
-    count = min(trainer.config.scores.examples, len(split.labels))
-    images, labels = split.images[:count], jnp.asarray(split.labels[:count])
-    whole = images.shape[1:] != network.spec.input_shape  # as training moves them about
-    kept = {name: run.keeps[name][keep] for name, keep in keeps.items()} if whole else keeps
-    images = (trainer.whole if whole else network).cut_inputs(np.asarray(images), kept)
-    if any(keep.size < network.groups[name].size for name, keep in keeps.items()):
+    whole, dataset, most = trainer.whole, trainer.dataset, trainer.config.scores.examples
+    held_out = len(dataset.y_validation) > 0
+    images = (dataset.x_validation if held_out else dataset.x_train)[:most]
+    labels = (dataset.y_validation if held_out else dataset.y_train)[:most]
+    images = whole.cut_inputs(
+        images.reshape(len(images), *whole.spec.input_shape),
+        {name: run.keeps[name][keep] for name, keep in keeps.items()},
+    )
+    copied = any(keep.size < network.groups[name].size for name, keep in keeps.items())
+    if copied:
         groups = network.groups
         variables, *earlier = (cut(tree, groups, keeps) for tree in (variables, *earlier))
         network = network.shrunk(variables["params"], keeps)
     key = jax.random.fold_in(train_state.stream(trainer.config.seed, "scores"), run.epoch)
-    return network, Evidence(
+    variables, earlier, key = trainer.place((variables, tuple(earlier), key))
+    seen = Evidence(
         network.evaluate,
         network.groups,
         variables,
-        (jnp.asarray(images),),
-        labels,
+        (images,),
+        np.asarray(labels),
         names=tuple(network.groups),
         key=key,
-        earlier=tuple(earlier),
+        earlier=earlier,
     )
+    return Scored(network, seen, run.state, copied)
 
 
 def chosen(

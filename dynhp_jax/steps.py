@@ -31,7 +31,7 @@ class Steps:
     Attributes:
       config, tx: of the run with these savings.
       asked: the config as given.
-      whole, examples, used: as given.
+      whole, programs, examples, used: as given.
       devices: how many there are that mini-batches are spread over.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
@@ -52,7 +52,7 @@ class Steps:
     ):
         self.asked, self.config = config, used.applied(config)
         self.whole, self.examples, self.used = whole, dict(examples), used
-        self._programs = programs
+        self.programs = programs
         self.tx = train_state.make_optimizer(self.config, used)
         self.devices = devices.count(config.devices)
         parts = used.parts
@@ -78,7 +78,7 @@ class Steps:
 
     def saving(self, used: Savings) -> "Steps":
         """The steps of the same run with these savings instead."""
-        return Steps(self.asked, self.whole, self._programs, self.examples, used)
+        return Steps(self.asked, self.whole, self.programs, self.examples, used)
 
     def training_program(self, network: Network, batch: int) -> jax.stages.Compiled:
         """What the run executes to train: an epoch, a part of one (streamed data), or a step.
@@ -96,17 +96,29 @@ class Steps:
         data = (images, labels, train_state.given_shapes(state, moved), Shape((fed,), np.int32))
         if not self.on_host and not self.streams(network, "train"):
             make = functools.partial(training.make_epoch, *what)
-            return self._programs.get("epoch", key, make, state, *data, number)
+            return self.programs.get("epoch", key, make, state, *data, number)
         name, make = "part", training.make_part
         if self.on_host:
             name, make = "step", training.make_one_step
         tally = jax.eval_shape(train_state.empty_tally, state)
-        return self._programs.get(
+        return self.programs.get(
             name,
             key,
             lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
             *(state, tally, *data, number),
         )
+
+    def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
+        """What makes the initial state of a network out of two keys, and its bytes."""
+        make = functools.partial(train_state.initial_state, network, self.config, self.tx)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        program = self.programs.get(
+            "initial state",
+            (network.spec, self.used, self.compiled_for),
+            lambda: jax.jit(make),
+            *(key, key),
+        )
+        return program, metering.starting_bytes(program, self.state_shapes(network))
 
     def streams(self, network: Network, split: str) -> bool:
         """Whether a split is sent to the device in chunks; see `feeding`."""
@@ -128,7 +140,7 @@ class Steps:
         """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
         state = self.state_shapes(network)
         fed = chunk if self.streams(network, split) else self.examples[split]
-        return self._programs.get(
+        return self.programs.get(
             f"evaluation on {split}",
             (network.spec, chunk, self.compiled_for),
             lambda: training.make_evaluation(network, chunk, self.devices),

@@ -157,6 +157,7 @@ def initial_state(
     gates_key: Array,
 ) -> TrainState:
     """The state before the first step, drawn from the streams 'params' and 'log_alpha'."""
+    params_key, gates_key = keys.fused(params_key), keys.fused(gates_key)
     variables = network.spec.init(params_key)
     gates = {
         name: hard_concrete.init(

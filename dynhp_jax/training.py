@@ -151,20 +151,6 @@ def smooth(means: Means, now: Means, config: Config) -> Means:
     )
 
 
-def make_order(examples: int) -> Callable:
-    """`order(source, number) -> i32[examples]`, jitted: how an epoch takes the examples.
-
-    Args:
-      examples: N, the size of the training set.
-    """
-
-    def order(source, number):
-        rows = jax.random.permutation(jax.random.fold_in(source, number), examples)
-        return rows.astype(jnp.int32)
-
-    return jax.jit(order)
-
-
 def make_epoch(
     network: Network,
     config: Config,

@@ -21,6 +21,7 @@ import numpy as np
 from dynhp_jax import paths, program_cache, pruning
 from dynhp_jax.criteria import naming, trial
 from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.scorer import Scorer
 from experiments import commandline, provenance
 from experiments.comparison import figures, running, settings, split_learning, tables
 from experiments.comparison.running import Place
@@ -115,6 +116,8 @@ def _check_criterion(place: Place, text: str) -> None:
     dataset, count = place.dataset, base.scores.examples
     images, labels = dataset.x_validation[:count], dataset.y_validation[:count]
     trial.check("compare.criteria", text, criterion, place.whole, images, labels)
+    again = base.scores.schedule != "one_shot"  # by then other units are masked
+    Scorer(criterion, place.budget, text).check(place.whole, len(labels), again)
 
 
 if __name__ == "__main__":

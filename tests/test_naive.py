@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks import naive_dynhp
-from dynhp_jax import compiling, config, data, gates, loop, runs, train_state, training
+from dynhp_jax import compiling, config, data, gates, loop, ordering, runs, train_state
 from dynhp_jax.errors import UserError
 
 DIGITS = data.load("digits")
@@ -71,7 +71,7 @@ class Matched(naive_dynhp.Run):
 
     def order(self, epoch: int):
         source = train_state.stream(SETTINGS.seed, "order")
-        return training.make_order(self.examples)(source, np.int32(epoch))
+        return ordering.make_order(self.examples)(source, np.int32(epoch))
 
 
 @pytest.mark.parametrize("kind", ["vmap", "outer"])

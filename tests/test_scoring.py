@@ -116,7 +116,9 @@ def test_little_by_little_a_criterion_scores_what_is_left(dataset, programs, sch
 
 def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, programs):
     trainer, run, _ = trained(of(criterion="random", fraction=0.5), dataset, programs, 1)
-    network, seen = scoring.evidence(trainer, run)
+    found = scoring.scored(trainer, run)
+    network, seen = found.network, found.evidence
+    assert found.copied and found.state is run.state
     living = scoring.survivors(run)
     assert {name: group.size for name, group in network.groups.items()} == {
         name: keep.size for name, keep in living.items()

@@ -7,14 +7,16 @@ L1(members='both', scale='mean', reduction='mean')
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 
 from dynhp_jax import own_code
-from dynhp_jax.criteria import contract
+from dynhp_jax.criteria import chunks, contract
 from dynhp_jax.criteria.activation import ActivationRate
 from dynhp_jax.criteria.batch_norm import BatchNormScale
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.contract import check_scores
 from dynhp_jax.criteria.evidence import Criterion, Evidence, check_losses, cross_entropy
 from dynhp_jax.criteria.fisher import Fisher
@@ -34,6 +36,7 @@ __all__ = [
     "CRITERIA",
     "Criterion",
     "Evidence",
+    "Summed",
     "check_scores",
     "cross_entropy",
     "get",
@@ -79,8 +82,24 @@ def get(name: str, **options) -> Criterion:
     return CRITERIA[name](**options)
 
 
+def _jitted(piece: chunks.Piece, *arguments: Any) -> Any:
+    """Compiles a piece once for equal criterion, apply function, groups and shapes."""
+    return _compiling(piece)(*arguments)
+
+
+@functools.cache
+def _compiling(piece: chunks.Piece) -> Callable:
+    return jax.jit(
+        piece.function, static_argnums=tuple(range(piece.statics)), donate_argnums=piece.donated
+    )
+
+
 def score(
-    criterion: str | Criterion, evidence: Evidence, called: str = ""
+    criterion: str | Criterion,
+    evidence: Evidence,
+    called: str = "",
+    chunk: int | None = None,
+    execute: Callable[..., Any] = _jitted,
 ) -> dict[str, np.ndarray]:
     """Compiles a criterion, runs it and checks what it gives.
 
@@ -89,13 +108,18 @@ def score(
         once for equal apply function, groups and shapes.
       evidence: what it looks at.
       called: how errors call it; '' for `module:Class`.
+      chunk: how many examples a criterion that is `Summed` looks at at a time; None for all. NumPy
+        arrays stay on the host until then.
+      execute: `execute(piece, *arguments)` compiles and calls the function of a `chunks.Piece`;
+        `jax.jit` by default.
 
     Returns:
       Group name -> f32[units], finite; the units with the lowest go first.
 
     Raises:
       UserError: evidence that the criterion needs is missing, an example's loss is not finite, the
-        criterion has no hash, or gives what are no finite numbers, one for each unit of a group.
+        criterion has no hash, gives what are no finite numbers, one for each unit of a group, or a
+        chunk is no number of examples.
       OwnCodeError: one that is not the library's own does so, or raises anything else; it is named.
       ValueError: variables of other sizes than the groups', such as before a cut.
     """
@@ -104,13 +128,9 @@ def score(
     evidence.check_sizes()
     with contract.guarded(criterion, called):
         contract.check_hash(criterion)
-        scores = jax.device_get(_compiled(criterion, evidence))
+        scores = jax.device_get(chunks.run(criterion, evidence, chunk, execute))
     if not all(np.isfinite(np.asarray(s, np.float32)).all() for s in scores.values()):
-        check_losses(evidence)  # whose scores are not finite either
+        # Whose scores are not finite either.
+        check_losses(evidence, chunks.parts(evidence, chunk or evidence.examples))
     with own_code.guarded(contract.title(criterion, called)):
         return check_scores(scores, evidence.groups)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _compiled(criterion: Criterion, evidence: Evidence) -> dict[str, jax.Array]:
-    return contract.scores_of(criterion, evidence)

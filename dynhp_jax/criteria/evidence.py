@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -24,7 +24,8 @@ class Criterion(Protocol):
     A frozen dataclass whose fields are its options. `scores` is pure and can be jitted; it does not
     depend on how the units of a group are numbered, and draws what is random from `evidence.key`.
     One that looks at `evidence.earlier` says how many of them a run has to keep for it, in an
-    attribute `earlier_epochs`.
+    attribute `earlier_epochs`. One that looks at examples is best a `chunks.Summed`, so that memory
+    need not hold what it computes of all of them at once.
     """
 
     def scores(self, evidence: Evidence) -> Mapping[str, jax.Array]:
@@ -114,8 +115,18 @@ class Evidence:
 
     @property
     def examples(self) -> int:
-        """How many examples there are."""
-        return jax.tree.leaves(self.inputs)[0].shape[0]
+        """How many examples there are; 0 without inputs."""
+        leaves = jax.tree.leaves(self.inputs)
+        return leaves[0].shape[0] if leaves else 0
+
+    def with_examples(self, inputs: tuple | None, labels: Any) -> Evidence:
+        """The same with other examples."""
+        return dataclasses.replace(self, inputs=inputs, labels=labels)
+
+    @property
+    def without_examples(self) -> Evidence:
+        """The same without inputs and labels."""
+        return self.with_examples(None, None)
 
     def need(self, criterion: str, *fields: str) -> None:
         """Raises UserError for a field that a criterion needs and that is not there."""
@@ -158,12 +169,17 @@ def nan_unless(finite: jax.Array, scores: Scores) -> Scores:
     return {name: jnp.where(finite, score, jnp.nan) for name, score in scores.items()}
 
 
-def check_losses(evidence: Evidence) -> None:
-    """Raises UserError for the first example whose loss is not finite, where there are losses."""
+def check_losses(evidence: Evidence, parts: Iterable[Evidence]) -> None:
+    """Raises UserError for the first example whose loss is not finite, where there are losses.
+
+    Args:
+      evidence: with all examples.
+      parts: the same with some of the examples at a time.
+    """
     if evidence.inputs is None or evidence.labels is None:
         return
     try:
-        losses = np.asarray(_losses(evidence))
+        losses = np.concatenate([np.asarray(_losses(part)) for part in parts])
     except (TypeError, ValueError):
         return  # labels that the loss does not fit, for a criterion that does without it
     bad = np.flatnonzero(~np.isfinite(losses))

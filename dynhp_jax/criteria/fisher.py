@@ -12,16 +12,21 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.taylor import gate_gradients
 
 
 @dataclasses.dataclass(frozen=True)
-class Fisher:
+class Fisher(Summed):
     """Half the mean square of every example's derivative."""
 
-    def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units]."""
+    def sums(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units], of squares."""
         evidence.need("fisher", "inputs", "labels")
         grads = gate_gradients(evidence, per_example=True)
-        return {name: jnp.mean(grad**2, axis=0) / 2 for name, grad in grads.items()}
+        return {name: jnp.sum(grad**2, axis=0) for name, grad in grads.items()}
+
+    def of_sums(self, evidence: Evidence, sums: Scores, examples: int) -> Scores:
+        """Group name -> f32[units]."""
+        return {name: total / examples / 2 for name, total in sums.items()}

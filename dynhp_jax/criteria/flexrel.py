@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.l1 import L1
 from dynhp_jax.criteria.relevance import Relevance
@@ -34,7 +35,7 @@ DELTAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class FlexRel(Section):
+class FlexRel(Section, Summed):
     """The mixture.
 
     Attributes:
@@ -58,11 +59,14 @@ class FlexRel(Section):
             if not isinstance(found, kind):
                 raise ConfigError(f"criterion.{name}", found, f"a {kind.__name__}, in Python alone")
 
-    def parts(self, evidence: Evidence) -> tuple[Scores, Scores]:
-        """Magnitude and relevance, each scaled to [0, 1] within every group."""
+    def parts(self, evidence: Evidence, sums: Scores, examples: int) -> tuple[Scores, Scores]:
+        """Magnitude and relevance, each scaled to [0, 1] within every group; see `of_sums`."""
+        found = (
+            self.magnitude.scores(evidence),
+            self.relevance.of_sums(evidence, sums, examples),
+        )
         return tuple(
-            {name: to_unit_interval(score) for name, score in part.scores(evidence).items()}
-            for part in (self.magnitude, self.relevance)
+            {name: to_unit_interval(score) for name, score in part.items()} for part in found
         )
 
     def mix(self, magnitude: Scores, relevance: Scores) -> Scores:
@@ -70,14 +74,19 @@ class FlexRel(Section):
         share = self.delta if self.weights == "text" else 1 - self.delta
         return {name: (1 - share) * magnitude[name] + share * relevance[name] for name in magnitude}
 
-    def scores(self, evidence: Evidence) -> Scores:
+    def sums(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units], of the examples' relevances."""
+        return self.relevance.sums(evidence)
+
+    def of_sums(self, evidence: Evidence, sums: Scores, examples: int) -> Scores:
         """Group name -> f32[units] in [0, 1]."""
-        return self.mix(*self.parts(evidence))
+        return self.mix(*self.parts(evidence, sums, examples))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _parts(criterion: FlexRel, evidence: Evidence) -> tuple[Scores, Scores]:
-    return criterion.parts(evidence)
+    sums = criterion.sums(evidence)
+    return criterion.parts(evidence.without_examples, sums, evidence.examples)
 
 
 def to_unit_interval(score: jax.Array) -> jax.Array:
@@ -95,6 +104,7 @@ def tune(
     evidence: Evidence,
     error: Callable[[Scores], float],
     deltas: Iterable[float] = DELTAS,
+    score: Callable[[FlexRel], Scores] | None = None,
 ) -> tuple[FlexRel, dict[float, float]]:
     """The delta whose pruned network is best on a validation split.
 
@@ -105,11 +115,17 @@ def tune(
       evidence: to score by; not the test set.
       error: scores -> the error, on examples held out of training, of the network pruned by them.
       deltas: to try; the first of the best wins.
+      score: a mixture -> its scores by the evidence, as `criteria.score` gives them; by default
+        magnitude and relevance are computed of all examples at once.
 
     Returns:
       (the criterion with the best delta, {delta: error}).
     """
-    parts = _parts(criterion, evidence)
+    if score is None:
+        parts = _parts(criterion, evidence)
+    else:
+        alone = dataclasses.replace(criterion, weights="text")
+        parts = tuple(score(dataclasses.replace(alone, delta=delta)) for delta in (0.0, 1.0))
     tried = {
         delta: float(error(dataclasses.replace(criterion, delta=delta).mix(*parts)))
         for delta in deltas

@@ -13,28 +13,43 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores, kernel_members, nan_unless
 from dynhp_jax.criteria.reading import summed
+from dynhp_jax.jaxprs.trace import leaf_paths
+from dynhp_jax.members import Member
 
 
 @dataclasses.dataclass(frozen=True)
-class GradientNorm:
+class GradientNorm(Summed):
     """The norm of the mean loss's gradient per stored number."""
 
-    def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units]."""
+    def sums(self, evidence: Evidence) -> tuple[Scores, Scores]:
+        """Of gradients, {path: like the kernel}, and of stored numbers, {group: f32[units]}."""
         evidence.need("gradient_norm", "inputs", "labels")
 
         def loss(variables):
-            return evidence.mean_loss(evidence.apply(variables, *evidence.inputs))
+            return jnp.sum(
+                evidence.loss(evidence.apply(variables, *evidence.inputs), evidence.labels)
+            )
 
         value, grads = jax.value_and_grad(loss, allow_int=True)(evidence.variables)
-        activations = summed(evidence, jnp.ones_like)
+        read = {member.path for name in evidence.scored for member in _readers(evidence, name)}
+        leaves = zip(leaf_paths(grads), jax.tree.leaves(grads), strict=True)
+        grads = {path: leaf for path, leaf in leaves if path in read}
+        return nan_unless(jnp.isfinite(value), grads), summed(evidence, jnp.ones_like)
+
+    def of_sums(self, evidence: Evidence, sums: tuple[Scores, Scores], examples: int) -> Scores:
+        """Group name -> f32[units]."""
+        grads, activations = sums
         found = {}
         for name in evidence.scored:
-            rows = evidence.rows(grads, kernel_members(evidence.groups[name], "read"))
-            square = sum(jnp.sum(r**2, axis=1) for r in rows)
+            rows = evidence.rows(grads, _readers(evidence, name))
+            square = sum(jnp.sum((r / examples) ** 2, axis=1) for r in rows)
             read = activations.get(name, 0.0)  # nothing that has a derivative may read them
-            cost = sum(r.shape[1] for r in rows) + read / evidence.examples
-            found[name] = jnp.sqrt(square) / cost
-        return nan_unless(jnp.isfinite(value), found)
+            found[name] = jnp.sqrt(square) / (sum(r.shape[1] for r in rows) + read / examples)
+        return found
+
+
+def _readers(evidence: Evidence, name: str) -> list[Member]:
+    return kernel_members(evidence.groups[name], "read")

@@ -12,6 +12,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.reading import summed
 from dynhp_jax.errors import UserError
@@ -24,7 +25,7 @@ STATISTICS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanActivation(Section):
+class MeanActivation(Section, Summed):
     """The mean of |a|, or the share of a that is not zero.
 
     Attributes:
@@ -35,8 +36,8 @@ class MeanActivation(Section):
 
     statistic: str = choice("absolute", tuple(STATISTICS), "of an activation")
 
-    def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units].
+    def sums(self, evidence: Evidence) -> tuple[Scores, Scores]:
+        """Of the statistic, and how many activations there are: {group: f32[units]} each.
 
         Raises:
           UserError: a group whose activations the backward pass does not meet.
@@ -50,5 +51,9 @@ class MeanActivation(Section):
                     "that has a derivative reads its units (a stop_gradient or a rounding behind "
                     "them hides who does); take that out of apply, or leave the group out of names"
                 )
-        counts = summed(evidence, jnp.ones_like)
+        return totals, summed(evidence, jnp.ones_like)
+
+    def of_sums(self, evidence: Evidence, sums: tuple[Scores, Scores], examples: int) -> Scores:
+        """Group name -> f32[units]."""
+        totals, counts = sums
         return {name: total / counts[name] for name, total in totals.items()}

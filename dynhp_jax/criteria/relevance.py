@@ -17,6 +17,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores, nan_unless, shapes
 from dynhp_jax.criteria.reading import noted
 from dynhp_jax.errors import UserError
@@ -25,7 +26,7 @@ from dynhp_jax.relevance import RULES, propagation
 
 
 @dataclasses.dataclass(frozen=True)
-class Relevance(Section):
+class Relevance(Section, Summed):
     """Relevance of the units, positive where they speak for the chosen class.
 
     Attributes:
@@ -40,8 +41,8 @@ class Relevance(Section):
     epsilon: float = positive(1e-6, "in denominators")
     start: str = choice("predicted", ("predicted", "labels"), "whose logit is explained")
 
-    def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units].
+    def sums(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units], of the examples' relevances, each the mean over positions.
 
         Raises:
           UserError: outputs without a batch and classes, labels that are not theirs, or a
@@ -65,8 +66,8 @@ class Relevance(Section):
         start = self._start(outputs, evidence.labels)
         (totals,) = back(outputs * start)
         known = jnp.all(jnp.any(start, axis=-1))  # else a position starts from no logit
-        count = math.prod(outputs.shape[:-1])
-        return nan_unless(known, {name: total / count for name, total in totals.items()})
+        positions = math.prod(outputs.shape[1:-1])
+        return nan_unless(known, {name: total / positions for name, total in totals.items()})
 
     def _start(self, outputs: jax.Array, labels: jax.Array | None) -> jax.Array:
         """Ones at the logits that are explained, zeros elsewhere; [batch, ..., classes]."""
@@ -84,3 +85,7 @@ class Relevance(Section):
                 "more; or start='predicted'"
             )
         return jax.nn.one_hot(chosen, classes, dtype=outputs.dtype)
+
+    def of_sums(self, evidence: Evidence, sums: Scores, examples: int) -> Scores:
+        """Group name -> f32[units]."""
+        return {name: total / examples for name, total in sums.items()}

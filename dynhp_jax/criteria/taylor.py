@@ -13,13 +13,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores, nan_unless
 from dynhp_jax.fields import Section, choice
 from dynhp_jax.gating import gated
 
 
 @dataclasses.dataclass(frozen=True)
-class Taylor(Section):
+class Taylor(Section, Summed):
     """|dL/dz|.
 
     Attributes:
@@ -32,14 +33,18 @@ class Taylor(Section):
 
     absolute: str = choice("batch", ("batch", "example"), "where the absolute value is taken")
 
-    def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units]."""
+    def sums(self, evidence: Evidence) -> Scores:
+        """Group name -> f32[units]: of the examples' derivatives, or of their absolute values."""
         evidence.need("taylor", "inputs", "labels")
         per_example = self.absolute == "example"
         grads = gate_gradients(evidence, per_example)
         if not per_example:
-            return {name: jnp.abs(grad) for name, grad in grads.items()}
-        return {name: jnp.mean(jnp.abs(grad), axis=0) for name, grad in grads.items()}
+            return grads
+        return {name: jnp.sum(jnp.abs(grad), axis=0) for name, grad in grads.items()}
+
+    def of_sums(self, evidence: Evidence, sums: Scores, examples: int) -> Scores:
+        """Group name -> f32[units]."""
+        return {name: jnp.abs(total) / examples for name, total in sums.items()}
 
 
 def gate_gradients(evidence: Evidence, per_example: bool) -> Scores:
@@ -47,7 +52,7 @@ def gate_gradients(evidence: Evidence, per_example: bool) -> Scores:
 
     Args:
       evidence: with inputs and labels.
-      per_example: of every example's loss, f32[batch, units]; else of their mean, f32[units].
+      per_example: of every example's loss, f32[batch, units]; else of their sum, f32[units].
 
     Returns:
       {group: derivatives}, nan if the loss of an example is not finite.
@@ -59,8 +64,7 @@ def gate_gradients(evidence: Evidence, per_example: bool) -> Scores:
     def loss(gates: Scores) -> tuple[jax.Array, jax.Array]:
         outputs = gated_apply(evidence.variables, gates, *evidence.inputs)
         losses = evidence.loss(outputs, evidence.labels)
-        total = jnp.sum(losses) if per_example else jnp.mean(losses)
-        return total, jnp.all(jnp.isfinite(losses))
+        return jnp.sum(losses), jnp.all(jnp.isfinite(losses))
 
     grads, finite = jax.grad(loss, has_aux=True)(ones)
     return nan_unless(finite, grads)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import criteria
+from dynhp_jax import criteria, keys
 from dynhp_jax.criteria import contract
 from dynhp_jax.criteria.contract import earlier_epochs
 from dynhp_jax.criteria.evidence import Criterion, Evidence
@@ -64,19 +64,20 @@ def check(
       ConfigError: it cannot.
     """
     try:
-        seen = _shapes(network, len(labels), earlier_epochs(criterion))
+        seen = seen_of(network, len(labels), criterion)
         with contract.guarded(criterion, found):
             traced = jax.eval_shape(lambda evidence: contract.scores_of(criterion, evidence), seen)
             if not traced:
                 raise UserError("it gives scores of no group")
         if contract.is_own(criterion):
-            criteria.score(criterion, _few(seen, network, images, labels), found)
+            few = _few(seen, network, images, labels)
+            criteria.score(criterion, few, found, chunk=1)
     except UserError as error:
         allowed = f"one that can score this network, such as 'l1' or 'taylor' ({error})"
         raise ConfigError(field, found, allowed) from error
 
 
-def _shapes(network: Network, examples: int, earlier: int) -> Evidence:
+def seen_of(network: Network, examples: int, criterion: Criterion) -> Evidence:
     """What a criterion looks at in a run, as shapes."""
     variables, Shape = network.spec.shapes(), jax.ShapeDtypeStruct
     return Evidence(
@@ -87,13 +88,13 @@ def _shapes(network: Network, examples: int, earlier: int) -> Evidence:
         Shape((examples,), jnp.int32),
         names=tuple(network.groups),
         key=jax.eval_shape(lambda: jax.random.key(0)),
-        earlier=(variables,) * earlier,
+        earlier=(variables,) * earlier_epochs(criterion),
     )
 
 
 def _few(seen: Evidence, network: Network, images: Any, labels: Any) -> Evidence:
     """The same with numbers: a few examples, and weights that differ from epoch to epoch."""
-    make = jax.jit(network.spec.init)
+    make = jax.jit(lambda key: network.spec.init(keys.fused(key)))
     now, *earlier = (make(jax.random.key(k)) for k in range(1 + len(seen.earlier)))
     inputs = jnp.asarray(np.asarray(images[:_FEW]).reshape(-1, *network.spec.input_shape))
     return dataclasses.replace(

@@ -20,6 +20,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.criteria.chunks import Summed
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.criteria.reading import captured
 from dynhp_jax.errors import UserError
@@ -27,7 +28,7 @@ from dynhp_jax.fields import Section, choice, number
 
 
 @dataclasses.dataclass(frozen=True)
-class Velocity(Section):
+class Velocity(Section, Summed):
     """|v| from the variables of this epoch and of at least two earlier ones.
 
     Attributes:
@@ -42,8 +43,8 @@ class Velocity(Section):
     mu: float = number(0.5, 0.0, 1.0, "a number from 0 to 1", "the share of the last velocity")
     rule: str = choice("paper", ("paper", "code"), "which recursion")
 
-    def scores(self, evidence: Evidence) -> Scores:
-        """Group name -> f32[units].
+    def sums(self, evidence: Evidence) -> list[Scores]:
+        """Of the examples' cosines, {group: f32[units]} for every two epochs in a row.
 
         Raises:
           UserError: fewer than two earlier epochs.
@@ -57,10 +58,14 @@ class Velocity(Section):
             )
         epochs = [evidence.variables, *evidence.earlier][::-1]  # the oldest first
         outputs = [captured(evidence, variables) for variables in epochs]
-        phis = [
+        return [
             _cosines(evidence, before, after)
             for before, after in zip(outputs, outputs[1:], strict=False)
         ]
+
+    def of_sums(self, evidence: Evidence, sums: list[Scores], examples: int) -> Scores:
+        """Group name -> f32[units]."""
+        phis = [{name: total / examples for name, total in each.items()} for each in sums]
         found = {}
         for name in evidence.scored:
             velocity = change = jnp.zeros(evidence.groups[name].size)
@@ -75,7 +80,7 @@ class Velocity(Section):
 
 
 def _cosines(evidence: Evidence, before: list, after: list) -> Scores:
-    """{group: f32[units]}: the mean over the examples of the cosine between two epochs' outputs."""
+    """{group: f32[units]}: the sum over the examples of the cosine between two epochs' outputs."""
 
     def products(left: list, right: list) -> dict[str, jax.Array]:
         total: dict[str, jax.Array] = {}
@@ -90,5 +95,5 @@ def _cosines(evidence: Evidence, before: list, after: list) -> Scores:
         norms = jnp.sqrt(old[name]) * jnp.sqrt(new[name])
         cosine = product / jnp.where(norms > 0, norms, 1.0)
         both_zero = (old[name] == 0) & (new[name] == 0)
-        found[name] = jnp.mean(jnp.where(both_zero, 1.0, cosine), axis=0)
+        found[name] = jnp.sum(jnp.where(both_zero, 1.0, cosine), axis=0)
     return found

@@ -18,10 +18,12 @@ import numpy as np
 
 from dynhp_jax import checkpoint, compiling, criteria, data, loop, named, paths, runs, scoring
 from dynhp_jax import config as configuration
+from dynhp_jax.budget import Budget
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import flexrel, naming
 from dynhp_jax.errors import ConfigError, UserError, shown
 from dynhp_jax.network import Network
+from dynhp_jax.scorer import Scored, Scorer
 from experiments import provenance, train
 from experiments.comparison import results, settings
 from experiments.comparison.settings import Comparison
@@ -61,8 +63,13 @@ class Place:
     @functools.cached_property
     def whole(self) -> Network:
         """The network before anything is pruned; one object, for which a criterion compiles."""
+        return self.budget.whole
+
+    @functools.cached_property
+    def budget(self) -> Budget:
+        """That criteria score in."""
         config = settings.warm_up(self.base, 0)
-        return runs.Trainer(config, self.dataset, self.programs).whole
+        return runs.Trainer(config, self.dataset, self.programs).budget
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a place lives as long as the program
     def start(self, seed: int) -> "Start":
@@ -77,9 +84,9 @@ class Start:
     Attributes:
       place: what all cells share.
       trainer: of the warm-up.
-      saved: its last checkpoint.
-      earlier: variables of the ones before, the latest first.
-      evidence: what criteria look at.
+      saved: its last checkpoint, in the memory of the host.
+      earlier: variables of the ones before, the latest first; there, too.
+      scored: what criteria look at.
       stretches: of what commit and machine its epochs are (`provenance.stretches_of`).
       found: scores by criterion, and the seconds that they took.
     """
@@ -88,7 +95,7 @@ class Start:
     trainer: runs.Trainer
     saved: checkpoint.Checkpoint
     earlier: tuple
-    evidence: criteria.Evidence
+    scored: Scored
     stretches: list[dict[str, Any]]
     found: dict[str, tuple[dict[str, np.ndarray], float]] = dataclasses.field(default_factory=dict)
 
@@ -102,34 +109,41 @@ class Start:
             trainer = runs.Trainer(config, place.dataset, place.programs)
             epochs = checkpoint.epochs(workdir.checkpoints)[-settings.KEPT :]
             saved = [
-                checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes)
+                _on_host(checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes))
                 for epoch in reversed(epochs)
             ]
         earlier = tuple(each.state.evaluated[0] for each in saved[1:])
         run = dataclasses.replace(trainer.resume(saved[0]), earlier=earlier)
         examples = dataclasses.replace(config, scores=place.base.scores)
         seen = runs.Trainer(examples, place.dataset, place.programs)
-        _, evidence = scoring.evidence(seen, run)
+        scored = scoring.scored(seen, run)
         evidence = dataclasses.replace(
-            evidence, apply=place.whole.evaluate, groups=place.whole.groups
+            scored.evidence, apply=place.whole.evaluate, groups=place.whole.groups
         )
+        scored = dataclasses.replace(scored, network=place.whole, evidence=evidence)
         stretches = provenance.stretches_of(workdir, workdir.records())
-        return cls(place, trainer, saved[0], earlier, evidence, stretches)
+        return cls(place, trainer, saved[0], earlier, scored, stretches)
 
     def scores(self, criterion: str) -> tuple[dict[str, np.ndarray], float]:
         """Scores and seconds, without compiling: those of the second of two calls."""
         if criterion not in self.found:
             parsed = naming.parse(criterion)
-            criteria.score(parsed, self.evidence, criterion)
+            self.score(parsed, criterion)
             began = time.perf_counter()
-            scores = criteria.score(parsed, self.evidence, criterion)
+            scores = self.score(parsed, criterion)
             self.found[criterion] = scores, time.perf_counter() - began
         return self.found[criterion]
+
+    def score(self, criterion: criteria.Criterion, called: str = "") -> dict[str, np.ndarray]:
+        """Its scores, inside the budget."""
+        scorer = Scorer(criterion, self.place.budget, called)
+        chunk = scorer.chunk(self.scored, self.scored.evidence.examples)
+        return scorer.scores(self.scored, chunk)[0]
 
     def begin(self, config: Config) -> tuple[runs.Trainer, runs.Run]:
         """A run of another config that goes on from the warm-up; its arrays are its own."""
         trainer = runs.Trainer(config, self.place.dataset, self.place.programs)
-        state = jax.tree.map(jnp.copy, self.saved.state)  # an epoch consumes them
+        state = jax.tree.map(jnp.array, self.saved.state)  # a copy: an epoch consumes them
         run = trainer.resume(dataclasses.replace(self.saved, state=state))
         return trainer, dataclasses.replace(run, earlier=self.earlier)
 
@@ -244,7 +258,7 @@ def _by_criterion(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
             parsed, tuned = _tuned(start, trainer, run)
             measured |= tuned
             print(f"   {cell.row} at {cell.fraction:g}: delta {parsed.delta:g}", flush=True)
-            scores = criteria.score(parsed, start.evidence)
+            scores = start.score(parsed)
             trainer.criterion = parsed  # also where a schedule has it score again
         if config.scores.schedule == "one_shot" and config.scores.start == run.epoch:
             run = _pruned(trainer, run, scores)
@@ -296,7 +310,7 @@ def _tuned(start: Start, trainer: runs.Trainer, run: runs.Run) -> tuple[flexrel.
         return found
 
     _error(trainer, run, "validation")  # compiles
-    tuned, errors = flexrel.tune(trainer.criterion, start.evidence, error)
+    tuned, errors = flexrel.tune(trainer.criterion, start.scored.evidence, error, score=start.score)
     return tuned, {
         "delta": tuned.delta,
         "validation_error_by_delta": {f"{delta:g}": each for delta, each in errors.items()},
@@ -330,3 +344,8 @@ def _summary(
         **provenance.entries(stretches),
         "config": configuration.to_dict(config),
     }
+
+
+def _on_host(saved: checkpoint.Checkpoint) -> checkpoint.Checkpoint:
+    """The same, its arrays in the memory of the host: a run beside it has a budget."""
+    return dataclasses.replace(saved, state=jax.device_get(saved.state))
