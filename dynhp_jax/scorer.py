@@ -69,7 +69,17 @@ class Scorer:
         return scores, parts
 
     def chunk(self, scored: Scored, before: int) -> int:
-        """How many examples are looked at at once: `before` if they fit; 0 if not even one does."""
+        """How many examples are looked at at once: `before` if they fit.
+
+        Raises:
+          Exceeded: not even one fits, of which `check` would have told.
+        """
+        found = self._fitting(scored, before)
+        if not found:
+            self._budget.check("scoring by one example", self.bytes(scored, 1))
+        return found
+
+    def _fitting(self, scored: Scored, before: int) -> int:
         examples = scored.evidence.examples
         fixed = metering.total(metering.state_bytes(scored.state))
         if scored.copied:
@@ -86,11 +96,9 @@ class Scorer:
         """Bytes of the largest program, by part."""
         found = []
         with contract.guarded(self.criterion, self.called):
-            calls = list(chunks.calls(self.criterion, scored.evidence, chunk))
-        for piece, *arguments in calls:
-            program = self._program(scored.network, piece, arguments)
-            seen = arguments[-1]
-            found.append(metering.scoring_bytes(program, seen, scored.state, scored.copied))
+            for piece, *arguments in chunks.calls(self.criterion, scored.evidence, chunk):
+                program, seen = self._program(scored.network, piece, arguments), arguments[-1]
+                found.append(metering.scoring_bytes(program, seen, scored.state, scored.copied))
         return max(found, key=metering.total)
 
     def check(self, network: Network, examples: int, copied: bool) -> int:
@@ -109,7 +117,7 @@ class Scorer:
         def scored(examples: int) -> Scored:
             return Scored(network, trial.seen_of(network, examples, self.criterion), state, copied)
 
-        chunk = self.chunk(scored(examples), examples)
+        chunk = self._fitting(scored(examples), examples)
         if chunk:
             return chunk
         if isinstance(self.criterion, chunks.Summed):

@@ -22,6 +22,7 @@ from dynhp_jax import (
     fitting,
     loop,
     metering,
+    ordering,
     plans,
     runs,
     savings,
@@ -231,6 +232,45 @@ def test_too_small_a_budget_names_the_smallest_that_works(free):
     assert float(named) * 1024 >= least > (float(named) - 0.1) * 1024
     trainer, run = start(make(f"{named}KiB"))
     assert run.batch == 1
+
+
+# -- programs beside the steps ---------------------------------------------------------------------
+
+
+def test_the_initial_state_takes_what_it_is_and_its_numbers_are_those_of_jax(free):
+    wide = runs.Trainer(make("none", model=config.Model(hidden=(300,))), FEW, compiling.Programs())
+    program, parts = wide.steps.starting(wide.whole)
+    assert 0 <= parts["temporaries"] < 0.02 * metering.total(parts)
+    key = jax.random.key(7)
+    state, drawn = program(key, key), jax.jit(wide.whole.spec.init)(key)
+    for a, b in zip(jax.tree.leaves(state.variables), jax.tree.leaves(dict(drawn)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("examples", [1, 96, 2000])
+def test_an_order_that_the_host_sorts_is_the_one_of_the_device(examples):
+    source, programs = jax.random.key(3), compiling.Programs()
+    there = ordering.Order(source, examples, programs, None)
+    here = ordering.Order(source, examples, programs, 0)
+    assert here.temporaries < 100 or here.temporaries < there.temporaries
+    for number in (1, 2):
+        expected = jax.random.permutation(jax.random.fold_in(source, number), examples)
+        np.testing.assert_array_equal(there(number), expected)
+        np.testing.assert_array_equal(here(number), expected)
+
+
+def test_arrays_are_given_back_as_smaller_ones_are_made(free):
+    program, _ = free.steps.starting(free.whole)
+    states = [program(jax.random.key(0), jax.random.key(1)) for _ in range(2)]
+    keeps = {"hidden_1": np.arange(5)}
+    (_, kept), (_, cut) = (
+        plans.resize(free.whole, state, free.steps.tx, keeps, *how)
+        for state, how in zip(states, [(), (plans.consumed,)], strict=True)
+    )
+    jax.tree.map(np.testing.assert_array_equal, kept, cut)
+    for before, after in zip(jax.tree.leaves(states[1]), jax.tree.leaves(cut), strict=True):
+        assert before.is_deleted() == (before.shape != after.shape)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(states[0]))
 
 
 # -- savings ---------------------------------------------------------------------------------------

@@ -72,13 +72,13 @@ def test_a_remainder_counts_and_the_host_keeps_what_is_not_its_turn():
         seen.append((piece.name, arguments[-1].examples))
         return piece.function(*arguments)
 
-    found = criteria.score(LargestLogit(), there, 3, execute)
+    found = criteria.score(LargestLogit(), there, chunk=3, execute=execute)
     assert seen == [(chunks.ADD.name, 3), (chunks.ADD.name, 3), (chunks.ADD.name, 1),
                     (chunks.FINISH.name, 0)]  # fmt: skip
     logits = evidence.apply(evidence.variables, *evidence.inputs)
     for score in found.values():
         np.testing.assert_allclose(score, np.asarray(logits).max(1).mean(), rtol=1e-5)
-    assert found.keys() == criteria.score("l1", evidence, 3).keys()  # it needs no example
+    assert found.keys() == criteria.score("l1", evidence, chunk=3).keys()  # it needs no example
 
 
 def test_chunks_that_cannot_be_are_refused():

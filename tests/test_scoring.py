@@ -12,11 +12,13 @@ import pytest
 
 from dynhp_jax import checkpoint, compiling, criteria, loop, named, runs, scoring
 from dynhp_jax import config as configuration
+from dynhp_jax.budget import Exceeded
 from dynhp_jax.config import Config
 from dynhp_jax.criteria import naming
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.groups import find_groups
 from dynhp_jax.replicas import Team
+from dynhp_jax.scorer import Scorer
 from dynhp_jax.scores import Scores
 from dynhp_jax.targets import Units
 
@@ -284,3 +286,74 @@ def test_units_are_those_of_all_groups():
     groups = find_groups(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], params, jnp.ones((8, 4)))
     assert Units(1).measure(groups, {}) == 10
     assert Units(1).measure(groups, {"a": np.array([0, 3])}) == 6
+
+
+@dataclasses.dataclass(frozen=True)
+class AtOnce:
+    """A user's own that looks at all examples at once."""
+
+    def scores(self, evidence):
+        return criteria.get("taylor").scores(evidence)
+
+
+def within(limit):
+    """A run that is scored three times, its arrays cut in between."""
+    config = of(criterion="taylor", fraction=0.6, schedule="each_epoch", start=1, end=3)
+    return dataclasses.replace(
+        config,
+        memory=configuration.Memory("xla", f"{limit}"),
+        compiling=configuration.Compiling(shrink=0.4, ahead=False),
+        batch=configuration.Batch(size=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def limit(dataset, programs):
+    """Bytes that leave room for some of the examples, not for all."""
+    free = runs.Trainer(within("none"), dataset, programs).budget
+    return round(1.25 * free.total(free.whole, 8))
+
+
+def test_inside_a_budget_examples_are_scored_in_chunks(dataset, programs, limit, tmp_path):
+    """Nothing takes more, and a resumed run is the uninterrupted one, bit for bit."""
+    config = within(limit)
+    trainer, run, records = trained(config, dataset, programs)
+    assert 1 <= run.score_chunk < len(dataset.y_validation)
+    kinds = [set(record["allocated"]) for record in records]
+    every = {"order", "training", "test", "validation"}
+    assert kinds[0] == every | {"initial_state"}
+    assert all(kind - {"surgery"} == every | {"scoring"} for kind in kinds[1:])
+    assert any("surgery" in kind for kind in kinds)
+    for record in records:
+        sums = [sum(parts.values()) for parts in record["allocated"].values()]
+        assert record["allocated_kib"] == max(sums) / 1024 <= limit / 1024
+    _, half, _ = trained(config, dataset, programs, 2)
+    checkpoint.save(tmp_path, 2, half.state, runs.host_part(half, trainer))
+    goes_on_as(runs.Trainer(config, dataset, compiling.Programs()), tmp_path, records[2:], run)
+    # Without a budget the same units go, scored on all examples at once.
+    _, whole, free = trained(within("none"), dataset, programs, 2)
+    assert free[1]["units"] == records[1]["units"] and whole.score_chunk > run.score_chunk
+
+
+def test_a_criterion_for_which_a_budget_has_no_room_is_refused_before_the_run(
+    dataset, programs, limit
+):
+    trainer = runs.Trainer(within(limit), dataset, programs)
+    least = trainer.scorer.check(trainer.whole, 60, False)
+    whole = Scorer(AtOnce(), trainer.budget, "own:AtOnce")
+    said = (
+        rf"config.memory.budget is '{limit}'; allowed: at least (\d+.\d)KiB, which scoring by "
+        r"'own:AtOnce' takes of all 60 examples at once; or config.scores.examples=(\d+)$"
+    )
+    with pytest.raises(ConfigError, match=said) as caught:
+        whole.check(trainer.whole, 60, False)
+    enough, fewer = re.search(said, str(caught.value)).groups()
+    assert whole.check(trainer.whole, int(fewer), False) == int(fewer) >= least // 2
+    more = runs.Trainer(within(f"{enough}KiB"), dataset, programs)
+    assert Scorer(AtOnce(), more.budget).check(more.whole, 60, False) == 60
+    run = dataclasses.replace(trainer.start(), epoch=1)
+    trainer.budget.bytes = 1000
+    with pytest.raises(ConfigError, match="at least .*KiB, which scoring by 'taylor' takes of one"):
+        trainer.scorer.check(trainer.whole, 60, True)
+    with pytest.raises(Exceeded, match="scoring .*takes"):
+        scoring.prune(trainer, run)
