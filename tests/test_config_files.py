@@ -1,7 +1,7 @@
 """A config file is a person's code: whatever it does instead of giving a config is one line."""
 
 import pytest
-from command_lines import fails
+from command_lines import fails, here
 
 from experiments import commandline, train
 
@@ -38,6 +38,13 @@ def test_a_config_file_that_gives_no_config_is_one_line(content, said, tmp_path,
     with pytest.raises(SystemExit) as ended:
         train.main(["train", f"--config={file}", "--help"])
     assert not ended.value.code and "--config" in capfd.readouterr().out
+
+
+def test_ctrl_c_while_a_config_file_runs_is_no_failure_of_it(tmp_path, capfd):
+    file = tmp_path / "slow.py"
+    file.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code, _, said = here(capfd, train.main, f"--config={file}")
+    assert code == 130 and said.startswith("interrupted: ") and said.count("\n") == 1
 
 
 def test_a_config_file_takes_an_argument_and_overrides(tmp_path):
