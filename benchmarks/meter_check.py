@@ -1,15 +1,16 @@
-"""Holds the metered bytes of training steps against the resident set of the process (Linux).
+"""Holds the metered bytes of training and evaluation against the resident set (Linux).
 
     python -m benchmarks.meter_check --out=results/memory/meter_check.json
+    python -m benchmarks.meter_check --fusion=off --out=results/memory/without_fusion.json
 
-A process per size: it loads the data, compiles, trains for an epoch (the first one also loads
-code and starts threads), reads its resident set, trains for another epoch and reads the highest
-resident set since. That, less what was there without the state, is what training took. The
-allocator is told to give every large block back at once, so that what the first epoch has freed is
-not counted as there. Beside it: live arrays (sampled while it trains) and XLA's temporaries. Sizes
-are 100 MB and more. Each is run on all cores and on one, since XLA's
-buffer assignment leaves out what the libraries of a CPU allocate inside a matrix product for every
-thread, or inside a convolution.
+A process per size: it loads the data, compiles and meters, runs once (the first run loads code and
+starts threads), reads its resident set, runs again and reads the highest resident set since. That
+and the state, which is there while it is read, is what the step took. The allocator is told to give
+every large block back at once, so that memory which was freed before is not counted as there.
+XLA's own count stands beside it: without what the libraries of the CPU take.
+
+`--fusion=off` compiles without the fusion of operations into calls of YNNPACK; what takes longer
+than LIMIT_S is left out, and said.
 """
 
 import argparse
@@ -20,115 +21,156 @@ import json
 import os
 import subprocess
 import sys
-import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
 from benchmarks import record
 from dynhp_jax import compiling, config, loop, metering, named, runs
+from dynhp_jax.trial_process import resident
 
-SIZES = (  # model, its hidden units, batch
-    ("mlp", (4000, 1000), 1024),
-    ("mlp", (4000, 2000), 512),
-    ("mlp", (1000, 500), 8000),
-    ("mlp", (4000, 2000), 4000),
-    ("lenet", (), 500),
+SIZES = (  # data, model, mini-batch, examples that are evaluated at once
+    ("fashion_mnist", config.Model(name="mlp", hidden=(300, 100)), 500, 1000),
+    ("fashion_mnist", config.Model(name="mlp", hidden=(4000, 1000)), 1024, 4000),
+    ("fashion_mnist", config.Model(name="mlp", hidden=(4000, 2000)), 512, 8000),
+    ("fashion_mnist", config.Model(name="lenet"), 500, 1000),
+    ("fashion_mnist", config.Model(name="lenet"), 64, 8000),
+    ("cifar10", config.Model(name="vgg", depth=11, width=0.25), 128, 1000),
+    ("cifar10", config.Model(name="resnet", depth=20, width=0.5), 128, 1000),
+    ("cifar10", config.Model(name="mobilenet", width=0.25), 32, 250),
+    ("cifar10", config.Model(name="vit", width=0.5), 128, 500),
 )
-EXAMPLES = 8000
+STEPS = 2  # of an epoch
+LIMIT_S = 300
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # of glibc
+FUSION = {"on": {}, "off": {"XLA_FLAGS": "--xla_cpu_experimental_ynn_fusion_type="}}
 
 
-def resident(name: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (highest since the last reset)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {name}")
+def taken(call: Callable[[], Any]) -> tuple[int, float]:
+    """Bytes that a second call adds to the resident set, and the seconds that it takes."""
+    call()
+    gc.collect()
+    time.sleep(0.3)  # buffers are given back when their thread comes to it
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    start = time.perf_counter()
+    call()
+    return resident("VmHWM") - before, time.perf_counter() - start
 
 
-class Sampling:
-    """The most bytes that live arrays of this process hold while the block runs, as `peak`."""
-
-    def __init__(self):
-        self.peak, self._done = 0, threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-
-    def _sample(self) -> None:
-        while not self._done.wait(0.005):
-            self.peak = max(self.peak, sum(array.nbytes for array in jax.live_arrays()))
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._done.set()
-        self._thread.join()
-
-
-def check(model: str, hidden: tuple[int, ...], batch: int, cores: int) -> dict:
+def check(data: str, model: config.Model, batch: int, chunk: int, cores: int) -> list[dict]:
     """Metered and resident bytes of one size, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before XLA starts threads
     asked = config.Config(
         method="sp",
-        data=config.Data(name="fashion_mnist", examples=EXAMPLES),
-        model=config.Model(name=model, hidden=hidden),
+        data=config.Data(name=data, examples=max(STEPS * batch, chunk)),
+        model=model,
         batch=config.Batch(size=batch),
         memory=config.Memory("xla", "none"),
     )
-    trainer = runs.Trainer(asked, named.dataset_of(asked), compiling.Programs())
+    programs = compiling.Programs()
+    trainer = runs.Trainer(asked, named.dataset_of(asked), programs)
     run = trainer.start()
-    metered = metering.total(trainer.steps.training_bytes(run.network, batch))
+    steps, network = trainer.steps, run.network
+    test = run.splits["test"]
+
+    def train() -> None:
+        nonlocal run
+        state, _ = loop.train_epoch(trainer, run, batch, 1, STEPS)
+        run = dataclasses.replace(run, state=jax.block_until_ready(state))
+
+    def evaluate() -> None:
+        loop.evaluate(trainer, network, run.state, test, "test", chunk)
+
+    rows = []
     state_bytes = metering.total(metering.state_bytes(run.state))
-    state, _ = loop.train_epoch(trainer, run, batch, 1, EXAMPLES // batch)
-    run = dataclasses.replace(run, state=jax.block_until_ready(state))
-    del state
-    gc.collect()
-    before = resident("VmRSS") - state_bytes  # the state is there while it is read
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
-    data_bytes = sum(s.images.nbytes + s.labels.nbytes for s in run.splits.values())
-    data_bytes += 4 * EXAMPLES  # the order of the epoch
-    with Sampling() as live:
-        loop.train_epoch(trainer, run, batch, 2, EXAMPLES // batch)
-    taken = resident("VmHWM") - before
-    program = trainer.steps.training_program(run.network, batch)
-    sampled = live.peak - data_bytes + program.memory_analysis().temp_size_in_bytes
-    return {
-        "model": model,
-        "hidden": list(hidden),
-        "batch": batch,
-        "cores": cores,
-        "metered": metered,
-        "resident": taken,
-        "resident_over_metered": taken / metered,
-        "live_and_temporaries": sampled,
-        "live_and_temporaries_over_metered": sampled / metered,
-    }
+    for what, program, metered, call in (
+        (
+            f"evaluation of {chunk}",
+            lambda: steps.evaluation_program(network, chunk, "test"),
+            lambda: steps.evaluation_bytes(network, chunk, "test"),
+            evaluate,
+        ),
+        (
+            f"training with {batch}",
+            lambda: steps.training_program(network, batch),
+            lambda: steps.training_bytes(network, batch),
+            train,
+        ),
+    ):
+        compiled = program()
+        start = time.perf_counter()
+        counted = metering.total(metered())
+        seconds = time.perf_counter() - start
+        own = compiled.memory_analysis()
+        added, run_seconds = taken(call)
+        found = added + state_bytes
+        rows.append(
+            {
+                "model": model.name,
+                "options": {"width": model.width, "hidden": list(model.hidden)},
+                "program": what,
+                "cores": cores,
+                "metered": counted,
+                "xla": state_bytes
+                + own.temp_size_in_bytes
+                + own.output_size_in_bytes
+                - own.alias_size_in_bytes,
+                "resident": found,
+                "metered_over_resident": counted / found,
+                "metering_seconds": seconds,
+                "seconds": run_seconds,
+            }
+        )
+    return rows
+
+
+def one(size: int, cores: int, fusion: str) -> list[dict]:
+    """The rows of one size, from a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.meter_check", f"--one={size},{cores}"]
+    environment = {**os.environ, **ALLOCATOR, **FUSION[fusion]}
+    try:
+        done = subprocess.run(
+            command,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=LIMIT_S if fusion == "off" else None,
+        )
+    except subprocess.TimeoutExpired:
+        return [{"model": SIZES[size][1].name, "cores": cores, "left_out_after_s": LIMIT_S}]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     """Runs a process per size and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/memory/meter_check.json"))
+    parser.add_argument("--models", default="", help="only these, with commas")
+    parser.add_argument("--fusion", choices=FUSION, default="on", help="of chains of operations")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.one:
-        model, hidden, batch, cores = json.loads(flags.one)
-        print(json.dumps(check(model, tuple(hidden), batch, cores)))
+        size, cores = map(int, flags.one.split(","))
+        print(json.dumps(check(*SIZES[size], cores)))
         return
+    models = flags.models.split(",") if flags.models else [model.name for _, model, *_ in SIZES]
+    available = len(os.sched_getaffinity(0))
     rows = []
-    available = sorted({1, len(os.sched_getaffinity(0))})
-    for size, cores in itertools.product(SIZES, available):
-        one = json.dumps((*size, cores))
-        command = [sys.executable, "-m", "benchmarks.meter_check", f"--one={one}"]
-        environment = {**os.environ, **ALLOCATOR}
-        done = subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        print(rows[-1], flush=True)
-    head = record.head("python -m benchmarks.meter_check", jax.devices()[0].device_kind)
+    for size, cores in itertools.product(range(len(SIZES)), sorted({1, available})):
+        _, model, *_ = SIZES[size]
+        # On one core what a product packs is another; a chain of operations is much the same.
+        if model.name not in models or (cores == 1 < available and model.name != "mlp"):
+            continue
+        rows += one(size, cores, flags.fusion)
+        print(*rows[-2:], sep="\n", flush=True)
+    said = "python -m benchmarks.meter_check"
+    said += " --fusion=off" if flags.fusion == "off" else ""
+    head = record.head(said, jax.devices()[0].device_kind)
     record.write(flags.out, {**head, "rows": rows})
 
 

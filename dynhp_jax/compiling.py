@@ -17,6 +17,8 @@ from typing import Any
 
 import jax
 
+from dynhp_jax import trials
+
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
@@ -81,7 +83,9 @@ class Programs:
     def _compile(self, program, name: str, key: Hashable, make: Callable, arguments) -> None:
         start = time.perf_counter()
         try:
-            compiled = make().lower(*jax.tree.map(_shape, arguments)).compile()
+            lowered = make().lower(*jax.tree.map(_shape, arguments))
+            compiled = lowered.compile()
+            trials.keep(compiled, lowered)
         except BaseException as error:
             with self._lock:
                 del self._programs[name, key]

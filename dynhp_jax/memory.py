@@ -3,7 +3,8 @@
 The paper's meter is arithmetic: 4 bytes for every surviving parameter and for every number of the
 mini-batch's inputs. It leaves out labels, activations, gradients, gates and optimizer moments, so
 it is a yardstick to compare with the paper's tables, not what a machine allocates. That is what
-`compiled_bytes` reads from XLA's buffer assignment for a compiled step.
+`compiled_bytes` counts for a compiled step: XLA's buffers, and beside them what the libraries of a
+CPU take (`cpu_libraries`).
 
 Source: Valerio et al. 2020, Eq. 9 and Tables 2 to 4, as decoded from the tables' numbers.
 """
@@ -16,6 +17,7 @@ from typing import Any
 
 import jax
 
+from dynhp_jax.cpu_libraries import library_bytes
 from dynhp_jax.errors import ConfigError, shown
 
 BYTES_PER_NUMBER = 4  # float32
@@ -130,7 +132,9 @@ def parse_bytes(text: str | int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class StepBytes:
-    """Device memory of a compiled function, from XLA's buffer assignment; the parts sum to `total`.
+    """Device memory of a compiled function; the parts sum to `total`.
+
+    All but `libraries` are from XLA's buffer assignment.
 
     Attributes:
       arguments: label -> bytes of the arguments so labelled, on one device; arguments that the
@@ -138,20 +142,23 @@ class StepBytes:
       padding: bytes that the arguments take beyond their numbers (tiled layouts on a TPU).
       outputs: bytes of the results that do not reuse the buffer of a donated argument.
       temporaries: bytes of activations, gradients and everything else in between, at their peak.
+      libraries: bytes that libraries take beside XLA's buffers while it runs.
     """
 
     arguments: Mapping[str, int]
     padding: int
     outputs: int
     temporaries: int
+    libraries: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes in all: arguments + outputs - aliased + temporaries."""
-        return sum(self.arguments.values()) + self.padding + self.outputs + self.temporaries
+        """Bytes in all: arguments + outputs - aliased + temporaries + libraries."""
+        own = sum(self.arguments.values()) + self.padding + self.outputs + self.temporaries
+        return own + self.libraries
 
 
-def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple) -> StepBytes:
+def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple, tried: bool = True) -> StepBytes:
     """Counts the bytes that a compiled function allocates, by what they hold.
 
     >>> import jax.numpy as jnp
@@ -164,6 +171,8 @@ def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple) -> StepBytes:
       compiled: from `jax.jit(f).lower(*arguments).compile()`, positional arguments only.
       labels: one entry per argument: a string, or a pytree of strings that is a prefix of the
         argument, such as `{"params": "params", "batch_stats": "statistics"}`.
+      tried: whether it may be run on zeros, once, to find out what libraries take; see
+        `cpu_libraries.library_bytes`.
 
     Returns:
       The bytes; those of equal labels added up.
@@ -201,6 +210,7 @@ def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple) -> StepBytes:
         padding=analysis.argument_size_in_bytes - sum(sizes.values()),
         outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
+        libraries=library_bytes(compiled, tried),
     )
 
 

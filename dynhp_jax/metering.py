@@ -36,13 +36,16 @@ def labels_of(state: Any) -> Any:
     )
 
 
-def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: tuple) -> Bytes:
+def training_bytes(
+    compiled: jax.stages.Compiled, examples: int, example_shape: tuple, tried: bool = True
+) -> Bytes:
     """Bytes of a compiled training step, by PARTS; their sum is what it takes.
 
     Args:
       compiled: `training.make_epoch`, `make_part` or `make_one_step`.
       examples: of the mini-batch (or micro-batch) that is in memory at once.
       example_shape: shape of one example's inputs.
+      tried: whether the program may be tried out; see `memory.compiled_bytes`.
     """
     arguments = compiled.args_info[0]
     tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
@@ -51,11 +54,15 @@ def training_bytes(compiled: jax.stages.Compiled, examples: int, example_shape: 
         forgetting=DATA, teaching=DATA, input_moves=DATA, places=DATA,
     )  # fmt: skip
     labels = (labels_of(arguments[0]), *tally, DATA, DATA, given, DATA, DATA)
-    return _parts(compiled_bytes(compiled, labels), examples, example_shape)
+    return _parts(compiled_bytes(compiled, labels, tried), examples, example_shape)
 
 
 def evaluation_bytes(
-    compiled: jax.stages.Compiled, examples: int, example_shape: tuple, state: Any
+    compiled: jax.stages.Compiled,
+    examples: int,
+    example_shape: tuple,
+    state: Any,
+    tried: bool = True,
 ) -> Bytes:
     """Bytes of the compiled `training.make_evaluation`, with the state that waits meanwhile.
 
@@ -65,11 +72,12 @@ def evaluation_bytes(
       example_shape: shape of one example's inputs.
       state: the `TrainState` (arrays or shapes); what of it the evaluation does not take as an
         argument stays in memory all the same, above all the optimizer's moments.
+      tried: whether the program may be tried out; see `memory.compiled_bytes`.
     """
     variables = compiled.args_info[0][0]
     names = {name: "params" if name == "params" else "statistics" for name in variables}
     labels = (names, "gates", "gates", DATA, DATA, DATA)
-    parts = _parts(compiled_bytes(compiled, labels), examples, example_shape)
+    parts = _parts(compiled_bytes(compiled, labels, tried), examples, example_shape)
     for name, size in state_bytes(state).items():
         parts[name] = max(parts[name], size)
     return parts
@@ -165,7 +173,7 @@ def _parts(found: StepBytes, examples: int, example_shape: tuple) -> Bytes:
         if label != DATA:
             parts[label] += size
     parts["statistics"] += found.outputs  # the tally, the confusion matrix
-    temporaries = found.temporaries + found.padding
+    temporaries = found.temporaries + found.padding + found.libraries
     # XLA has one figure for everything in between; of that, the gathered examples are known.
     gathered = examples * BYTES_PER_NUMBER * (int(np.prod(example_shape)) + 1)
     parts["batch"] = min(gathered, temporaries)

@@ -152,14 +152,21 @@ class Steps:
     def training_bytes(self, network: Network, batch: int) -> Bytes:
         """Bytes of a training step, by part."""
         program = self.training_program(network, batch)
-        return metering.training_bytes(program, batch // self.unit, network.spec.input_shape)
+        on_each, shape = batch // self.unit, network.spec.input_shape
+        return metering.training_bytes(program, on_each, shape, self._tried)
 
     def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
         """Bytes of an evaluation with the state beside it, by part."""
         chunk = self.evaluated(chunk, split)
         program = self.evaluation_program(network, chunk, split)
         on_each, shape = chunk // self.devices, network.spec.input_shape
-        return metering.evaluation_bytes(program, on_each, shape, self.state_shapes(network))
+        state = self.state_shapes(network)
+        return metering.evaluation_bytes(program, on_each, shape, state, self._tried)
+
+    @property
+    def _tried(self) -> bool:
+        """Whether programs are tried out to meter them: where bytes decide what is done."""
+        return self.config.memory.meter == "xla"
 
     def state_shapes(self, network: Network) -> train_state.TrainState:
         """Shapes of the state of a network."""

@@ -1,0 +1,99 @@
+"""The process in which `trials` runs programs: reads them from a pipe, writes what each took.
+
+Nothing else happens in it, so what the resident set rises by is the program's.
+"""
+
+import gc
+import os
+import pickle
+import select
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import serialize_executable
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+IDLE_S = 20.0  # then the process ends: while training goes on it is in nobody's way
+RUNS = 2  # threads meet in another order each time; one before them, which is not counted
+
+
+def measures() -> bool:
+    """Whether the system says how much memory a process has held since a moment (Linux)."""
+    return RESET.exists()
+
+
+def memory() -> int:
+    """Bytes that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def resident(name: str) -> int:
+    """Bytes of VmRSS (now) or VmHWM (the most since the last reset) of this process."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return 1024 * int(line.split()[1])
+    raise RuntimeError(f"{STATUS} has no {name}")
+
+
+def added(call: Callable[[], Any]) -> int:
+    """Bytes that a call adds to the resident set, at its highest."""
+    gc.collect()
+    time.sleep(0.02)  # buffers are given back when their thread comes to it
+    before = resident("VmRSS")
+    RESET.write_text("5")  # VmHWM starts again from here
+    jax.block_until_ready(call())
+    return resident("VmHWM") - before
+
+
+def took(program: bytes, inputs: int, outputs: int) -> int:
+    """Runs a program on zeros, and says by how much that raises the resident set.
+
+    Args:
+      program: as `jax.experimental.serialize_executable` has it.
+      inputs: how many arrays it takes.
+      outputs: how many it returns.
+    """
+    trees = (jax.tree.structure(((0,) * inputs, {})), jax.tree.structure((0,) * outputs))
+    compiled = serialize_executable.deserialize_and_load(program, *trees)
+    return max([_added(compiled) for _ in range(1 + RUNS)][1:])
+
+
+def _added(compiled: jax.stages.Compiled) -> int:
+    """Bytes that one run adds; arguments are made for each, as the run may consume them."""
+    arguments = jax.block_until_ready([_made(info) for info in compiled.args_info[0]])
+    return added(lambda: compiled(*arguments))
+
+
+def _made(info: jax.stages.ArgInfo) -> jax.Array:
+    """An argument whose pages are there: zeros; 1 for a whole number, as of steps to take."""
+    if jnp.issubdtype(info.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), info.shape)
+    if not info.shape and jnp.issubdtype(info.dtype, jnp.integer):
+        return jnp.ones((), info.dtype)
+    return jnp.zeros(info.shape, info.dtype)
+
+
+def main() -> None:
+    """Answers until the pipe is closed, or nothing comes for a while."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print is no answer
+    while select.select([sys.stdin], [], [], IDLE_S)[0]:
+        try:
+            program = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            answer = took(*program)
+        except Exception as error:
+            answer = f"{type(error).__name__}: {error}"
+        pickle.dump(answer, answers)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
