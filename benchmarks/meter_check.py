@@ -66,13 +66,15 @@ def check(data: str, model: config.Model, batch: int, chunk: int, cores: int) ->
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before XLA starts threads
     asked = config.Config(
         method="sp",
-        data=config.Data(name=data, examples=max(STEPS * batch, chunk)),
+        data=config.Data(name=data, examples=STEPS * batch),
         model=model,
         batch=config.Batch(size=batch),
         memory=config.Memory("xla", "none"),
     )
     programs = compiling.Programs()
-    trainer = runs.Trainer(asked, named.dataset_of(asked), programs)
+    dataset = named.dataset_of(asked)
+    few = {"x_test": dataset.x_test[:chunk], "y_test": dataset.y_test[:chunk]}
+    trainer = runs.Trainer(asked, dataclasses.replace(dataset, **few), programs)
     run = trainer.start()
     steps, network = trainer.steps, run.network
     test = run.splits["test"]
