@@ -54,7 +54,10 @@ class Instruction:
     @property
     def operands(self) -> tuple[str, ...]:
         """Names of the operands, in order."""
-        return tuple(re.findall(r"%([\w.\-]+)", self.rest.split(")", 1)[0]))
+        listed = re.sub(r"/\*.*?\*/", "", self.rest.split(")", 1)[0])
+        if "%" in listed:
+            return tuple(re.findall(r"%([\w.\-]+)", listed))
+        return tuple(name.strip() for name in listed.split(",") if name.strip())
 
     def attribute(self, name: str) -> str:
         """The text behind `name=`, up to a comma outside of braces; '' if there is none."""

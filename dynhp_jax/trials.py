@@ -38,7 +38,6 @@ SETTINGS = {  # the process computes on the CPU only, and its allocator gives ba
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
 
-
 _lowered: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
 
