@@ -154,8 +154,12 @@ class StepBytes:
     @property
     def total(self) -> int:
         """Bytes in all: arguments + outputs - aliased + temporaries + libraries."""
-        own = sum(self.arguments.values()) + self.padding + self.outputs + self.temporaries
-        return own + self.libraries
+        return sum(self.arguments.values()) + self.outputs + self.between
+
+    @property
+    def between(self) -> int:
+        """Bytes beside arguments and results: temporaries, libraries, padding."""
+        return self.temporaries + self.libraries + self.padding
 
 
 def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple, tried: bool = True) -> StepBytes:

@@ -84,7 +84,7 @@ def evaluation_bytes(
 
 
 def scoring_bytes(
-    compiled: jax.stages.Compiled, evidence: Evidence, state: Any, copied: bool
+    compiled: jax.stages.Compiled, evidence: Evidence, state: Any, copied: bool, tried: bool = True
 ) -> Bytes:
     """Bytes of a compiled piece of scoring (`criteria.chunks`), with the state that waits.
 
@@ -93,6 +93,7 @@ def scoring_bytes(
       evidence: that it was compiled for, of arrays or shapes.
       state: the `TrainState` (arrays or shapes) of the run meanwhile.
       copied: whether the evidence has variables of its own, beside those of the state.
+      tried: whether the program may be tried out; see `memory.compiled_bytes`.
     """
     variables = {
         name: "params" if name == "params" else "statistics" for name in evidence.variables
@@ -102,25 +103,26 @@ def scoring_bytes(
         earlier="statistics",
     )  # fmt: skip
     sums = ("temporaries",) * (len(compiled.args_info[0]) - 1)
-    found = compiled_bytes(compiled, (*sums, seen))
+    found = compiled_bytes(compiled, (*sums, seen), tried)
     parts = dict.fromkeys(PARTS, 0) | found.arguments
     del parts[DATA]
-    parts["temporaries"] += found.outputs + found.temporaries + found.padding
+    parts["temporaries"] += found.outputs + found.between
     for name, size in state_bytes(state).items():
         parts[name] = parts[name] + size if copied else max(parts[name], size)
     return parts
 
 
-def starting_bytes(compiled: jax.stages.Compiled, state: Any) -> Bytes:
+def starting_bytes(compiled: jax.stages.Compiled, state: Any, tried: bool = True) -> Bytes:
     """Bytes of the compiled program that makes a run's initial state out of keys.
 
     Args:
       compiled: it.
       state: the `TrainState` that it makes (arrays or shapes).
+      tried: whether the program may be tried out; see `memory.compiled_bytes`.
     """
-    found = compiled_bytes(compiled, (DATA,) * len(compiled.args_info[0]))
+    found = compiled_bytes(compiled, (DATA,) * len(compiled.args_info[0]), tried)
     parts = waiting_bytes(state)
-    beside = found.outputs + found.temporaries + found.padding - array_bytes(state)
+    beside = found.outputs + found.between - array_bytes(state)
     return parts | {"temporaries": max(beside, 0)}
 
 
@@ -173,7 +175,7 @@ def _parts(found: StepBytes, examples: int, example_shape: tuple) -> Bytes:
         if label != DATA:
             parts[label] += size
     parts["statistics"] += found.outputs  # the tally, the confusion matrix
-    temporaries = found.temporaries + found.padding + found.libraries
+    temporaries = found.between
     # XLA has one figure for everything in between; of that, the gathered examples are known.
     gathered = examples * BYTES_PER_NUMBER * (int(np.prod(example_shape)) + 1)
     parts["batch"] = min(gathered, temporaries)

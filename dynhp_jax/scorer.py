@@ -98,7 +98,8 @@ class Scorer:
         with contract.guarded(self.criterion, self.called):
             for piece, *arguments in chunks.calls(self.criterion, scored.evidence, chunk):
                 program, seen = self._program(scored.network, piece, arguments), arguments[-1]
-                found.append(metering.scoring_bytes(program, seen, scored.state, scored.copied))
+                what = (program, seen, scored.state, scored.copied, self._steps.tried)
+                found.append(metering.scoring_bytes(*what))
         return max(found, key=metering.total)
 
     def check(self, network: Network, examples: int, copied: bool) -> int:

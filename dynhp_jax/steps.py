@@ -118,7 +118,7 @@ class Steps:
             lambda: jax.jit(make),
             *(key, key),
         )
-        return program, metering.starting_bytes(program, self.state_shapes(network))
+        return program, metering.starting_bytes(program, self.state_shapes(network), self.tried)
 
     def streams(self, network: Network, split: str) -> bool:
         """Whether a split is sent to the device in chunks; see `feeding`."""
@@ -153,7 +153,7 @@ class Steps:
         """Bytes of a training step, by part."""
         program = self.training_program(network, batch)
         on_each, shape = batch // self.unit, network.spec.input_shape
-        return metering.training_bytes(program, on_each, shape, self._tried)
+        return metering.training_bytes(program, on_each, shape, self.tried)
 
     def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
         """Bytes of an evaluation with the state beside it, by part."""
@@ -161,10 +161,10 @@ class Steps:
         program = self.evaluation_program(network, chunk, split)
         on_each, shape = chunk // self.devices, network.spec.input_shape
         state = self.state_shapes(network)
-        return metering.evaluation_bytes(program, on_each, shape, state, self._tried)
+        return metering.evaluation_bytes(program, on_each, shape, state, self.tried)
 
     @property
-    def _tried(self) -> bool:
+    def tried(self) -> bool:
         """Whether programs are tried out to meter them: where bytes decide what is done."""
         return self.config.memory.meter == "xla"
 

@@ -27,11 +27,6 @@ def measures() -> bool:
     return RESET.exists()
 
 
-def memory() -> int:
-    """Bytes that the machine has."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def resident(name: str) -> int:
     """Bytes of VmRSS (now) or VmHWM (the most since the last reset) of this process."""
     for line in STATUS.read_text().splitlines():

@@ -26,7 +26,7 @@ import jax
 import jaxlib
 from jax.experimental import serialize_executable
 
-from dynhp_jax import trial_process
+from dynhp_jax import machine, trial_process
 
 LIMIT_S = 600.0  # a trial that takes longer hangs, or the machine swaps
 SHARE = 1 / 4  # of the machine's memory: what takes more is not tried
@@ -65,7 +65,7 @@ def rise(compiled: jax.stages.Compiled, text: str) -> int | None:
       The bytes, rounded up by at most a sixteenth; None where they cannot be measured: the system
       is not Linux, the program takes too large a share of the machine's memory, or the trial fails.
     """
-    if not trial_process.measures() or _bytes(compiled) > SHARE * trial_process.memory():
+    if not trial_process.measures() or _bytes(compiled) > SHARE * machine.memory_bytes():
         return None
     name = _fingerprint(text)
     with _lock():
@@ -100,7 +100,7 @@ def _fingerprint(text: str) -> str:
     """Names a program on this machine, without the lines of the source that it comes from."""
     plain = re.sub(r", metadata=\{[^}]*\}", "", text)
     cores = sorted(os.sched_getaffinity(0))
-    made = json.dumps([jaxlib.__version__, len(cores), trial_process.memory(), plain])
+    made = json.dumps([jaxlib.__version__, len(cores), machine.memory_bytes(), plain])
     return hashlib.sha256(made.encode()).hexdigest()
 
 
