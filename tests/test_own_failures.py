@@ -21,6 +21,17 @@ from dynhp_jax.scores import Scores
 from experiments import compare, train
 from experiments.workdir import Workdir
 
+
+def summed(sums, scores):
+    """The same, of sums over examples."""
+    content = criterion(
+        scores, "from dynhp_jax.criteria import Summed", f"def sums(self, evidence): {sums}"
+    )
+    return content.replace("Mine:", "Mine(Summed):").replace(
+        "def scores(self, evidence)", "def of_sums(self, evidence, sums, examples)"
+    )
+
+
 WRONG = {
     "raises": (criterion("raise KeyError('no such thing')"), "KeyError: 'no such thing' (own_"),
     "exits": (criterion("raise SystemExit"), "SystemExit"),
@@ -55,6 +66,9 @@ WRONG = {
     ),
     "too many": (criterion("return {n: jnp.ones(s.size + 1) for n, s in ones.items()}"), "have sh"),
     "two axes": (criterion("return {n: s[:, None] for n, s in ones.items()}"), "have shape"),
+    "sums that raise": (summed("exit()", "return ones"), "fails: SystemExit"),
+    "scores of sums": (summed("return 0", "return sums"), "of the type "),
+    "sums of examples": (summed("return evidence.inputs[0]", "return ones"), "its sums have sh"),
     "no group": (criterion("return {}"), "it gives scores of no group"),
     "a callback": (
         criterion("import jax\njax.debug.callback(int, 'x')\nreturn ones"), "ValueError: invalid"

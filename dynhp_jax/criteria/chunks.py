@@ -76,6 +76,12 @@ def _whole(criterion: Criterion, evidence: Evidence) -> Scores:
 
 def _add(criterion: Summed, sums: Any, evidence: Evidence) -> Any:
     found = criterion.sums(evidence)
+    before, now = (jax.tree.map(np.shape, tree) for tree in (sums, found))
+    if before != now:  # they would be broadcast, and add up to something else
+        raise UserError(
+            f"its sums have shapes {now} of {evidence.examples} examples, {before} of more;"
+            " allowed: the same, whatever their number"
+        )
     return jax.tree.map(lambda old, new: (old + new).astype(old.dtype), sums, found)
 
 
