@@ -36,9 +36,8 @@ def check(analysis: Analysis, batched: Callable[[Axis], bool]) -> None:
     """
     for index, eqn in enumerate(analysis.jaxpr.eqns):
         name, met = eqn.primitive.name, False
-        for k, atom in enumerate(eqn.invars):
-            axes = analysis.value(atom).axes
-            examples = {d for d, axis in enumerate(axes) if batched(axis)}
+        for k, value in enumerate(analysis.operands[index]):
+            examples = {d for d, axis in enumerate(value.axes) if batched(axis)}
             if not examples:
                 continue
             met = True

@@ -122,7 +122,7 @@ class _Relevance(Run):
             if name in _OWN_DERIVATIVE:  # as written, so that the rules act inside
                 return self(analysis.inner[index][0], args)
             return BODIES[name](self, analysis, index, eqn, args)
-        args = self.hook.operands(eqn, [analysis.value(atom) for atom in eqn.invars], args)
+        args = self.hook.operands(eqn, analysis.operands[index], args)
         floating = [jnp.issubdtype(var.aval.dtype, jnp.floating) for var in eqn.outvars]
         if not any(data) or not any(floating) or name in STOPS:
             return bind(eqn, [lax.stop_gradient(a) for a in args])

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs.control import scan_counts
+from dynhp_jax.jaxprs.constants import scan_counts
 from dynhp_jax.jaxprs.elementwise import IDENTITIES
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.trace import Path, Traced
@@ -128,7 +128,9 @@ class Uses:
             operands = [of(atom) for atom in eqn.invars]
             if not any(operands) or needed.isdisjoint(eqn.outvars):
                 continue
-            values = [analysis.value(atom) for atom in eqn.invars]
+            values = analysis.operands[index]
+            for value, leaves in zip(values, operands, strict=True):
+                self._carry(value, leaves)
             results, inside = self._equation(analysis, index, eqn, operands, needed)
             uses += inside
             entering, made = set(), None

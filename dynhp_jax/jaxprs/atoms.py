@@ -1,7 +1,8 @@
 """A union-find over atoms, in which an atom may stand for a pair of others.
 
 An atom is something that survives a cut or does not. `union` says that two survive together;
-`compose` makes one that survives if and only if both of its parts do.
+`compose` makes one that survives if and only if both of its parts do. `bind` says that an atom is a
+unit's, or may be: the others stand for repetitions, which every reader may cut as it likes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Atoms:
         self._parent = np.empty(0, np.int64)
         self._parts = np.empty((0, 2), np.int64)  # the two parts of a class, or -1
         self._birth = np.empty(0, np.int64)  # which call of `fresh` made the atom
+        self._bound = np.empty(0, bool)  # of a class; so are the parts of a bound one
         self._count = 0
         self._births = 0
         self.version = 0  # grows with everything that becomes known
@@ -34,6 +36,7 @@ class Atoms:
             self._parent = np.concatenate([self._parent, np.arange(self._parent.size, room)])
             self._parts = np.concatenate([self._parts, np.full((more, 2), -1, np.int64)])
             self._birth = np.concatenate([self._birth, np.full(more, -1, np.int64)])
+            self._bound = np.concatenate([self._bound, np.zeros(more, bool)])
         self._birth[first : self._count] = self._births
         self._births += 1
         self.version += 1
@@ -62,8 +65,31 @@ class Atoms:
 
     def refine(self, atoms: np.ndarray, slow: np.ndarray, fast: np.ndarray) -> None:
         """Atoms of distinct classes without parts from now on stand for these pairs."""
-        self._parts[self.find(atoms)] = np.stack([slow, fast], axis=-1)
+        roots = self.find(atoms)
+        self._parts[roots] = np.stack([slow, fast], axis=-1)
         self.version += 1
+        self._bind_parts(roots[self._bound[roots]])
+
+    def bind(self, atoms: np.ndarray) -> None:
+        """These atoms, and their parts, are from now on no mere repetitions."""
+        atoms = atoms[~self._bound[atoms]]  # what is said of an atom holds for its class
+        if atoms.size:
+            roots = self.find(atoms)
+            self._bound[atoms] = self._bound[roots] = True
+            self._bind_parts(roots)
+
+    def _bind_parts(self, roots: np.ndarray) -> None:
+        parts = self._parts[roots]
+        parts = parts[parts >= 0]
+        if parts.size:
+            self.bind(parts)
+
+    def are_free(self, atoms: np.ndarray) -> bool:
+        """Whether all of these atoms stand for repetitions alone."""
+        if self._bound[atoms].any():
+            return False
+        roots = self.find(atoms)
+        return not (self._bound[roots].any() or (self._parts[roots, 0] >= 0).any())
 
     def union(self, a: np.ndarray, b: np.ndarray) -> None:
         """Entry by entry, `a` and `b` survive together."""
@@ -81,7 +107,8 @@ class Atoms:
                 # A round hangs each root below the lowest one that it meets; others wait.
                 order = np.lexsort((low, high))
                 high, first = np.unique(high[order], return_index=True)
-                self._parent[high] = low[order][first]
+                low = low[order][first]
+                self._parent[high] = low
                 whole = high[self._parts[high, 0] >= 0]
                 if whole.size:  # of equal atoms the parts are equal
                     root = self.find(whole)
@@ -89,6 +116,10 @@ class Atoms:
                     donors = whole[self._parts[root, 0] < 0][first]
                     self._parts[bare] = self._parts[donors]
                     todo.append((self._parts[whole].ravel(), self._parts[root].ravel()))
+                mixed = self._bound[high] != self._bound[low]
+                if mixed.any():
+                    self._bound[low[mixed]] = True
+                    self._bind_parts(low[mixed])
 
     def pairs(self, digit: Digit) -> tuple[np.ndarray, np.ndarray]:
         """(index, atom) for every atom without parts that entry `index` depends on."""

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import linear_util as lu
 
-from dynhp_jax.jaxprs.control import CALLS, open_jaxpr, scan_counts, tie
+from dynhp_jax.jaxprs.constants import CALLS, open_jaxpr, scan_counts
+from dynhp_jax.jaxprs.control import tie
 from dynhp_jax.jaxprs.evaluate import BODIES, Run, bind
 from dynhp_jax.jaxprs.trace import typed_as
 from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
@@ -50,7 +51,7 @@ def _remat(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> li
 def _custom(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> list | None:
     """Results of a function with its own derivative, unless some of its operands are cut."""
     inner = analysis.inner[index][0]
-    changed = run.hook.around(inner, [analysis.value(atom) for atom in eqn.invars], args)
+    changed = run.hook.around(inner, analysis.operands[index], args)
     if isinstance(changed, str):
         results = run(inner, args)
         return results if run.hook.values_only else _without_derivative(results, inner, changed)
@@ -76,8 +77,8 @@ def _without_derivative(results: list, function: Analysis, why: str) -> list:
 
 
 def _any_cut(run: Run, analysis: Analysis) -> bool:
-    seen = [v for v in analysis.values.values() if any(run.is_cut(a) for a in v.axes)]
-    return bool(seen) or any(
+    values = (*analysis.values.values(), *analysis.outputs)
+    return any(run.is_cut(axis) for value in values for axis in value.axes) or any(
         _any_cut(run, body) for bodies in analysis.inner.values() for body in bodies
     )
 
@@ -88,8 +89,8 @@ def _custom_jvp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
     if done is not None:
         return done
     inner = analysis.inner[index][0]
-    values = [analysis.value(atom) for atom in eqn.invars]
-    consts = eqn.params["num_consts"]
+    values = analysis.operands[index]
+    consts, results = eqn.params["num_consts"], [analysis.values[var] for var in eqn.outvars]
     params = eqn.primitive.get_bind_params(eqn.params)
     fun, jvp = params.pop("subfuns")
 
@@ -100,7 +101,15 @@ def _custom_jvp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
             *[False] * len(tangents)
         )
         twice = [*values[consts:], *values[consts:]]
-        rule = analyse(run.walk, traced, traced_consts, [Value(v.axes) for v in twice])
+        rule = analyse(
+            run.walk,
+            traced,
+            traced_consts,
+            [Value(v.axes) for v in twice],
+            [False] * len(traced.outvars),
+        )
+        changing = [v for v, z in zip(results, zeros, strict=True) if not z]
+        tie(run.walk, [*results, *changing], rule.outputs)
         out = run(rule, [*primals, *tangents])
         count = len(zeros)
         known = iter(out[count:])
@@ -126,7 +135,7 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
     inner = analysis.inner[index][0]
     if eqn.params["symbolic_zeros"]:
         return _without_derivative(run(inner, args), inner, _SYMBOLIC)
-    values = [analysis.value(atom) for atom in eqn.invars]
+    values = analysis.operands[index]
     consts, results = eqn.params["num_consts"], [analysis.values[var] for var in eqn.outvars]
     params = eqn.primitive.get_bind_params(eqn.params)
     fun, fwd, bwd = params.pop("subfuns")
@@ -135,8 +144,15 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
     def resized_fwd(*pairs: Any) -> list:
         primals, nonzero = pairs[::2][consts:], pairs[1::2][consts:]
         traced, traced_consts = eqn.params["fwd_jaxpr_thunk"].call_wrapped(*nonzero)
-        rule = analyse(run.walk, traced, traced_consts, [Value(v.axes) for v in values[consts:]])
-        count = len(rule.outputs) - len(results)
+        count = len(traced.outvars) - len(results)
+        rule = analyse(
+            run.walk,
+            traced,
+            traced_consts,
+            [Value(v.axes) for v in values[consts:]],
+            [True] * count + [False] * len(results),
+        )
+        tie(run.walk, results, rule.outputs[count:])
         saved[:] = zip(rule.outputs[:count], traced.outvars[:count], strict=True)
         return run(rule, primals)
 
@@ -150,7 +166,7 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
         whole = [
             typed_as(jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype), v.aval) for _, v in passed
         ]
-        given = [Value(value.axes) for value, _ in passed]
+        given = [Value(value.axes, is_constant=value.is_constant) for value, _ in passed]
         out, log = [], []
 
         def cotangents(*operands: Any) -> list:
@@ -161,7 +177,7 @@ def _custom_vjp(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) 
             return [c for c in out if isinstance(c, jax.core.Tracer)]
 
         jaxpr, jaxpr_consts = open_jaxpr(jax.make_jaxpr(cotangents)(*whole))
-        rule = analyse(run.walk, jaxpr, jaxpr_consts, given)
+        rule = analyse(run.walk, jaxpr, jaxpr_consts, given, [False] * len(jaxpr.outvars))
         known = [isinstance(c, jax.core.Tracer) for c in out]
         tie(run.walk, rule.outputs, [v for v, k in zip(values, known, strict=True) if k])
         cotangent = iter(run(rule, operands))

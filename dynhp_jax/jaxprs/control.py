@@ -5,50 +5,45 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from dynhp_jax.jaxprs.walk import SPOILED, Analysis, Value, Walk, analyse, body_rule, follows
-
-
-def open_jaxpr(jaxpr: Any) -> tuple[Any, list[Any]]:
-    """(jaxpr, constants) of a closed or an open jaxpr (from jax 0.12 on they are one class)."""
-    return getattr(jaxpr, "jaxpr", jaxpr), list(getattr(jaxpr, "consts", ()))
-
-
-def called_jaxpr(params: dict[str, Any]) -> Any:
-    """The jaxpr that a call-like equation runs once on its operands."""
-    for name in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
-        if name in params:
-            return params[name]
-    raise ValueError(f"no jaxpr among {sorted(params)}")
-
-
-CALLS = (
-    "jit",
-    "pjit",
-    "closed_call",
-    "core_call",
-    "remat",
-    "remat2",
-    "checkpoint",
-    "custom_jvp_call",
-    "custom_vjp_call",
-    "custom_vjp_call_jaxpr",
-    "custom_lin",
+from dynhp_jax.jaxprs.constants import (
+    CALLS,
+    OWN_DERIVATIVE,
+    called_jaxpr,
+    constant_in_branches,
+    constant_in_rounds,
+    constant_in_steps,
+    open_jaxpr,
+    scan_counts,
 )
-
+from dynhp_jax.jaxprs.walk import SPOILED, Bodies, Value, Walk, analyse, body_rule, follows
 
 follows(*CALLS)(lambda walk, eqn, operands, results: results)  # it was followed inside
 
 
 @body_rule(*CALLS)
-def _call(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+def _call(walk: Walk, eqn: Any, operands: list[Value]) -> Bodies:
     jaxpr, consts = open_jaxpr(called_jaxpr(eqn.params))
+    if eqn.primitive.name in OWN_DERIVATIVE and not all(v.is_constant for v in operands):
+        return _with_own_derivative(walk, jaxpr, consts, operands)
     inner = analyse(walk, jaxpr, consts, operands)
-    return inner.outputs, [inner]
+    return operands, inner.outputs, [inner]
+
+
+def _with_own_derivative(walk: Walk, jaxpr: Any, consts: list, operands: list[Value]) -> Bodies:
+    """The function's derivative is another jaxpr, which has to see the same positions."""
+    operands = [walk.own_copy(value) for value in operands]
+    for value in operands:
+        walk.bind(value)
+    inner = analyse(walk, jaxpr, consts, operands, [False] * len(jaxpr.outvars))
+    for value in inner.outputs:
+        walk.bind(value)
+    return operands, inner.outputs, [inner]
 
 
 def _rest(value: Value) -> Value:
     """What one step of a loop sees of an array that is stacked along its first axis."""
-    return Value(value.axes[1:], None, value.sources, value.linear)
+    axes = value.axes[1:]
+    return Value(axes, None, value.is_constant, value.sources, value.linear)
 
 
 def _again(values: list[Value]) -> list[Value]:
@@ -78,55 +73,63 @@ def _results(walk: Walk, values: list[Value], *ends: list[Value]) -> list[Value]
     return results
 
 
-def scan_counts(params: dict[str, Any]) -> tuple[int, int]:
-    """How many operands of a scan all steps share, and how many it carries; the rest is stacked."""
-    if "ft_in" in params:  # from jax 0.12 on
-        consts, carry, _ = params["ft_in"].unpack()
-        return len(consts), len(carry)
-    return params["num_consts"], params["num_carry"]
+def _start(walk: Walk, operands: list[Value], constant: list[bool]) -> list[Value]:
+    """What a loop carries. All its steps see the same positions."""
+    start = []
+    for value, stays in zip(operands, constant, strict=True):
+        axes = value.axes if stays else walk.own_copy(value).axes
+        start.append(Value(axes, is_constant=stays))
+        walk.bind(start[-1])
+    return start
 
 
 @body_rule("scan")
-def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> Bodies:
     p = eqn.params
     consts, carry = scan_counts(p)
     jaxpr, closed = open_jaxpr(p["jaxpr"])
-    start = [Value(v.axes) for v in operands[consts : consts + carry]]
+    constant = constant_in_steps(p, [v.is_constant for v in operands])[consts : consts + carry]
+    start = _start(walk, operands[consts : consts + carry], constant)
     stacked = operands[consts + carry :]
     for value in stacked:
         walk.labels.pin_axis(value.axes[0], "the axis that a scan runs over")
     walk.repeats, outer = walk.repeats * p["length"], walk.repeats
-    shared = _again(operands[:consts])
-    inner = analyse(walk, jaxpr, closed, [*shared, *start, *(_rest(v) for v in stacked)])
+    steps = [*_again(operands[:consts]), *start, *(_rest(v) for v in stacked)]
+    of_each = [True] * (len(jaxpr.outvars) - carry)
+    inner = analyse(walk, jaxpr, closed, steps, [*constant, *of_each])
     walk.repeats = outer
     tie(walk, start, inner.outputs[:carry])
     results = _results(walk, start, inner.outputs[:carry])
     for value in inner.outputs[carry:]:
-        steps = walk.pinned_axes((p["length"],), "the axis that a scan runs over")
-        results.append(Value((*steps, *value.axes), index=value.index))
-    return results, [inner]
+        length = walk.pinned_axes((p["length"],), "the axis that a scan runs over")
+        results.append(Value((*length, *value.axes), is_constant=value.is_constant, index=value.index))
+    return [*operands[:consts], *start, *stacked], results, [inner]
 
 
 @body_rule("while")
-def _while(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+def _while(walk: Walk, eqn: Any, operands: list[Value]) -> Bodies:
     p = eqn.params
     nc, nb = p["cond_nconsts"], p["body_nconsts"]
-    start = [Value(v.axes) for v in operands[nc + nb :]]
+    constant = constant_in_rounds(p, [v.is_constant for v in operands])
+    start = _start(walk, operands[nc + nb :], constant)
     body, body_consts = open_jaxpr(p["body_jaxpr"])
     cond, cond_consts = open_jaxpr(p["cond_jaxpr"])
-    inner = analyse(walk, body, body_consts, [*_again(operands[nc : nc + nb]), *start])
+    inner = analyse(walk, body, body_consts, [*_again(operands[nc : nc + nb]), *start], constant)
     tie(walk, start, inner.outputs)
     test = analyse(walk, cond, cond_consts, [*operands[:nc], *start])
-    return _results(walk, start, inner.outputs), [test, inner]
+    results = _results(walk, start, inner.outputs)
+    return [*operands[: nc + nb], *start], results, [test, inner]
 
 
 @body_rule("cond")
-def _cond(walk: Walk, eqn: Any, operands: list[Value]) -> tuple[list[Value], list[Analysis]]:
+def _cond(walk: Walk, eqn: Any, operands: list[Value]) -> Bodies:
+    constant = constant_in_branches(eqn.params, [v.is_constant for v in operands])
     inner = []
     for branch in eqn.params["branches"]:
         jaxpr, consts = open_jaxpr(branch)
-        inner.append(analyse(walk, jaxpr, consts, operands[1:]))
-    results = [Value(v.axes) for v in inner[0].outputs]
+        inner.append(analyse(walk, jaxpr, consts, operands[1:], constant))
+    results = [Value(v.axes, is_constant=v.is_constant) for v in inner[0].outputs]
     for other in inner[1:]:
         tie(walk, results, other.outputs)
-    return _results(walk, results, *(body.outputs for body in inner)), inner
+    results = _results(walk, results, *(body.outputs for body in inner))
+    return operands, results, inner

@@ -11,7 +11,7 @@ from typing import Any
 
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs.control import scan_counts
+from dynhp_jax.jaxprs.constants import scan_counts
 from dynhp_jax.jaxprs.walk import Analysis
 
 CONSTANT, RECIPROCAL, DATA = range(3)

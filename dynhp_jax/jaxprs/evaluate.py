@@ -98,11 +98,19 @@ class Run:
     def shape(self, value: Value) -> tuple[int, ...]:
         return tuple(self.size(axis) for axis in value.axes)
 
-    def cut(self, array: Any, value: Value) -> Any:
-        """The surviving part of an array of full size."""
-        if self.dead is None:
+    def cut(self, array: Any, value: Value, held: Value | None = None) -> Any:
+        """The surviving part of an array of full size.
+
+        Args:
+          array: the array.
+          value: its axes, as one reader sees them.
+          held: its axes as it is held; along those that are the same it has been cut.
+        """
+        if self.dead is None or value is held:
             return array
         for d, axis in enumerate(value.axes):
+            if held is not None and axis is held.axes[d]:
+                continue
             alive = self.alive(axis)
             if not alive.all():
                 array = take(array, np.flatnonzero(alive), d)
@@ -112,20 +120,26 @@ class Run:
         """Results of the analysed jaxpr on `args` (already cut)."""
         env: dict[Any, Any] = {}
         for var, const in zip(analysis.jaxpr.constvars, analysis.consts, strict=True):
-            env[var] = self.cut(const, analysis.values[var])
+            env[var] = const
         env.update(zip(analysis.jaxpr.invars, args, strict=True))
+
+        def read(atom: Any, copy: Value) -> Any:
+            if isinstance(atom, jex.Literal):
+                return self.cut(atom.val, copy)
+            return self.cut(env[atom], copy, analysis.values[atom])
+
         for index, eqn in enumerate(analysis.jaxpr.eqns):
-            operands = [a.val if isinstance(a, jex.Literal) else env[a] for a in eqn.invars]
+            operands = list(map(read, eqn.invars, analysis.operands[index]))
             with _context(eqn):
                 results = self._equation(analysis, index, eqn, operands)
             env.update(zip(eqn.outvars, results, strict=True))
-        return [a.val if isinstance(a, jex.Literal) else env[a] for a in analysis.jaxpr.outvars]
+        return list(map(read, analysis.jaxpr.outvars, analysis.outputs))
 
     def _equation(self, analysis: Analysis, index: int, eqn: Any, args: list[Any]) -> Sequence[Any]:
         name = eqn.primitive.name
         if index in analysis.inner:
             return BODIES[name](self, analysis, index, eqn, args)
-        values = [analysis.value(atom) for atom in eqn.invars]
+        values = analysis.operands[index]
         args = self.hook.operands(eqn, values, args)
 
         def ordinary(*operands: Any) -> Sequence[Any]:

@@ -212,6 +212,7 @@ class Labels(Atoms):
     def pin(self, atoms: np.ndarray, reason: str) -> None:
         """These atoms must survive."""
         if atoms.size:
+            self.bind(atoms)
             self._pins.append((np.array(atoms), reason))
             if atoms.size == 1:
                 self._settled.add(int(self.find(atoms)[0]))
@@ -223,6 +224,15 @@ class Labels(Atoms):
     def pin_axis(self, axis: Axis, reason: str) -> None:
         for digit in axis:
             self.pin(digit, reason)
+
+    def bind_axis(self, axis: Axis) -> None:
+        """The positions of this axis are not mere repetitions."""
+        for digit in axis:
+            self.bind(digit)
+
+    def is_free(self, axis: Axis) -> bool:
+        """Whether the positions of an axis are repetitions alone, that no unit needs."""
+        return axis_size(axis) > 1 and all(map(self.are_free, axis))
 
     def flag_axis(self, axis: Axis, reason: object, left_out: bool = False) -> None:
         """Cutting these atoms changes the function of the others (not exact); `str(reason)` why.

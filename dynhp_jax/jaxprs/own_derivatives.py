@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs.control import CALLS
+from dynhp_jax.jaxprs.constants import CALLS
 from dynhp_jax.jaxprs.walk import MOVES, Analysis, Value
 
 # Equations that may read units from an operand.
@@ -91,18 +91,18 @@ class _Uses:
                 if operands[0] is not None:
                     origin[eqn.outvars[0]] = operands[0]
             else:
-                self._note_equation(body, eqn, operands)
+                self._note_equation(eqn, body.operands[index], operands)
 
     def _note_all(self, operands: list[int | None]) -> None:
         for operand in operands:
             if operand is not None:
                 self.note(operand, frozenset())
 
-    def _note_equation(self, body: Analysis, eqn: Any, operands: list[int | None]) -> None:
+    def _note_equation(self, eqn: Any, values: list[Value], operands: list[int | None]) -> None:
         if eqn.primitive.name not in READERS:
             self._note_all(operands)
             return
-        side, groups = self.reader(eqn, [body.value(atom) for atom in eqn.invars])
+        side, groups = self.reader(eqn, values)
         self.note(operands[side], groups)
         self._note_all([operand for k, operand in enumerate(operands) if k != side])
 

@@ -165,7 +165,8 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         if name in leaves:
             raise ValueError(f"two leaves are called {name!r}; rename one of them")
         sources = frozenset() if data else frozenset([name])
-        values.append(Value(walk.labels.fresh_axes(leaf.shape), None, sources, linear=not data))
+        values.append(Value(walk.labels.fresh_axes(leaf.shape), sources=sources, linear=not data))
+        walk.bind(values[-1])
         leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
         if data and leaf.shape and walk.batch is None:
             walk.batch, walk.examples_vary = values[-1].axes[0][0], varying(leaf)
@@ -173,6 +174,7 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
     analysis = analyse(walk, closed.jaxpr, closed.consts, values)
     for value in analysis.outputs:
         walk.as_number(value, "an output")
+    walk.tie_examples()
     out_tree = jax.tree.structure(out_shape)
     return Traced(walk, analysis, leaves, shapes, dtypes, out_tree)
 

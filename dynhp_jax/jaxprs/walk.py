@@ -8,6 +8,7 @@ rule pins every axis that reaches it, and is reported; nothing is assumed about 
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ import jax
 import numpy as np
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs.labels import Axes, Axis, Labels
+from dynhp_jax.jaxprs.labels import Axes, Axis, Labels, axis_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Value:
     Attributes:
       axes: labels of each axis.
       const: the array itself where it is known without running the model (indices), else None.
+      is_constant: whether it depends on no variable and no input. It stays whole, and whatever reads
+        it cuts a copy of its own; so it ties no two readers.
       sources: paths of the leaves of the variables that it was computed from, if from those alone;
         empty for whatever depends on an input.
       linear: whether it is a leaf up to transposition, reshape or a change of dtype.
@@ -53,6 +56,7 @@ class Value:
 
     axes: Axes
     const: np.ndarray | None = None
+    is_constant: bool = False
     sources: frozenset[str] = frozenset()
     linear: bool = False
     summed: Axes = ()
@@ -70,20 +74,29 @@ class Contraction:
 
 @dataclasses.dataclass(eq=False)
 class Analysis:
-    """A jaxpr with the values of all its variables; bodies of inner jaxprs by equation index."""
+    """A jaxpr with the values of all its variables, and those that equations see of them.
+
+    Attributes:
+      values: by variable.
+      operands: by equation, its operands: the values, but copies of what may be cut anew for each
+        reader (constants, and axes along which an array is repeated).
+      inner: the bodies of inner jaxprs, by equation.
+      outputs: the results, likewise.
+    """
 
     jaxpr: Any  # jax.extend.core.Jaxpr
     consts: Sequence[Any]
     labels: Labels
-    values: dict[Any, Value]
-    inner: dict[int, list[Analysis]]
-    outputs: list[Value]
+    values: dict[Any, Value] = dataclasses.field(default_factory=dict)
+    operands: list[list[Value]] = dataclasses.field(default_factory=list)
+    inner: dict[int, list[Analysis]] = dataclasses.field(default_factory=dict)
+    outputs: list[Value] = dataclasses.field(default_factory=list)
 
     def value(self, atom: Any) -> Value:
-        """The value of a variable or literal operand."""
+        """The value of a variable or literal."""
         if isinstance(atom, jex.Literal):
             array = np.asarray(atom.val)
-            return Value(self.labels.fresh_axes(array.shape), array)
+            return Value(self.labels.fresh_axes(array.shape), array, is_constant=True)
         return self.values[atom]
 
 
@@ -105,6 +118,8 @@ class Walk:
     sums: list[Axis] = dataclasses.field(default_factory=list)
     outer: tuple[Any, ...] = ()  # the equations that hold the current jaxpr
     repeats: float = 1.0  # how often the current body runs
+    # Axes along which an array is repeated, and copies of them, each for one reader.
+    copies: list[tuple[Axis, Axis]] = dataclasses.field(default_factory=list)
     batch: np.ndarray | None = None  # atoms of the batch axis
     examples_vary: frozenset[str] = frozenset()
 
@@ -124,6 +139,35 @@ class Walk:
         for axis in value.index.axes if value.index else ():
             if axis is not None:
                 self.labels.pin_axis(axis, f"its positions are numbers that reach {how}")
+
+    def bind(self, value: Value) -> None:
+        """Whatever reads this array sees the same positions of it."""
+        for axis in value.axes:
+            self.labels.bind_axis(axis)
+
+    def own_copy(self, value: Value) -> Value:
+        """A constant as one reader sees it, which may cut it as it likes."""
+        if not value.is_constant:
+            return value
+        axes = self.labels.fresh_axes([axis_size(axis) for axis in value.axes])
+        return dataclasses.replace(value, axes=axes, is_constant=False)
+
+    def own_repetitions(self, value: Value, free: Sequence[int]) -> Value:
+        """An array that is repeated along some axes, as one reader sees it."""
+        axes = list(value.axes)
+        for d in free:
+            axes[d] = (self.labels.fresh(axis_size(axes[d])),)
+            self.copies.append((value.axes[d], axes[d]))
+        return dataclasses.replace(value, axes=tuple(axes))
+
+    def tie_examples(self) -> None:
+        """Repetitions that one reader knows to be of the examples are so for all readers."""
+        for axis, copy in reversed(self.copies):
+            if self.has_examples(copy):
+                self.labels.unify(axis, copy, "the batch axis")
+        for axis, copy in self.copies:
+            if self.has_examples(axis):
+                self.labels.unify(axis, copy, "the batch axis")
 
     def role(self, value: Value, role: str, axis: Axis) -> None:
         """Notes that a leaf is read ('in') or produces units ('out') along an axis."""
@@ -147,7 +191,9 @@ class Walk:
 # A rule maps (walk, equation, operand values) to the axes of each result, or to whole values.
 Rule = Callable[[Walk, Any, list[Value]], list[Axes] | list[Value]]
 _RULES: dict[str, Rule] = {}
-_BODIES: dict[str, Callable[..., tuple[list[Value], list[Analysis]]]] = {}
+# (operands as the bodies see them, results, bodies)
+Bodies = tuple[list[Value], list[Value], list[Analysis]]
+_BODIES: dict[str, Callable[..., Bodies]] = {}
 # Primitives that only move or relabel the entries of a leaf (a broadcast if it repeats none).
 MOVES = {
     "transpose",
@@ -188,7 +234,7 @@ def rule(*primitives: str) -> Callable[[Rule], Rule]:
 
 
 def body_rule(*primitives: str) -> Callable[[Callable], Callable]:
-    """Registers a rule for primitives that hold jaxprs; it also returns the inner analyses."""
+    """Registers a rule for primitives that hold jaxprs: their operands, results and bodies."""
 
     def register(function: Callable) -> Callable:
         for name in primitives:
@@ -203,7 +249,13 @@ def known_primitives() -> tuple[str, ...]:
     return tuple(sorted(_RULES | _BODIES))
 
 
-def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Value]) -> Analysis:
+def analyse(
+    walk: Walk,
+    jaxpr: Any,
+    consts: Sequence[Any],
+    inputs: Sequence[Value],
+    constant: Sequence[bool] | None = None,
+) -> Analysis:
     """Runs the rules over a jaxpr.
 
     Args:
@@ -211,30 +263,28 @@ def analyse(walk: Walk, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Valu
       jaxpr: an (open) jaxpr.
       consts: its constants.
       inputs: one value per input variable.
+      constant: which of its results may be constants for those who read them; None for all.
 
     Returns:
       The analysis; its `outputs` are the values of the jaxpr's results.
     """
-    found = Analysis(jaxpr, consts, walk.labels, {}, {}, [])
+    found = Analysis(jaxpr, consts, walk.labels)
     for var, const in zip(jaxpr.constvars, consts, strict=True):
         found.values[var] = _constant(walk, const)
     found.values.update(zip(jaxpr.invars, inputs, strict=True))
+    readers = _Readers(walk, found)
     for index, eqn in enumerate(jaxpr.eqns):
-        operands = [found.value(atom) for atom in eqn.invars]
-        name = eqn.primitive.name
-        if name in _BODIES:
-            outer, walk.outer = walk.outer, (*walk.outer, eqn)
-            results, found.inner[index] = _BODIES[name](walk, eqn, operands)
-            walk.outer = outer
-        elif name in _RULES:
-            results = _RULES[name](walk, eqn, operands)
-        else:
-            results = _unknown(walk, eqn, operands)
-        results = [r if isinstance(r, Value) else Value(r) for r in results]
-        results = _followed(walk, eqn, operands, results)
+        operands = [readers.own(atom) for atom in eqn.invars]
+        used, results = _equation(walk, found, index, eqn, operands)
+        found.operands.append(used)
         for var, result in zip(eqn.outvars, results, strict=True):
             found.values[var] = _with_provenance(eqn, operands, result)
-    found.outputs = [found.value(atom) for atom in jaxpr.outvars]
+        readers.note(eqn.outvars)
+    stay = constant or [True] * len(jaxpr.outvars)
+    found.outputs = [
+        value if may else walk.own_copy(value)
+        for value, may in zip(map(readers.own, jaxpr.outvars), stay, strict=True)
+    ]
     return found
 
 
@@ -262,13 +312,73 @@ def _is_integer(var: Any) -> bool:
     return jax.dtypes.issubdtype(var.aval.dtype, np.integer)
 
 
+class _Readers:
+    """Gives each reader of an array a copy of the axes along which it may be cut as one likes."""
+
+    def __init__(self, walk: Walk, found: Analysis):
+        self.walk, self.found = walk, found
+        jaxpr = found.jaxpr
+        self.count = collections.Counter(map(id, jaxpr.outvars))
+        for eqn in jaxpr.eqns:
+            self.count.update(map(id, eqn.invars))
+        # By variable with several readers, or from outside, where there may be others.
+        self.free: dict[Any, list[int]] = {}
+        for var in jaxpr.invars:
+            self._note(var)
+
+    def note(self, results: Sequence[Any]) -> None:
+        """Results of an equation have been found."""
+        for var in results:
+            if self.count[id(var)] > 1:
+                self._note(var)
+
+    def _note(self, var: Any) -> None:
+        value = self.found.values[var]
+        if not value.is_constant:
+            free = [d for d, axis in enumerate(value.axes) if self.walk.labels.is_free(axis)]
+            if free:
+                self.free[var] = free
+
+    def own(self, atom: Any) -> Value:
+        """The value of an operand, or of a result, for one equation or caller."""
+        value = self.found.value(atom)
+        if isinstance(atom, jex.Literal) or atom not in self.free:
+            return value
+        return self.walk.own_repetitions(value, self.free[atom])
+
+
+def _equation(
+    walk: Walk, found: Analysis, index: int, eqn: Any, operands: list[Value]
+) -> tuple[list[Value], list[Value]]:
+    """(operands as the equation uses them, results); notes the bodies of an equation."""
+    name, fixed = eqn.primitive.name, all(value.is_constant for value in operands)
+    if name in _BODIES:
+        outer, walk.outer = walk.outer, (*walk.outer, eqn)
+        operands, results, found.inner[index] = _BODIES[name](walk, eqn, operands)
+        walk.outer = outer
+        return operands, _followed(walk, eqn, operands, results)
+    if not fixed:
+        operands = [walk.own_copy(value) for value in operands]
+    if name in _RULES:
+        results = _RULES[name](walk, eqn, operands)
+    elif fixed:
+        results = [Value(walk.labels.fresh_axes(var.aval.shape)) for var in eqn.outvars]
+    else:
+        results = _unknown(walk, eqn, operands)
+    results = [each if isinstance(each, Value) else Value(each) for each in results]
+    results = _followed(walk, eqn, operands, results)
+    if fixed:  # whole, so that its entries are mere numbers, whatever of
+        results = [dataclasses.replace(each, is_constant=True, index=None) for each in results]
+    return operands, results
+
+
 def _constant(walk: Walk, const: Any) -> Value:
     axes = walk.labels.fresh_axes(np.shape(const))
     traced = isinstance(const, jax.core.Tracer)
     known = not traced and not jax.dtypes.issubdtype(const.dtype, jax.dtypes.extended)
     array = np.asarray(const) if known and const.size <= 1 << 16 else None
     counts = None if array is None else _counting_axis(array)
-    return Value(axes, array, counts=counts)
+    return Value(axes, array, is_constant=True, counts=counts)
 
 
 def _counting_axis(array: np.ndarray) -> int | None:
@@ -286,7 +396,7 @@ def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
         result = dataclasses.replace(result, summed=operands[0].summed)
     if result.sources:
         return result
-    variable = [v for v in operands if v.const is None]
+    variable = [v for v in operands if not v.is_constant]
     if not variable or not all(v.sources for v in variable):
         return result
     sources = frozenset().union(*(v.sources for v in variable))
