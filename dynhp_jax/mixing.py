@@ -13,8 +13,10 @@ import numpy as np
 from dynhp_jax.jaxprs.collectives import BY_POSITION, written
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE, IDENTITIES
 from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.matrices import OF_LAST_AXES, whole_axes
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
 from dynhp_jax.jaxprs.walk import Analysis
+from dynhp_jax.jaxprs.writing import SCATTERS, listed_axes, window_axes
 
 # (equation, number of the operand) -> the axes of that operand along which positions meet, are
 # left out, doubled or change their places.
@@ -119,6 +121,26 @@ def _convolved(eqn: Any, k: int) -> Sequence[int]:
     return range(len(eqn.invars[k].aval.shape))
 
 
+def _scattered(eqn: Any, k: int) -> Sequence[int]:
+    numbers, shapes = eqn.params["dimension_numbers"], [var.aval.shape for var in eqn.invars]
+    if k == 1:
+        alike = numbers.scatter_indices_batching_dims
+        return [d for d in range(len(shapes[1])) if d not in alike]
+    pairs = window_axes(numbers, len(shapes[0])).items()
+    whole = {(d, u) for d, u in pairs if shapes[0][d] == shapes[2][u]}
+    if k == 0:
+        apart = {d for d, _ in whole} | set(numbers.operand_batching_dims)
+    else:
+        listed = listed_axes(numbers, len(shapes[2]))
+        apart = {u for _, u in whole} | {listed[b] for b in numbers.scatter_indices_batching_dims}
+    return [d for d in range(len(shapes[k])) if d not in apart]
+
+
+def _of_last_axes(eqn: Any, k: int) -> Sequence[int]:
+    first, here = len(eqn.invars[0].aval.shape), len(eqn.invars[k].aval.shape)
+    return range(min(first - whole_axes(eqn), here), here)
+
+
 def _given(name: str) -> Along:
     """The axis or axes that a parameter of the equation holds."""
 
@@ -135,6 +157,8 @@ _ALONG: dict[str, Along] = {
     **dict.fromkeys(CUMULATIVE, _given("axis")),
     **dict.fromkeys(WINDOWS, _windows),
     **dict.fromkeys(("slice", "dynamic_slice"), _resized),
+    **dict.fromkeys(SCATTERS, _scattered),
+    **dict.fromkeys(("fft", *OF_LAST_AXES), _of_last_axes),
     "bitcast_convert_type": _joined,
     "concatenate": _given("dimension"),
     "conv_general_dilated": _convolved,

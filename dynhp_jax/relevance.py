@@ -48,6 +48,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynhp_jax.errors import UserError
+from dynhp_jax.jaxprs.contractions import CONTRACTIONS
 from dynhp_jax.jaxprs.dependence import CONSTANT, DATA, MOVES, STOPS, Kinds, kind_of, kinds
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.evaluate import BODIES, Hook, Run, bind
@@ -61,7 +62,6 @@ _OWN_DERIVATIVE = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"
 _ROUTES = {"max", "min", "select_n"}
 _ROUTES |= {"reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min"}
 _SUMS = {"add", "add_any", "sub", "reduce_sum", "reduce_window_sum", "cumsum"}
-_CONTRACTIONS = {"dot_general", "conv_general_dilated"}
 
 
 def relevant(apply: Callable, rule: str = "z+", epsilon: float = 1e-6) -> Callable:
@@ -166,8 +166,10 @@ class _Relevance(Run):
         several = sum(data) > 1
         if name in MOVES or (name in _ROUTES and (several or name not in ("max", "min"))):
             return _transposed
-        if name in _CONTRACTIONS:
+        if name in CONTRACTIONS:
             return functools.partial(self._contraction, eqn, data)
+        if name == "scatter-add":
+            return functools.partial(self._sum_into, eqn, data)
         if name in _SUMS:
             if several or name not in ("add", "add_any", "sub"):
                 return functools.partial(self._sum, name)
@@ -206,7 +208,8 @@ class _Relevance(Run):
         for a, b in pairs:
 
             def product(a: Any, b: Any = b) -> Any:
-                return bind(eqn, [a, b] if side == 0 else [b, a], **changed)[0]
+                factors = [a, b] if side == 0 else [b, a]
+                return bind(eqn, [*factors, *args[2:]], **changed)[0]
 
             value, back = jax.vjp(product, a)
             total, backs = total + value, [*backs, back]
@@ -217,7 +220,8 @@ class _Relevance(Run):
         first, *others = map(wide, free)
         parts = [first, *(-part if name == "sub" else part for part in others)]
         # Of positive and negative parts alike: the summands, added up as the equation does.
-        add = (lambda *parts: sum(parts)) if len(parts) > 1 else (lambda part: forward(part)[0])
+        alike = len(parts) == 1 or name == "scatter-add"
+        add = (lambda *parts: forward(*parts)[0]) if alike else (lambda *parts: sum(parts))
         if self.rule == "epsilon":
             total, back = jax.vjp(add, *parts)
             each = back(self._quotient(relevance[0], total))
@@ -231,6 +235,21 @@ class _Relevance(Run):
             _positive(part) * up + _negative(part) * down
             for part, up, down in zip(parts, ups, downs, strict=True)
         ]
+
+    def _sum_into(
+        self, eqn: Any, data: list, forward: Callable, free: list, relevance: Any, args: tuple
+    ) -> list:
+        """What is added to entries of an array; constants among them are offsets."""
+        into, indices, updates = args
+        rest = [wide(into), indices, wide(updates)]
+        if self.rule == "z+":
+            rest = [jnp.zeros_like(rest[0]), indices, jnp.zeros_like(rest[2])]
+
+        def added(*free: Any) -> Any:
+            parts = iter(free)
+            return bind(eqn, [next(parts) if d else a for d, a in zip(data, rest, strict=True)])
+
+        return self._sum("scatter-add", added, free, relevance, args)
 
     def _offset(
         self, sign: float, forward: Callable, free: list, relevance: Any, args: tuple

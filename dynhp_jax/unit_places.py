@@ -127,11 +127,14 @@ class UnitPlaces:
         return any(m.role == "in" and m.path in used for m in members)
 
     def _is_read(self, name: str, values: list[Value]) -> bool:
-        """Whether a contraction whose operands share an atom with the group reads its units."""
-        paths = frozenset().union(*(v.sources for v in values)) & set(self.groups.shapes)
-        if not paths:
-            return name not in self.unplaced
-        return any(m.role == "in" and m.path in paths for m in self.groups[name].members)
+        """Whether a contraction whose operands share an atom with the group reads its units.
+
+        The atoms of a last unit may be another axis's, so that a leaf has to say so.
+        """
+        paths = frozenset().union(*(v.sources for v in values))
+        return name not in self.unplaced or any(
+            m.role == "in" and m.path in paths for m in self.groups[name].members
+        )
 
     def _by_atom(self, atoms: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         table = np.full(len(self.traced.labels), -1)

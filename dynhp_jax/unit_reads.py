@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.groups import Groups
+from dynhp_jax.jaxprs.contractions import PRODUCTS, product_axes
 from dynhp_jax.jaxprs.evaluate import Hook
 from dynhp_jax.jaxprs.own_derivatives import READERS, read_by
 from dynhp_jax.jaxprs.trace import Traced
@@ -52,20 +53,19 @@ class UnitReads(Hook):
         self.places.check_met()
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
-        primitive = eqn.primitive.name
-        if primitive not in READERS:
+        if eqn.primitive.name not in READERS:
             return args
         self.reader = eqn
-        if primitive == "reduce_sum":
+        if eqn.primitive.name == "reduce_sum":
             array = args[0]
             for d in eqn.params["axes"]:
                 array = self.at_read(array, values[0], d, self._summed(values, d))
             return [array]
         side = self._data_side(values)
         value, array, kernel = values[side], args[side], args[1 - side]
-        if primitive == "dot_general":
+        if eqn.primitive.name in PRODUCTS:
             leaf = values[1 - side]
-            contracted = eqn.params["dimension_numbers"][0]
+            contracted, _ = product_axes(eqn)
             for d, row in zip(contracted[side], contracted[1 - side], strict=True):
                 for name, units in self.places.units_on(value.axes[d], values).items():
                     if leaf.linear and self.on_rows(name, array, kernel):
@@ -81,7 +81,7 @@ class UnitReads(Hook):
                 units = {name: np.tile(at, repeats) for name, at in units.items()}
             d = (numbers.lhs_spec[1], numbers.rhs_spec[1])[side]
             array = self.at_read(array, value, d, units)
-        return [array, kernel] if side == 0 else [kernel, array]
+        return [*((array, kernel) if side == 0 else (kernel, array)), *args[2:]]
 
     def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
         read = read_by(body, self._reads)
@@ -105,11 +105,10 @@ class UnitReads(Hook):
         if eqn.primitive.name == "reduce_sum":
             return 0, frozenset().union(*(self._summed(values, d) for d in eqn.params["axes"]))
         side = self._data_side(values)
-        numbers = eqn.params["dimension_numbers"]
-        if eqn.primitive.name == "dot_general":
-            axes = [values[side].axes[d] for d in numbers[0][side]]
+        if eqn.primitive.name in PRODUCTS:
+            axes = [values[side].axes[d] for d in product_axes(eqn)[0][side]]
         else:
-            axes = [values[1].axes[numbers.rhs_spec[1]]]
+            axes = [values[1].axes[eqn.params["dimension_numbers"].rhs_spec[1]]]
         return side, frozenset().union(*(self.places.units_on(axis, values) for axis in axes))
 
     def _summed(self, values: list[Value], d: int) -> dict[str, np.ndarray]:

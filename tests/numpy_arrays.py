@@ -44,8 +44,10 @@ def conv(p, x, w):
 
 def _row_axis(numbers, sizes, operand, indices):
     """The axis that is indexed, row by row, by one number each."""
-    axes = getattr(numbers, "start_index_map", None) or numbers.scatter_dims_to_operand_dims
-    gone = getattr(numbers, "collapsed_slice_dims", None) or numbers.inserted_window_dims
+    if hasattr(numbers, "start_index_map"):
+        axes, gone = numbers.start_index_map, numbers.collapsed_slice_dims
+    else:
+        axes, gone = numbers.scatter_dims_to_operand_dims, numbers.inserted_window_dims
     whole = all(sizes[d] == n for d, n in enumerate(operand.shape) if d not in axes)
     if len(axes) != 1 or gone != axes or numbers.operand_batching_dims or not whole:
         return None

@@ -232,6 +232,103 @@ def window_of_examples(x, k):
     return lax.dynamic_update_slice(x, jnp.sin(y), (k.astype(int) % 2, 0))
 
 
+# Writing
+
+
+SCATTERS = ("scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max")
+
+
+@case("exact", *SCATTERS)
+def written_into_rows(x, k):
+    """Units are written whole, into rows of zeros, at known and at computed places."""
+    rows, at = jnp.zeros((B, 4, N)).at[:, 1].set(x), k.astype(int)
+    rows = rows.at[:, at].add(2 * x).at[:, jnp.array([0, 2])].max(x[:, None])
+    rows = rows.at[:, 3].min(lax.stop_gradient(x))
+    rows = rows.at[:, 1:3].multiply(lax.stop_gradient(x)[:, None], unique_indices=True)
+    return rows.reshape(B, -1)
+
+
+@case("exact", "scatter")
+def written_beside(x, k):
+    """The wider result holds some units, which it is told in a window, and others one by one."""
+    y = jnp.zeros((B, N + 4)).at[:, 1:5].set(x[:, :4])
+    return y.at[:, np.array([9, 0, 7])].set(x[:, 3:] * np.arange(1, 4.0))
+
+
+@case("exact", "scatter-add")
+def added_several_times(x, k):
+    return x.at[:, np.array([1, 4, 1])].add(jnp.sin(x[:, :3]))
+
+
+@case([0, 1, 3, 4, 5], "scatter")
+def one_overwritten(x, k):
+    return x.at[:, 2].set(k)
+
+
+@case("exact", "scatter-add")
+def segments_of_examples(x, k):
+    messages = jax.ops.segment_sum(jnp.sin(x), (k.astype(int) + jnp.arange(B)) % B, B)
+    return messages[::-1] * x
+
+
+@case("pinned", "scatter-add")
+def segments_of_units(x, k):
+    return jax.ops.segment_sum(x.T, whole(x[0]) % 3, 3).T
+
+
+@case("pinned", "scatter")
+def written_to_computed_places(x, k):
+    return x.at[:, k.astype(int) + jnp.arange(2)].set(x[:, :2])
+
+
+@case("exact", "scatter")
+def each_example_elsewhere(x, k):
+    """Places of a batch: one for each example."""
+    rows, at = jnp.zeros((B, 3, N)), (k.astype(int) + jnp.arange(B)) % 3
+    return jax.vmap(lambda row, at, x: row.at[at].set(x))(rows, at, x).reshape(B, -1)
+
+
+@case("exact", "dynamic_slice", "dynamic_update_slice")
+def window_at_a_known_place(x, k):
+    y = lax.dynamic_slice(x, (0, 1), (B, 3))
+    return lax.dynamic_update_slice(jnp.cos(x), y, (0, 9))  # as far to the right as it goes
+
+
+# Transforms of whole axes
+
+
+@case("exact", "fft")
+def waves_of_another_axis(x, k):
+    y = jnp.fft.rfft(x[:, None] * np.arange(1, 6.0)[:, None], axis=1)
+    return jnp.fft.irfft(y * jnp.conj(y), n=5, axis=1).reshape(B, -1)
+
+
+@case("pinned", "fft")
+def waves_of_units(x, k):
+    return jnp.fft.fft(x).real
+
+
+@case("exact", "cholesky", "triangular_solve", "eigh", "lu", "qr", "svd")
+def a_matrix_for_each_unit(x, k):
+    matrix = jnp.eye(3) * (2 + x[..., None, None] ** 2) + 0.1 * np.arange(9.0).reshape(3, 3)
+    matrix = matrix + jnp.swapaxes(matrix, -1, -2)
+    y = jnp.linalg.cholesky(matrix) @ jnp.ones(3) + jnp.linalg.eigvalsh(matrix)
+    y = y + lax.linalg.lu(matrix)[0][..., 0] + jnp.abs(jnp.linalg.qr(matrix)[1][..., 0])
+    y = y + jnp.linalg.svd(matrix, compute_uv=False)
+    factor = jnp.tril(matrix)
+    return (y + lax.linalg.triangular_solve(factor, y[..., None], left_side=True)[..., 0]).sum(-1)
+
+
+# Constants and repetitions
+
+
+@case("exact", "iota", "cumsum", "sort")
+def running_constants(x, k):
+    """What holds units back does so only where they are: these are constants."""
+    table = jnp.sort(jnp.cumsum(jnp.sin(jnp.arange(N)))) @ jnp.ones((N, N))
+    return x * table + jnp.fft.fft(jnp.arange(1.0 * N)).real
+
+
 # Reductions
 
 
@@ -380,6 +477,12 @@ def units_as_space(x, k):
         x[..., None], jnp.ones((2, 1, 1)), (1,), "VALID", dimension_numbers=numbers
     )
     return y[..., 0]
+
+
+@case("exact", "ragged_dot_general")
+def experts(x, k):
+    """Units on the side of the rows; hidden units of experts are cut in test_constants."""
+    return x * lax.ragged_dot(x, jnp.ones((2, N, 1)) * k, jnp.array([1, 1]))
 
 
 # Control

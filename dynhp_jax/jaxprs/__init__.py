@@ -8,9 +8,11 @@ from dynhp_jax.jaxprs import (  # noqa: F401  (importing registers the rules)
     control,
     elementwise,
     indexing,
+    matrices,
     reductions,
     resizing,
     shapes,
+    writing,
     zero_rules,
 )
 from dynhp_jax.jaxprs.labels import Labels

@@ -101,7 +101,7 @@ def chosen_dims(
     found = dict(zip(coordinates, indices.index.axes, strict=False))
     fits = len(indices.index.axes) == len(coordinates) and not indices.index.spoiled
     if not fits or not all(d in single for d, axis in found.items() if axis is not None):
-        walk.as_number(indices, "a gather of more than one place")
+        walk.as_number(indices, "a place that is more than one position")
         return {}
     return {d: axis for d, axis in found.items() if axis is not None}
 

@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any
 
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.walk import Contraction, Value, Walk, rule
 
+PRODUCTS = ("dot_general", "ragged_dot_general")
+CONTRACTIONS = (*PRODUCTS, "conv_general_dilated")
+
+
+def product_axes(eqn: Any) -> tuple:
+    """((contracted, contracted), (batch, batch)): axes of the two factors of a matrix product."""
+    if eqn.primitive.name == "dot_general":
+        return eqn.params["dimension_numbers"]
+    return eqn.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+
 
 @rule("dot_general")
 def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
-    lhs, rhs = operands
-    (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
+    return [Value(_product(walk, eqn, *operands))]
+
+
+@rule("ragged_dot_general")
+def _ragged_dot(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    """Products of stretches of rows with a matrix for each: experts. Neither of these are units."""
+    lhs, rhs, *rest = operands
+    for value in rest:
+        walk.pin(value, "the sizes of the groups of a ragged product")
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    for d in numbers.lhs_ragged_dimensions:
+        walk.labels.pin_axis(lhs.axes[d], "rows that lie in groups of a ragged product")
+    for d in numbers.rhs_group_dimensions:
+        walk.labels.pin_axis(rhs.axes[d], "the groups of a ragged product")
+    axes = _product(walk, eqn, lhs, rhs, numbers.rhs_group_dimensions)
+    shape = eqn.outvars[0].aval.shape
+    if len(shape) > len(axes):  # the rows are contracted, those of each group by themselves
+        axes = (*walk.pinned_axes(shape[:1], "the groups of a ragged product"), *axes)
+    return [Value(axes)]
+
+
+def _product(
+    walk: Walk, eqn: Any, lhs: Value, rhs: Value, chosen: Collection[int] = ()
+) -> tuple[Axis, ...]:
+    """The axes of a matrix product.
+
+    Args:
+      walk: of the analysis.
+      eqn: the equation.
+      lhs: one factor.
+      rhs: the other one.
+      chosen: axes of the other one, of which each row of the first meets one position.
+    """
+    (lc, rc), (lb, rb) = product_axes(eqn)
     batch = [
         walk.labels.unify(lhs.axes[i], rhs.axes[j], "batch axes that divide differently")
         for i, j in zip(lb, rb, strict=True)
@@ -22,7 +65,7 @@ def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
         for i, j in zip(lc, rc, strict=True)
     ]
     lhs_free = [a for d, a in enumerate(lhs.axes) if d not in (*lc, *lb)]
-    rhs_free = [a for d, a in enumerate(rhs.axes) if d not in (*rc, *rb)]
+    rhs_free = [a for d, a in enumerate(rhs.axes) if d not in (*rc, *rb, *chosen)]
     for value, free in ((lhs, lhs_free), (rhs, rhs_free)):
         for axis in contracted:
             walk.role(value, "in", axis)
@@ -32,7 +75,10 @@ def _dot_general(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     every = (*batch, *lhs_free, *rhs_free, *contracted)
     flops = 2.0 * math.prod(axis_size(a) for a in every) * walk.repeats
     walk.contractions.append(Contraction(flops, every))
-    return [Value((*batch, *lhs_free, *rhs_free))]
+    made = (*batch, *lhs_free, *rhs_free)
+    for axis in made:  # work is done for each position
+        walk.labels.bind_axis(axis)
+    return made
 
 
 @rule("conv_general_dilated")
@@ -68,6 +114,7 @@ def _conv(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     every = (lhs.axes[ln], *spatial, *(rhs.axes[d] for d in rs), rhs.axes[ri], made)
     flops = 2.0 * math.prod(axis_size(a) for a in every) * walk.repeats
     walk.contractions.append(Contraction(flops, every))
+    walk.bind(Value(tuple(out)))
     return [Value(tuple(out))]
 
 

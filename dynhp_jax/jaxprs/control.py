@@ -102,7 +102,8 @@ def _scan(walk: Walk, eqn: Any, operands: list[Value]) -> Bodies:
     results = _results(walk, start, inner.outputs[:carry])
     for value in inner.outputs[carry:]:
         length = walk.pinned_axes((p["length"],), "the axis that a scan runs over")
-        results.append(Value((*length, *value.axes), is_constant=value.is_constant, index=value.index))
+        axes, constant = (*length, *value.axes), value.is_constant
+        results.append(Value(axes, is_constant=constant, index=value.index))
     return [*operands[:consts], *start, *stacked], results, [inner]
 
 

@@ -21,8 +21,8 @@ Kinds = dict[Analysis, dict[Any, int]]
 STOPS = frozenset({"stop_gradient", "rsqrt"})
 _NAMES = """
 reshape transpose squeeze broadcast_in_dim expand_dims rev slice dynamic_slice dynamic_update_slice
-concatenate stack unstack split tile pad gather convert_element_type reduce_precision copy copy_p
-optimization_barrier device_put sharding_constraint reshard
+concatenate stack unstack split tile pad gather scatter convert_element_type reduce_precision copy
+copy_p optimization_barrier device_put sharding_constraint reshard
 """
 MOVES = frozenset(_NAMES.split())
 # What leaves a reciprocal a reciprocal: moves, factors, powers, bounds and selections.

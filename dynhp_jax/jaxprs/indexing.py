@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from dynhp_jax.jaxprs.choices import chosen_dims, is_position
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.shapes import take
@@ -63,13 +65,26 @@ def _gather(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(tuple(out), sources=sources)]
 
 
+def window_places(
+    starts: list[Value], shape: tuple[int, ...], sizes: tuple[int, ...]
+) -> dict[int, np.ndarray]:
+    """The positions of a window, by axis along which it is smaller and lies at a known place."""
+    return {
+        d: np.clip(start.const.item(), 0, size - n) + np.arange(n)
+        for d, (start, size, n) in enumerate(zip(starts, shape, sizes, strict=True))
+        if n != size and start.const is not None
+    }
+
+
 @rule("dynamic_slice")
 def _dynamic_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
-    value, axes = operands[0], []
-    places = operands[1:]
-    for axis, size, at in zip(value.axes, eqn.params["slice_sizes"], places, strict=True):
+    (value, *starts), axes, sizes = operands, [], eqn.params["slice_sizes"]
+    places = window_places(starts, eqn.invars[0].aval.shape, sizes)
+    for d, (axis, size, at) in enumerate(zip(value.axes, sizes, starts, strict=True)):
         if axis_size(axis) == size:
             axes.append(axis)
+        elif d in places:
+            axes.append(take(walk, axis, places[d]))
         elif size == 1 and is_position(at):
             walk.labels.unify(axis, at.index.axes[0], "a slice of an axis that divides differently")
             axes.append(walk.pinned_axes((1,), "a window at a computed place")[0])
@@ -79,19 +94,6 @@ def _dynamic_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
             axes.append(walk.pinned_axes((size,), "a window at a computed place")[0])
     # Where the window lies is the same for all examples, so that it is a part of the leaf.
     return [Value(tuple(axes), sources=value.sources)]
-
-
-@rule("dynamic_update_slice")
-def _dynamic_update_slice(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
-    value, update, axes = operands[0], operands[1], []
-    for axis, part in zip(value.axes, update.axes, strict=True):
-        if axis_size(axis) == axis_size(part):
-            axes.append(walk.labels.unify(axis, part, "an update that divides differently"))
-        else:
-            walk.labels.pin_axis(axis, "an update at a computed place")
-            walk.labels.pin_axis(part, "an update at a computed place")
-            axes.append(axis)
-    return [Value(tuple(axes))]
 
 
 @rule("random_bits")

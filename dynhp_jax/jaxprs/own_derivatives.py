@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax.extend import core as jex
 
 from dynhp_jax.jaxprs.constants import CALLS
+from dynhp_jax.jaxprs.contractions import CONTRACTIONS
 from dynhp_jax.jaxprs.walk import MOVES, Analysis, Value
 
 # Equations that may read units from an operand.
-READERS = frozenset({"dot_general", "conv_general_dilated", "reduce_sum"})
+READERS = frozenset({*CONTRACTIONS, "reduce_sum"})
 # (equation, operand values) -> the operand that it reads units from, and the groups of these.
 Reader = Callable[[Any, list[Value]], tuple[int, frozenset[str]]]
 

@@ -43,8 +43,9 @@ def _sort(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
         for k, axis in enumerate(value.axes):
             axes[k] = walk.labels.unify(axes[k], axis, "sorted axes that divide differently")
     walk.labels.pin_axis(axes[d], "an axis that is sorted")
+    gone, axes[d] = axes[d], walk.pinned_axes((axis_size(axes[d]),), "an axis that is sorted")[0]
     for value in operands:  # places along it, as of argsort, are no less numbers
-        index = Index((axes[d],), spoiled=True) if value.counts == d else None
+        index = Index((gone,), spoiled=True) if value.counts == d else None
         out.append(Value(tuple(axes), index=index))
     return out
 

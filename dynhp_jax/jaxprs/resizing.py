@@ -15,9 +15,10 @@ import numpy as np
 from jax import lax
 
 from dynhp_jax.jaxprs.evaluate import RESIZE, Run, bind
-from dynhp_jax.jaxprs.indexing import static_gather_axis
+from dynhp_jax.jaxprs.indexing import static_gather_axis, window_places
 from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.shardings import take
+from dynhp_jax.jaxprs.writing import SCATTERS, written_places
 
 
 def _resize(*names: str) -> Callable:
@@ -130,7 +131,49 @@ def _gather(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
 
 @_resize("dynamic_slice")
 def _dynamic_slice(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
-    return bind(eqn, args, slice_sizes=run.shape(outs[0]))
+    starts = _starts(run, ins[0], ins[1:], args[1:], eqn.params["slice_sizes"])
+    return bind(eqn, [args[0], *starts], slice_sizes=run.shape(outs[0]))
+
+
+@_resize("dynamic_update_slice")
+def _dynamic_update_slice(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    if not args[1].size:
+        return [args[0]]
+    starts = _starts(run, ins[0], ins[2:], args[2:], eqn.invars[1].aval.shape)
+    return bind(eqn, [*args[:2], *starts])
+
+
+def _starts(run: Run, value: Any, starts: list, args: list, sizes: tuple[int, ...]) -> list:
+    """Where windows at known places start among the positions that are left."""
+    shape, args = tuple(map(axis_size, value.axes)), list(args)
+    for d, places in window_places(starts, shape, sizes).items():
+        alive = run.alive(value.axes[d])
+        if not alive.all():
+            args[d] = lax.full_like(args[d], int(alive[: places[0]].sum()))
+    return args
+
+
+@_resize(*SCATTERS)
+def _scatter(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
+    value, updates = ins[0], args[2]
+    places = written_places(eqn, ins[1])
+    cut = {d: run.alive(value.axes[d]) for d in places if run.is_cut(value.axes[d])}
+    if not updates.size:
+        return [args[0]]
+    if not cut:
+        return bind(eqn, args)
+    numbers, indices = eqn.params["dimension_numbers"], np.array(ins[1].const)
+    for k, d in enumerate(numbers.scatter_dims_to_operand_dims):
+        if d not in cut:
+            continue
+        rank = np.cumsum(cut[d]) - cut[d]  # positions left before each of them
+        if indices.ndim == 2:
+            indices = rank[places[d][cut[d][places[d]]]][:, None]
+        else:
+            indices[k] = rank[places[d][0]]
+    # Of the type of those that they replace: inside shard_map they may be 'varying'.
+    none = lax.full_like(args[1], 0, shape=indices.shape)
+    return bind(eqn, [args[0], none + jnp.asarray(indices, args[1].dtype), updates])
 
 
 @_resize("div")

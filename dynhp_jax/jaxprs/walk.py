@@ -44,8 +44,8 @@ class Value:
     Attributes:
       axes: labels of each axis.
       const: the array itself where it is known without running the model (indices), else None.
-      is_constant: whether it depends on no variable and no input. It stays whole, and whatever reads
-        it cuts a copy of its own; so it ties no two readers.
+      is_constant: whether it depends on no variable and no input. It stays whole, and each reader
+        cuts a copy of its own; so it ties no two readers.
       sources: paths of the leaves of the variables that it was computed from, if from those alone;
         empty for whatever depends on an input.
       linear: whether it is a leaf up to transposition, reshape or a change of dtype.

@@ -12,7 +12,7 @@ from dynhp_jax.jaxprs.elementwise import ELEMENTWISE, IDENTITIES
 from dynhp_jax.jaxprs.indexing import static_gather_axis
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
 from dynhp_jax.jaxprs.shapes import stretches
-from dynhp_jax.jaxprs.walk import Analysis
+from dynhp_jax.jaxprs.walk import Value
 from dynhp_jax.jaxprs.zeros import (
     LOUD,
     NIL,
@@ -42,10 +42,10 @@ _OF_THE_FIRST |= {"shift_right_logical"}
 
 
 @zero_rule(*ELEMENTWISE)
-def _elementwise(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _elementwise(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     shape, name = eqn.outvars[0].aval.shape, eqn.primitive.name
     sizes = [var.aval.shape for var in eqn.invars]
-    consts = [analysis.value(atom).const for atom in eqn.invars]
+    consts = [value.const for value in values]
     kept = name in _OF_ZERO_ZERO or _is_power(eqn, consts)
     axes, nil = [], []
     for d in range(-1, len(shape)):  # -1: of the numbers themselves, for `nil`
@@ -99,7 +99,7 @@ def _high(bound: np.ndarray) -> bool:
 
 
 @zero_rule(*IDENTITIES)
-def _identity(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> list[Known]:
+def _identity(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> list[Known]:
     return operands
 
 
@@ -107,13 +107,13 @@ def _identity(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known])
 
 
 @zero_rule("transpose")
-def _transpose(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _transpose(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     (known,) = operands
     return Known(known.data, tuple(known.axes[d] for d in eqn.params["permutation"]), known.nil)
 
 
 @zero_rule("squeeze")
-def _squeeze(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _squeeze(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     return _without(operands[0], eqn.params["dimensions"])
 
 
@@ -123,7 +123,7 @@ def _without(known: Known, gone: Iterable[int]) -> Known:
 
 
 @zero_rule("broadcast_in_dim")
-def _broadcast_in_dim(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _broadcast_in_dim(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     known, shape, small = operands[0], eqn.params["shape"], eqn.invars[0].aval.shape
     source = {d: k for k, d in enumerate(eqn.params["broadcast_dimensions"])}
     axes = (
@@ -134,10 +134,10 @@ def _broadcast_in_dim(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list
 
 
 @zero_rule("reshape")
-def _reshape(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _reshape(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     known, shape = operands[0], eqn.params["new_sizes"]
     order = eqn.params["dimensions"] or range(len(known.axes))
-    labels = [analysis.value(eqn.invars[0]).axes[d] for d in order]
+    labels = [values[0].axes[d] for d in order]
     states, sizes = [known.axes[d] for d in order], [eqn.invars[0].aval.shape[d] for d in order]
     axes = [SAME] * len(shape)
     if 0 in shape:
@@ -151,7 +151,7 @@ def _reshape(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) 
 
 
 @zero_rule("rev", "slice", "dynamic_slice", "tile", *CUMULATIVE)
-def _along(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _along(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     known = operands[0]
     if eqn.primitive.name == "cumlogsumexp":
         return result(operands, (LOUD,) * len(known.axes))
@@ -159,23 +159,23 @@ def _along(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) ->
 
 
 @zero_rule("sort", "split")
-def _each(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> list[Known]:
+def _each(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> list[Known]:
     several = len(operands) > 1
     return operands if several else operands * len(eqn.outvars)
 
 
 @zero_rule("top_k")
-def _top_k(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> list[Known]:
+def _top_k(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> list[Known]:
     return [operands[0], result(operands, (LOUD,) * len(operands[0].axes))]
 
 
 @zero_rule("unstack")
-def _unstack(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _unstack(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     return _without(operands[0], (eqn.params["axis"],))
 
 
 @zero_rule("stack", "concatenate", "dynamic_update_slice")
-def _joined(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _joined(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     p, name = eqn.params, eqn.primitive.name
     parts = operands[:2] if name == "dynamic_update_slice" else operands
     axes = [added(known.along(d) for known in parts) for d in range(len(parts[0].axes))]
@@ -187,7 +187,7 @@ def _joined(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -
 
 
 @zero_rule("pad")
-def _pad(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _pad(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     known, filling = operands
     axes = [
         LOUD if state == SAME and padded != (0, 0, 0) else added([state, filling.along(0)])
@@ -197,16 +197,16 @@ def _pad(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> K
 
 
 @zero_rule("iota")
-def _iota(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _iota(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     along = eqn.params["dimension"]
     return Known(False, tuple(OWN if d == along else SAME for d in range(len(eqn.params["shape"]))))
 
 
 @zero_rule("gather")
-def _gather(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _gather(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     known, indices = operands
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
-    static = static_gather_axis(eqn, analysis.value(eqn.invars[1]))
+    static = static_gather_axis(eqn, values[1])
     left_out = {static, *numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
     # Rows of a table that the data choose: an embedding makes its units.
     made = ZERO if indices.data and not known.data else OWN
@@ -227,18 +227,18 @@ def _gather(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -
 
 
 @zero_rule(*REDUCTIONS, *BY_POSITION)
-def _reduce(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _reduce(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     (known,), name = operands, eqn.primitive.name
     gone = [d for d in eqn.params.get("axes", ()) if isinstance(d, int)]
     if name == "reduce_sum":
-        value = analysis.value(eqn.invars[0])
+        value = values[0]
         for d in gone:  # `resizing` adds up numbers that are known beforehand at full size: a count
             zeros.sum(eqn, value.axes[d], NIL if value.const is not None else known.along(d))
     return _without(known, gone)
 
 
 @zero_rule(*WINDOWS)
-def _window(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> list[Known]:
+def _window(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> list[Known]:
     return [
         Known(known.data, tuple(LOUD if s == SAME else s for s in known.axes), known.nil)
         for known in operands[: len(eqn.outvars)]
@@ -249,9 +249,9 @@ def _window(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -
 
 
 @zero_rule("dot_general")
-def _dot_general(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _dot_general(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
-    value = analysis.value(eqn.invars[0])
+    value = values[0]
     for i, j in zip(lc, rc, strict=True):
         zeros.read(value.axes[i], operands, _met(operands, i, j))
     lhs, rhs = operands
@@ -287,11 +287,11 @@ def _made(operands: list[Known], met: int, left: int, right: int) -> int:
 
 
 @zero_rule("conv_general_dilated")
-def _conv(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> Known:
+def _conv(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     (ln, lf, *_), (ro, ri, *_) = numbers.lhs_spec, numbers.rhs_spec
     lhs, rhs = operands
-    zeros.read(analysis.value(eqn.invars[1]).axes[ri], operands, _met(operands, lf, ri))
+    zeros.read(values[1].axes[ri], operands, _met(operands, lf, ri))
     made = _of_kernel(operands, 1, rhs.along(ro))
     if groups > 1 and eqn.invars[1].aval.shape[ro] == groups:  # a scale of each channel
         made = _made(operands, _met(operands, lf, ro), lhs.along(lf), rhs.along(ro))

@@ -21,7 +21,7 @@ from jax.extend import core as jex
 from dynhp_jax.jaxprs.control import scan_counts
 from dynhp_jax.jaxprs.labels import Axis
 from dynhp_jax.jaxprs.naming import Reduced
-from dynhp_jax.jaxprs.walk import Analysis, Walk
+from dynhp_jax.jaxprs.walk import Analysis, Value, Walk
 
 # What an array holds, along one of its axes, at a unit that is made as zero:
 NIL = 0  # zero, as everywhere
@@ -46,12 +46,12 @@ class Known:
         return SAME if repeated or not self.axes else self.axes[d]
 
 
-Rule = Callable[["Zeros", Analysis, Any, list[Known]], "Known | list[Known]"]
+Rule = Callable[["Zeros", list[Value], Any, list[Known]], "Known | list[Known]"]
 RULES: dict[str, Rule] = {}
 
 
 def zero_rule(*primitives: str) -> Callable[[Rule], Rule]:
-    """Registers a rule (pass, analysis, equation, operands) -> result or results, by names."""
+    """Registers a rule (pass, values, equation, operands) -> result or results, by names."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(primitives, function))
@@ -121,7 +121,7 @@ class Zeros:
                 results = BODIES.get(name, _call)(self, eqn, analysis.inner[index], operands)
                 self.outer = outer
             else:
-                results = RULES.get(name, unknown)(self, analysis, eqn, operands)
+                results = RULES.get(name, unknown)(self, analysis.operands[index], eqn, operands)
             if isinstance(results, Known):
                 results = [results] * len(eqn.outvars)
             known.update(zip(eqn.outvars, results, strict=True))
@@ -143,7 +143,7 @@ def constant(array: np.ndarray | None, rank: int) -> Known:
     return Known(False, (OWN,) * rank, array is not None and not np.any(array))
 
 
-def unknown(zeros: Zeros, analysis: Analysis, eqn: Any, operands: list[Known]) -> list[Known]:
+def unknown(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> list[Known]:
     """Results that may be anything."""
     return [result(operands, (LOUD,) * len(var.aval.shape)) for var in eqn.outvars]
 
