@@ -184,9 +184,9 @@ class _Gates(UnitReads):
 
     def _chosen_in(self, body: Analysis) -> str | None:
         """A group whose units are chosen among, or reduced, inside a function."""
-        for eqn in body.jaxpr.eqns:
+        for eqn, operands in zip(body.jaxpr.eqns, body.operands, strict=True):
             for d in reduced_axes(eqn) if eqn.primitive.name in LEFT_OUT else ():
-                for name in self.places.chosen_on(body.value(eqn.invars[0]).axes[d]):
+                for name in self.places.chosen_on(operands[0].axes[d]):
                     return name
         inner = (self._chosen_in(each) for bodies in body.inner.values() for each in bodies)
         return next((name for name in inner if name is not None), None)

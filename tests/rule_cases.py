@@ -235,15 +235,13 @@ def window_of_examples(x, k):
 # Writing
 
 
-SCATTERS = ("scatter", "scatter-add", "scatter-mul", "scatter-min", "scatter-max")
-
-
-@case("exact", *SCATTERS)
+@case("exact", "scatter", *(f"scatter-{n}" for n in ("add", "sub", "mul", "min", "max")))
 def written_into_rows(x, k):
     """Units are written whole, into rows of zeros, at known and at computed places."""
     rows, at = jnp.zeros((B, 4, N)).at[:, 1].set(x), k.astype(int)
     rows = rows.at[:, at].add(2 * x).at[:, jnp.array([0, 2])].max(x[:, None])
     rows = rows.at[:, 3].min(lax.stop_gradient(x))
+    rows = rows.at[:, 2].subtract(jnp.sin(x))
     rows = rows.at[:, 1:3].multiply(lax.stop_gradient(x)[:, None], unique_indices=True)
     return rows.reshape(B, -1)
 
@@ -317,6 +315,25 @@ def a_matrix_for_each_unit(x, k):
     y = y + jnp.linalg.svd(matrix, compute_uv=False)
     factor = jnp.tril(matrix)
     return (y + lax.linalg.triangular_solve(factor, y[..., None], left_side=True)[..., 0]).sum(-1)
+
+
+@case("exact", "eig", "hessenberg", "householder_product", "schur", "tridiagonal")
+def without_derivatives(x, k):
+    """Of constants for each unit: JAX has no derivatives of these."""
+    matrix = lax.stop_gradient(jnp.sin(x)[..., None, None]) + np.arange(9.0).reshape(3, 3)
+    y = lax.linalg.eig(matrix)[0].real.sum(-1) + jnp.abs(lax.linalg.schur(matrix)[0]).sum((-1, -2))
+    reflected, taus = lax.linalg.hessenberg(matrix)
+    y = y + lax.linalg.householder_product(reflected[..., 1:, :-1], taus).sum((-1, -2))
+    symmetric = matrix + jnp.swapaxes(matrix, -1, -2)
+    return x * (y + lax.linalg.tridiagonal(symmetric)[1].sum(-1))
+
+
+@case("exact", "tridiagonal_solve")
+def a_band_for_each_unit(x, k):
+    side = jnp.broadcast_to(lax.stop_gradient(jnp.sin(x))[..., None], (B, N, 4))
+    at = jnp.arange(4)
+    y = lax.linalg.tridiagonal_solve(side * (at > 0), 4 + side, side * (at < 3), side[..., None])
+    return x * y.sum((-1, -2))
 
 
 # Constants and repetitions

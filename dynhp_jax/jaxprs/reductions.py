@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.naming import Reduced
 from dynhp_jax.jaxprs.walk import Index, Value, Walk, rule
 

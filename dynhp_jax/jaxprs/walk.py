@@ -354,9 +354,9 @@ def _equation(
     name, fixed = eqn.primitive.name, all(value.is_constant for value in operands)
     if name in _BODIES:
         outer, walk.outer = walk.outer, (*walk.outer, eqn)
-        operands, results, found.inner[index] = _BODIES[name](walk, eqn, operands)
+        used, results, found.inner[index] = _BODIES[name](walk, eqn, operands)
         walk.outer = outer
-        return operands, _followed(walk, eqn, operands, results)
+        return used, _followed(walk, eqn, operands, results)
     if not fixed:
         operands = [walk.own_copy(value) for value in operands]
     if name in _RULES:
