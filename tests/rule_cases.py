@@ -77,6 +77,13 @@ def without_derivative(x, k):
     return x * y
 
 
+@case("exact", "igamma_grad_a", "mulhi")
+def rarely_met(x, k):
+    y = lax.stop_gradient(1 + x * x)
+    high = lax.mulhi(whole(x) << 20, whole(x) << 16).astype(x.dtype)
+    return x * (lax.igamma_grad_a(y, y + 1) + high)
+
+
 @case("exact", "bessel_i0e", "bessel_i1e", "regularized_incomplete_beta")
 def special(x, k):
     y = lax.stop_gradient(1 + x * x)
@@ -364,6 +371,13 @@ def product(x, k):
     return x * jnp.prod(x, 1, keepdims=True)
 
 
+@case("flagged", "reduce")
+def sum_and_largest(x, k):
+    y = lax.stop_gradient(x)
+    both = lax.reduce((y, y), (0.0, 0.0), lambda a, b: (a[0] + b[0], lax.max(a[1], b[1])), (1,))
+    return x * sum(both)[:, None]
+
+
 @case("flagged", "reduce_and", "reduce_or", "reduce_xor")
 def any_all(x, k):
     some = (x > 0).any(1, keepdims=True) & (x < 9).all(1, keepdims=True)
@@ -561,6 +575,13 @@ def dropped_out(x, k):
     """Units that are left see the noise that they would have seen."""
     key = jax.random.split(jax.random.fold_in(jax.random.key(3), 1))[0]
     return jnp.where(jax.random.bernoulli(key, 0.7, x.shape), x, 0.0)
+
+
+@case("exact", "rng_bit_generator")
+def bits_of_a_generator(x, k):
+    state = k.astype(jnp.uint32) + jnp.arange(4, dtype=jnp.uint32)
+    _, y = lax.rng_bit_generator(state, x.shape)
+    return x * (y >> 30).astype(x.dtype)
 
 
 @case("exact", "random_unwrap", "random_wrap")

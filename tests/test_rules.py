@@ -23,6 +23,7 @@ from dynhp_jax.surgery import cut, resized
 ELSEWHERE = {
     "all_gather",
     "axis_index",
+    "call",
     "checkpoint",
     "closed_call",
     "copy",

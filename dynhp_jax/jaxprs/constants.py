@@ -14,6 +14,7 @@ from jax.extend import core as jex
 CALLS = (
     "jit",
     "pjit",
+    "call",
     "closed_call",
     "core_call",
     "remat",

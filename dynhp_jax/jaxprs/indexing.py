@@ -102,6 +102,13 @@ def _random_bits(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value((*keys, *walk.labels.fresh_axes(eqn.params["shape"])))]
 
 
+@rule("rng_bit_generator")
+def _rng_bit_generator(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    walk.pin(operands[0], "a random key")
+    keys = walk.pinned_axes(eqn.outvars[0].aval.shape, "a random key")
+    return [Value(keys), Value(walk.labels.fresh_axes(eqn.params["shape"]))]
+
+
 @rule(
     "random_wrap", "random_unwrap", "random_seed", "random_fold_in", "random_split", "random_clone"
 )

@@ -29,6 +29,18 @@ def _reduce(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     return [Value(axes, summed=(*value.summed, *reduced))]
 
 
+@rule("reduce")
+def _reduce_by_function(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
+    values, gone = operands[: len(eqn.outvars)], eqn.params["dimensions"]  # the rest are scalars
+    axes = list(values[0].axes)
+    for value in values[1:]:
+        for k, axis in enumerate(value.axes):
+            axes[k] = walk.labels.unify(axes[k], axis, "reduced axes that divide differently")
+    for d in gone:
+        walk.labels.flag_axis(axes[d], "reduced by 'reduce'")
+    return [Value(tuple(axis for d, axis in enumerate(axes) if d not in gone)) for _ in values]
+
+
 @rule(*CUMULATIVE)
 def _along(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
     reason = f"an axis of '{eqn.primitive.name}'"

@@ -54,11 +54,11 @@ def _tile(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
     return bind(eqn, args, reps=tuple(copies))
 
 
-@_resize("iota", "random_bits")
+@_resize("iota", "random_bits", "rng_bit_generator")
 def _at_full_size(run: Run, eqn: Any, ins: list, outs: list, args: list) -> list:
     # The values belong to positions: made for all of them, then taken, so that the units that
     # survive see what they would have seen.
-    return [run.cut(bind(eqn, args)[0], outs[0])]
+    return [run.cut(result, value) for result, value in zip(bind(eqn, args), outs, strict=True)]
 
 
 @_resize("slice")

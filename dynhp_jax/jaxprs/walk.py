@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -247,6 +248,12 @@ def body_rule(*primitives: str) -> Callable[[Callable], Callable]:
 def known_primitives() -> tuple[str, ...]:
     """Names of all primitives that have a rule."""
     return tuple(sorted(_RULES | _BODIES))
+
+
+def family(primitive: str) -> str:
+    """The first sentence about the rules of a primitive's family."""
+    module = sys.modules[(_RULES | _BODIES)[primitive].__module__]
+    return (module.__doc__ or "").strip().splitlines()[0]
 
 
 def analyse(
