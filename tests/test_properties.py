@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from architectures import Seeded, random_case
+from architectures import Seeded, random_case, sharing
 from architectures.check import check
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,7 +52,7 @@ def test_masked_equals_cut(data):
     """What hypothesis comes up with; a failure shrinks to the smallest architecture."""
     with jax.enable_x64(True):
         draw = Drawn(data)
-        case = random_case(draw)
+        case = random_case(draw, sharing.BLOCKS * 2)
         result = check(case, draw)
         assert result["error"] < TOLERANCE, (case.blocks, result)
 
@@ -66,6 +66,13 @@ def test_masked_equals_cut_in_all_blocks(x64):
     assert noted["compared"] >= 0.9 * len(seeds)
     rare = {block: count for block, count in noted["blocks"].items() if count < 2}
     assert len(rare) <= 5, rare
+
+
+def test_masked_equals_cut_where_layers_share_and_write(x64):
+    """Tables for two layers, and features that are written at given places."""
+    noted = run(range(12), sharing.BLOCKS * 12)
+    assert not noted["failures"]
+    assert sum(name.startswith(("shared", "written")) for name in noted["blocks"]) >= 8
 
 
 @pytest.mark.parametrize("seed", [3440])
@@ -104,14 +111,14 @@ def sample() -> list[int]:
     return seeds
 
 
-def run(seeds):
+def run(seeds, more=()):
     """Checks the architectures of some seeds; what was found, as it is noted."""
     start, worst = time.time(), 0.0
     counts = {name: collections.Counter() for name in ("blocks", "forms")}
     failures, units, compared = [], 0, 0
     for seed in seeds:
         draw = Seeded(seed)
-        case = random_case(draw)
+        case = random_case(draw, more)
         try:
             result = check(case, draw)
         except Exception as problem:  # noted; the long run goes on

@@ -14,10 +14,10 @@ from typing import Any
 
 import jax
 
-from architectures import features, images, layers, sequences
+from architectures import features, images, layers, sequences, sharing
 from architectures.net import Net, Seeded
 
-__all__ = ["Case", "Seeded", "random_case"]
+__all__ = ["Case", "Seeded", "random_case", "sharing"]
 
 BATCH = 2
 
@@ -67,7 +67,7 @@ def chain(net, shape, length):
     functions = []
     for _ in range(length):
         special = OF_RANK[len(shape)]
-        options = special if special and net.draw.integer(0, 2) else ANY
+        options = special if special and net.draw.integer(0, 2) else (*ANY, *net.more)
         if len(shape) == 4 and max(shape[1:3]) > 8:
             options = [images.pool]
         block = net.draw.pick(options)
@@ -83,9 +83,12 @@ def chain(net, shape, length):
     return run, shape
 
 
-def random_case(draw):
-    """Some blocks on images, sequences, tokens or rows, perhaps down to rows, and a dense head."""
-    net = Net(draw)
+def random_case(draw, more=()):
+    """Some blocks on images, sequences, tokens or rows, perhaps down to rows, and a dense head.
+
+    Blocks of `more` are drawn with those of any shape.
+    """
+    net = Net(draw, more)
     kind = draw.pick(["rows", "sequence", "tokens", "image", "image"])
     parts = []
     if kind == "rows":

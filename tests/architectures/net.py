@@ -21,8 +21,8 @@ class Seeded:
 class Net:
     """Collects the parameters and the names of the blocks while an architecture is drawn."""
 
-    def __init__(self, draw):
-        self.draw, self.params, self.blocks = draw, {}, []
+    def __init__(self, draw, more=()):
+        self.draw, self.params, self.blocks, self.more = draw, {}, [], more
         self.rng = np.random.default_rng(draw.integer(0, 2**16))
 
     def width(self, low=2):
