@@ -129,12 +129,18 @@ class UnitPlaces:
     def _is_read(self, name: str, values: list[Value]) -> bool:
         """Whether a contraction whose operands share an atom with the group reads its units.
 
-        The atoms of a last unit may be another axis's, so that a leaf has to say so.
+        Leaves that read units say whose; others (a number that is repeated along them) do not.
         """
-        paths = frozenset().union(*(v.sources for v in values))
-        return name not in self.unplaced or any(
-            m.role == "in" and m.path in paths for m in self.groups[name].members
-        )
+        paths = frozenset().union(*(v.sources for v in values)) & self._readers
+        if not paths:
+            return name not in self.unplaced
+        return any(m.role == "in" and m.path in paths for m in self.groups[name].members)
+
+    @functools.cached_property
+    def _readers(self) -> frozenset[Path]:
+        """The leaves that read the units of some group."""
+        members = (m for group in self.groups.values() for m in group.members)
+        return frozenset(m.path for m in members if m.role == "in")
 
     def _by_atom(self, atoms: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         table = np.full(len(self.traced.labels), -1)
