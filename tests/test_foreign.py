@@ -225,7 +225,7 @@ def test_transformer_says_what_stays_and_why():
         }
         assert pinned(groups) == {
             ("params/decoder/Embed_0/embedding/value", 0): "rows chosen by computed indices",
-            ("inputs/0", 1): "a window at a computed place",
+            ("inputs/0", 1): "an output",
             **({} if tied else outputs),
         }
         block = "decoder/encoderdecoderblock_"
