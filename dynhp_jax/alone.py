@@ -13,14 +13,33 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax import plans, train_state
+from dynhp_jax import plans, schema, train_state
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.network import Network
-from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of, lists_of
+from dynhp_jax.run_state import (
+    BEST,
+    KEEPS,
+    MEMORY,
+    PLAN,
+    Keeps,
+    Plan,
+    Run,
+    check_keeps,
+    keeps_of,
+    lists_of,
+)
 from dynhp_jax.runs import Trainer
 from dynhp_jax.stacking import member_of
 from dynhp_jax.train_state import TrainState
+
+_ALONE = schema.fields(
+    {"batch_in_use": schema.POSITIVE, "keeps": KEEPS, "plan": schema.optional(PLAN)}
+)
+_MEMBER = schema.fields(
+    {"batch": schema.POSITIVE, "keeps": KEEPS, "alone": _ALONE, "memory_kib": MEMORY, "best": BEST}
+)
+HOST = schema.fields({"members": schema.list_of(_MEMBER, 1)})  # what `replicas.host_part` gives
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -146,7 +165,15 @@ def network_in(trainer: Trainer, host: Mapping[str, Any]) -> Network:
 
 
 def state_shapes(trainer: Trainer, host: Mapping[str, Any]) -> TrainState:
-    """The stacked state's shapes and types that belong to a `replicas.host_part`."""
+    """The stacked state's shapes and types that belong to a `replicas.host_part`.
+
+    Raises:
+      schema.Unfit: it lacks a field, as another version's may, or holds what these runs cannot.
+    """
+    schema.check(host, HOST)
+    for member in host["members"]:
+        for keeps in (member["keeps"], member["alone"]["keeps"]):
+            check_keeps(keeps, trainer.whole.groups)
     one = train_state.state_shapes(network_in(trainer, host), trainer.config, trainer.tx)
     count = len(host["members"])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)

@@ -3,20 +3,20 @@
 A checkpoint is a directory named after its epoch:
 
     000012/manifest.json   sha256 of every other file; written last
-    000012/host.json       what is not an array: spec, batch size, surviving units, history
+    000012/host.json       the epoch, and what is no array: spec, batch size, surviving units, ...
     000012/state/          the arrays, by orbax
 
 It is written under another name, flushed to the disk, and renamed: a run that is killed at any
 moment leaves whole checkpoints and, at worst, a directory that is never looked at and that the next
 run removes. The spec in `host.json` says which shapes to expect, so arrays are restored exactly as
-they were; nothing is padded or cut to fit.
+they were; nothing is padded or cut to fit. The epoch stands inside, too, so that a directory with
+another name is not taken for the checkpoint of another epoch.
 """
 
 import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,15 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from dynhp_jax import disk, json_files, schema
 from dynhp_jax.errors import UserError
 from dynhp_jax.jaxprs.trace import path_name
 
 _HOST = "host.json"
 _MANIFEST = "manifest.json"
 _STATE = "state"
-_TEMPORARY = ".unfinished-"
+_EPOCH = "epoch"  # in the host part
+_DIGESTS = schema.mapping_of(schema.SHA256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +53,8 @@ def save(directory: Path, epoch: int, state: Any, host: dict[str, Any], keep: in
     """Writes a checkpoint, all of it or nothing, and removes all but the newest `keep`.
 
     Args:
-      directory: where the checkpoints of a run lie; made if missing.
+      directory: where the checkpoints of a run lie; made if missing, in one that exists: a run
+        whose directory was removed must not make another one.
       epoch: how many epochs are behind `state`.
       state: a pytree of arrays.
       host: what JSON can hold; `restore` shows it to the caller to learn the shapes of the state.
@@ -59,30 +62,39 @@ def save(directory: Path, epoch: int, state: Any, host: dict[str, Any], keep: in
 
     Raises:
       OSError: the disk is full or read-only; what was there before is untouched.
+      UserError: somebody removed it while it was written.
     """
     directory = Path(directory).absolute()
-    directory.mkdir(parents=True, exist_ok=True)
-    unfinished = directory / f"{_TEMPORARY}{epoch:06d}"
-    _remove(unfinished)
+    directory.mkdir(exist_ok=True)
+    final = directory / f"{epoch:06d}"
+    unfinished = final.with_name(f"{disk.UNFINISHED}{final.name}")
+    disk.remove(unfinished)
     unfinished.mkdir()
     try:
-        _check_room(unfinished / "room", state)
-        with naming(directory), _disk_errors(directory):
+        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+        disk.check_room(unfinished / "room", 2 * size + 2**18)
+        with disk.naming(directory), disk.disk_errors(directory):
             with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
                 orbax.save(unfinished / _STATE, args=ocp.args.StandardSave(state))
-            (unfinished / _HOST).write_text(json.dumps(host))
+            content = json.dumps({_EPOCH: epoch, **host}, allow_nan=False)
+            (unfinished / _HOST).write_text(content)
             (unfinished / _MANIFEST).write_text(json.dumps(_digests(unfinished), indent=1))
-            for path in [*_files(unfinished), unfinished]:
-                _flush(path)
-            final = directory / f"{epoch:06d}"
-            _remove(final)
+            for path in [*disk.files(unfinished), unfinished]:
+                disk.flush(path)
+            disk.remove(final)
             unfinished.rename(final)
-            _flush(directory)
-    except BaseException:
+            disk.flush(directory)
+    except BaseException as error:
+        taken_away = not (unfinished.exists() or final.exists())
         shutil.rmtree(unfinished, ignore_errors=True)
+        if taken_away and isinstance(error, Exception):
+            raise UserError(
+                f"{unfinished} was removed while it was written; the same command goes on from"
+                " what is left"
+            ) from error
         raise
     for old in epochs(directory)[:-keep]:
-        _remove(directory / f"{old:06d}")
+        disk.remove(directory / f"{old:06d}")
     return final
 
 
@@ -103,7 +115,7 @@ def restore(
 
     Raises:
       UserError: there are checkpoints and none of them is whole; or the newest one that is holds
-        other arrays than `shapes` says.
+        other arrays than `shapes` says, or is of another epoch than its name.
     """
     directory = Path(directory).absolute()
     found = epochs(directory)
@@ -122,17 +134,39 @@ def restore(
 
 
 def epochs(directory: Path) -> list[int]:
-    """The epochs of which there is a checkpoint, damaged or not, oldest first."""
+    """The epochs of which there is a checkpoint, damaged or not, oldest first.
+
+    Raises:
+      UserError: something there has the name of a checkpoint, or nearly so, and is none.
+    """
     if not Path(directory).is_dir():
         return []
-    return sorted(int(p.name) for p in Path(directory).iterdir() if p.name.isdigit() and p.is_dir())
+    found = []
+    for path in Path(directory).iterdir():
+        if not path.name.isdigit():
+            continue
+        if not path.name.isdecimal() or path.name != f"{int(path.name):06d}" or not path.is_dir():
+            raise UserError(
+                f"{path} is no checkpoint, whose names are directories like 000012; move it away"
+            )
+        found.append(int(path.name))
+    return sorted(found)
 
 
-def sweep(directory: Path) -> None:
-    """Removes what a killed run left unfinished. Call it when no other run uses the directory."""
-    if Path(directory).is_dir():
-        for path in Path(directory).glob(f"{_TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
+def sweep(directory: Path, after: int | None = None) -> None:
+    """Removes what a killed run left unfinished. Call it when no other run uses the directory.
+
+    Args:
+      directory: as given to `save`.
+      after: an epoch from which a run goes on: checkpoints of later ones, which it passed over, go.
+    """
+    if not Path(directory).is_dir():
+        return
+    for path in Path(directory).glob(f"{disk.UNFINISHED}*"):
+        disk.destroy(path)
+    for epoch in epochs(directory):
+        if after is not None and epoch > after:
+            disk.remove(Path(directory) / f"{epoch:06d}")
 
 
 def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
@@ -140,31 +174,100 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
 
     Raises:
       Corrupted: it is not whole, or not there.
-      UserError: it holds other arrays.
+      UserError: it holds other arrays, or is of another epoch.
     """
     path = Path(directory).absolute() / f"{epoch:06d}"
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text())
-    except (OSError, ValueError) as error:
-        raise Corrupted(f"{_MANIFEST} cannot be read") from error
-    if not isinstance(manifest, dict) or _HOST not in manifest:
-        raise Corrupted(f"{_MANIFEST} does not list {_HOST}")
-    present = _digests(path)
+    manifest, present = _manifest(path), _digests(path)
     for name, digest in manifest.items():
         if name not in present:
-            raise Corrupted(f"{name} is missing")
+            raise Corrupted(f"{schema.shown(name)} is missing")
         if present[name] != digest:
-            raise Corrupted(f"{name} was changed or cut short")
-    host = json.loads((path / _HOST).read_text())
+            raise Corrupted(f"{schema.shown(name)} was changed or cut short")
+    host = read_host(directory, epoch)
+    try:
+        expected = shapes(host)
+    except schema.Unfit as fault:
+        raise UserError(
+            f"{path / _HOST}: {fault}: the checkpoint is of another version of dynhp_jax;"
+            " start again in another --workdir"
+        ) from None
     # Placed here and now: what was saved on another machine's accelerator comes back on this one's.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes(host)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), expected
     )
     with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
-        _check_arrays(path, orbax.metadata(path / _STATE).item_metadata.tree, target)
-        state = orbax.restore(path / _STATE, args=ocp.args.StandardRestore(target))
+        with _as_corruption():
+            saved = orbax.metadata(path / _STATE).item_metadata.tree
+        _check_arrays(path, saved, target)
+        with _as_corruption():
+            state = orbax.restore(path / _STATE, args=ocp.args.StandardRestore(target))
     return Checkpoint(epoch, state, host)
+
+
+def read_host(directory: Path, epoch: int) -> dict[str, Any]:
+    """The `host` of the checkpoint of one epoch; its arrays are not looked at.
+
+    Raises:
+      Corrupted: it is not what the manifest says, or not there.
+      UserError: it cannot be read, or is of another epoch.
+    """
+    path = Path(directory).absolute() / f"{epoch:06d}"
+    manifest = _manifest(path)
+    try:
+        content = json_files.read_bytes(path / _HOST, "remove the checkpoint")
+    except FileNotFoundError:
+        raise Corrupted(f"{_HOST} is missing") from None
+    if hashlib.sha256(content).hexdigest() != manifest[_HOST]:
+        raise Corrupted(f"{_HOST} was changed or cut short")
+    try:
+        host = json_files.loads(content)
+        schema.check(host, schema.MAPPING)
+    except (json_files.NotJson, schema.Unfit) as fault:
+        raise Corrupted(f"{_HOST}: {fault}") from None
+    if _EPOCH not in host:
+        raise UserError(
+            f"{path / _HOST}: it has no {_EPOCH}: the checkpoint is of another version of"
+            " dynhp_jax; start again in another --workdir"
+        )
+    inside = host.pop(_EPOCH)
+    if inside != epoch or isinstance(inside, bool):
+        named = f"{inside:06d}" if isinstance(inside, int) else schema.shown(str(inside))
+        raise UserError(
+            f"{path} holds the checkpoint of epoch {named}; give it that name again, or remove it"
+        )
+    return host
+
+
+def _manifest(path: Path) -> dict[str, str]:
+    """The sha256 of every other file of a checkpoint, the host part's among them.
+
+    Raises:
+      Corrupted: it is not there, or is none.
+      UserError: it cannot be read.
+    """
+    try:
+        manifest = json_files.loads(
+            json_files.read_bytes(path / _MANIFEST, "remove the checkpoint")
+        )
+        schema.check(manifest, _DIGESTS)
+    except FileNotFoundError:
+        raise Corrupted(f"{_MANIFEST} is missing") from None
+    except (json_files.NotJson, schema.Unfit) as fault:
+        raise Corrupted(f"{_MANIFEST} cannot be read: {fault}") from None
+    if _HOST not in manifest:
+        raise Corrupted(f"{_MANIFEST} does not list {_HOST}")
+    return manifest
+
+
+@contextlib.contextmanager
+def _as_corruption():
+    """Whatever orbax makes of files that are not its own, though the manifest lists them."""
+    try:
+        yield
+    except Exception as error:
+        words = str(error).splitlines() or [type(error).__name__]
+        raise Corrupted(f"{_STATE} cannot be read: {words[0][:200]}") from error
 
 
 def _check_arrays(path: Path, saved: Any, expected: Any) -> None:
@@ -184,70 +287,16 @@ def _check_arrays(path: Path, saved: Any, expected: Any) -> None:
             )
 
 
-def _files(path: Path) -> list[Path]:
-    """Everything below `path`, the innermost first, so that a directory comes after its files."""
-    return sorted(path.rglob("*"), key=lambda each: -len(each.parts))
-
-
 def _digests(path: Path) -> dict[str, str]:
+    """Of every file below `path` but the manifest.
+
+    Raises:
+      UserError: one cannot be read.
+    """
     return {
-        str(each.relative_to(path)): hashlib.sha256(each.read_bytes()).hexdigest()
-        for each in _files(path)
+        str(each.relative_to(path)): hashlib.sha256(
+            json_files.read_bytes(each, "make it readable, or remove the checkpoint")
+        ).hexdigest()
+        for each in disk.files(path)
         if each.is_file() and each.name != _MANIFEST
     }
-
-
-def _remove(path: Path) -> None:
-    """Removes a directory such that a kill in between leaves no half of it under its name."""
-    if path.exists():
-        doomed = path.with_name(f"{_TEMPORARY}old-{path.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
-        path.rename(doomed)
-        shutil.rmtree(doomed)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _check_room(path: Path, state: Any) -> None:
-    """Takes the room that a checkpoint may need, and gives it back.
-
-    Orbax writes from threads of its own, and on a full disk each of them fills stderr with
-    tracebacks; so a full disk has to be found before.
-    """
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-    try:
-        with naming(path), open(path, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, 2 * size + 2**18)
-    finally:
-        path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def naming(path: Path):
-    """Says in an OSError where it was: the system leaves that out when a write fails."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = error.filename or str(path)
-        raise
-
-
-@contextlib.contextmanager
-def _disk_errors(directory: Path):
-    """Orbax reports a full disk as a ValueError, with the system's words in it."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        for words in ("No space left on device", "Read-only file system", "File too large",
-                      "Permission denied", "Disk quota exceeded"):  # fmt: skip
-            if words in str(error):
-                raise OSError(f"{words}: {directory}") from error
-        raise

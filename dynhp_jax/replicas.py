@@ -19,7 +19,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import alone, annealing, compiling, config, outcome, plans, train_state, training
+from dynhp_jax import (
+    alone,
+    annealing,
+    compiling,
+    config,
+    outcome,
+    plans,
+    schema,
+    train_state,
+    training,
+)
 from dynhp_jax.alone import Alone, Member
 from dynhp_jax.budget import CHUNK
 from dynhp_jax.config import Config
@@ -137,8 +147,11 @@ class Team:
         return Replicas(network, members, state, given, splits)
 
     def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
-        """The stacked state's shapes and types that belong to a `host_part`."""
-        return alone.state_shapes(self.lead, host)
+        """The stacked state's shapes and types that belong to a `host_part`; see `alone`."""
+        shapes = alone.state_shapes(self.lead, host)
+        if len(host["members"]) != len(self.trainers):
+            raise schema.Unfit(f"it has {len(host['members'])} members")
+        return shapes
 
     def _given(self, network: Network, members: Sequence[Member], state: TrainState) -> Given:
         return stacked(

@@ -7,11 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax import schema
 from dynhp_jax.network import Network
 from dynhp_jax.splits import Split
 from dynhp_jax.train_state import Given, TrainState
 
 Keeps = Mapping[str, np.ndarray]
+
+# Of what JSON holds.
+_UNITS = schema.rising(schema.WHOLE, "in rising order")
+KEEPS = schema.mapping_of(_UNITS)
+PLAN = schema.fields({"due": schema.POSITIVE, "keeps": KEEPS, "wanted": schema.POSITIVE})
+BEST = schema.tuple_of(schema.NOT_NEGATIVE, schema.POSITIVE)
+MEMORY = schema.list_of(schema.NOT_NEGATIVE, 1)  # of every epoch
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,3 +97,12 @@ def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:
 def lists_of(keeps: Keeps) -> dict[str, list[int]]:
     """Keeps as JSON holds them; the inverse of `keeps_of`."""
     return {name: kept.tolist() for name, kept in keeps.items()}
+
+
+def check_keeps(lists: Mapping[str, Sequence[int]], groups: Mapping[str, Any]) -> None:
+    """Raises schema.Unfit unless lists that are KEEPS name units of these groups, some of each."""
+    if lists.keys() != groups.keys():
+        raise schema.Unfit(f"its keeps are not of the groups {', '.join(groups)}")
+    for name, kept in lists.items():
+        if not kept or kept[-1] >= groups[name].size:
+            raise schema.Unfit(f"its keeps.{name} are not among {groups[name].size} units")

@@ -23,6 +23,7 @@ from dynhp_jax import (
     metering,
     models,
     named,
+    schema,
     splits,
     train_state,
 )
@@ -37,23 +38,42 @@ from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
 from dynhp_jax.ordering import Order
-from dynhp_jax.run_state import Keeps, Plan, Run, keeps_of, lists_of
+from dynhp_jax.run_state import (
+    BEST,
+    KEEPS,
+    MEMORY,
+    PLAN,
+    Keeps,
+    Plan,
+    Run,
+    check_keeps,
+    keeps_of,
+    lists_of,
+)
 from dynhp_jax.scorer import Scorer
 from dynhp_jax.splits import Split
 from dynhp_jax.steps import Steps
 from dynhp_jax.train_state import Given, TrainState
 
-# Of `host_part`, what a run cannot go on without.
-HOST_FIELDS = (
-    "batch",
-    "batch_in_use",
-    "best",
-    "chunk",
-    "keeps",
-    "looks",
-    "memory_kib",
-    "plan",
-    "spec",
+_SIZES = schema.list_of(schema.tuple_of(schema.POSITIVE, schema.WHOLE))
+HOST = schema.fields(  # what `host_part` gives
+    {
+        "batch": schema.POSITIVE,
+        "batch_in_use": schema.POSITIVE,
+        "best": BEST,
+        "chunk": schema.POSITIVE,
+        "compilations": schema.WHOLE,
+        "compile_seconds": schema.NOT_NEGATIVE,
+        "compile_waited": schema.NOT_NEGATIVE,
+        "devices": schema.POSITIVE,
+        "earlier": schema.WHOLE,
+        "keeps": KEEPS,
+        "looks": schema.fields({"sizes": _SIZES, "room": schema.optional(schema.WHOLE)}),
+        "memory_kib": MEMORY,
+        "plan": schema.optional(PLAN),
+        "score_chunk": schema.WHOLE,
+        "spec": schema.MAPPING,
+    }
 )
 
 
@@ -256,7 +276,7 @@ class Trainer:
           UserError: it was on another number of devices, and the budget is one of XLA's bytes.
         """
         host, count = checkpoint.host, self.steps.devices
-        before = host.get("devices", 1)
+        before = host["devices"]
         if self.by_xla and before != count:
             raise UserError(
                 f"the run was on {before} devices, here it is {count}, which changes what fits"
@@ -264,7 +284,7 @@ class Trainer:
             )
         keeps = keeps_of(host["keeps"])
         network, state, earlier = self._network(host), checkpoint.state, ()
-        if host.get("earlier"):
+        if host["earlier"]:
             state, earlier = state[0], jax.device_get(state[1])
         self.budget.remember(network, host["looks"])
         return Run(
@@ -281,18 +301,19 @@ class Trainer:
             memory_kib=tuple(host["memory_kib"]),
             best=tuple(host["best"]),
             plan=host["plan"] and Plan.from_dict(host["plan"]),
-            score_chunk=host.get("score_chunk") or self.config.scores.examples,
+            score_chunk=host["score_chunk"] or self.config.scores.examples,
         )
 
     def state_shapes(self, host: Mapping[str, Any]) -> Any:
         """The shapes and types of the `array_part` that belongs to a `host_part`.
 
         Raises:
-          UserError: it is another version's, and lacks a field.
+          schema.Unfit: it lacks a field, as another version's may, or holds what this run cannot.
         """
+        schema.check(host, HOST)
         network = self._network(host)
         state = train_state.state_shapes(network, self.config, self.tx)
-        return _with_earlier(state, (state.evaluated[0],) * host.get("earlier", 0))
+        return _with_earlier(state, (state.evaluated[0],) * host["earlier"])
 
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
         """What steps read beside the state, for a network of these units."""
@@ -313,13 +334,11 @@ class Trainer:
         return given
 
     def _network(self, host: Mapping[str, Any]) -> Network:
-        lacking = [field for field in HOST_FIELDS if field not in host]
-        if lacking:
-            raise UserError(
-                f"the checkpoint has no {lacking[0]!r}: it is of another version of dynhp_jax;"
-                " start again in another --workdir"
-            )
-        spec = models.from_dict(host["spec"])
+        check_keeps(host["keeps"], self.whole.groups)
+        try:
+            spec = models.from_dict(host["spec"])
+        except UserError as error:
+            raise schema.Unfit(f"its spec: {error}") from None
         groups = self.whole.groups.shrunk(keeps_of(host["keeps"]))
         return dataclasses.replace(self.whole, spec=spec, groups=groups)
 

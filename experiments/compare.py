@@ -20,12 +20,12 @@ import numpy as np
 
 from dynhp_jax import paths, program_cache, pruning
 from dynhp_jax.criteria import naming, trial
+from dynhp_jax.disk import write_text
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.scorer import Scorer
 from experiments import commandline, provenance
 from experiments.comparison import figures, running, settings, split_learning, tables
 from experiments.comparison.running import Place
-from experiments.workdir import write_text
 
 _OPTIONS = (
     (

@@ -20,6 +20,7 @@ from dynhp_jax.errors import UserError
 from dynhp_jax.scores import Scores
 from experiments import commandline, reports
 from experiments.commandline import warn
+from experiments.run_directory import RUNS
 from experiments.workdir import Workdir
 
 
@@ -29,10 +30,11 @@ def main(argv: Sequence[str]) -> None:
     if not path:
         raise UserError("--workdir is missing: the directory of a run, such as runs/digits")
     workdir = Workdir(path)
-    if workdir.members and not workdir.config_file.exists():
+    workdir.check_places()
+    if workdir.members and not (workdir.of_sweep or workdir.config_file.exists()):
         one = workdir.path / workdir.members[0]
         raise UserError(f"{workdir.path} holds a sweep; take a member's directory, such as {one}")
-    config = here(workdir.config())
+    config = here(workdir.config(warn))
     dataset = named.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
@@ -106,6 +108,11 @@ def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
     found = checkpoint.restore(folder.checkpoints, shapes_of, warn)
     if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet; go on with its sweep first")
+    if list(found.host[RUNS]) != members:
+        raise UserError(
+            f"{workdir.sweep_file} has other members than the checkpoint, which is of"
+            f" {', '.join(found.host[RUNS])}; put it back as it was"
+        )
     return alone.run_of(trainer, found, members.index(name))
 
 

@@ -13,20 +13,20 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
-from dynhp_jax.checkpoint import naming
+from dynhp_jax.disk import naming
 
 
 class Events:
     """Scalars by epoch.
 
     Args:
-      directory: where the event file goes; made if missing.
+      directory: where the event file goes; made if missing, in one that exists.
       epoch: the epochs done so far; what older files hold beyond it is going to be overwritten.
     """
 
     def __init__(self, directory: Path, epoch: int):
         self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(exist_ok=True)
         self._writer = EventsWriter(str(directory / "events"), f".{time.time_ns()}")
         if epoch:  # TensorBoard drops what was logged at or after the step of a START
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)

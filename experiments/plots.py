@@ -21,9 +21,9 @@ def draw(records: Sequence[Mapping[str, Any]], dense: Mapping[str, Any], directo
     Args:
       records: lines of metrics.jsonl, at least one.
       dense: the whole network's numbers, `reports.dense_numbers`.
-      directory: made if missing.
+      directory: made if missing, in one that exists.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(exist_ok=True)
     epochs = [record["epoch"] for record in records]
     _units(epochs, records, dense, directory / "units.png")
     _test_error(epochs, records, directory / "test_error.png")

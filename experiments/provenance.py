@@ -6,13 +6,12 @@ of the first of them, says where these come from and not where the command was g
 """
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.disk import write_json
 from experiments import reports
-from experiments.workdir import Workdir, write_json
+from experiments.workdir import Workdir
 
 _UNKNOWN = {"commit": None, "versions": {}, "machine": None}  # of runs that kept none
 
@@ -44,7 +43,7 @@ def keep(
     Raises:
       UserError: what was noted before cannot be read.
     """
-    stretches = [each for each in _kept(workdir) if each["from_epoch"] <= epoch]
+    stretches = [each for each in workdir.stretches() if each["from_epoch"] <= epoch]
     if records and not stretches:
         stretches = [{"from_epoch": records[0]["epoch"], **_UNKNOWN}]
     write_json(workdir.provenance_file, _joined([*stretches, {"from_epoch": epoch + 1, **now}]))
@@ -56,7 +55,7 @@ def stretches_of(workdir: Workdir, records: Sequence[Mapping[str, Any]]) -> list
     Raises:
       UserError: what was noted cannot be read.
     """
-    found = [each for each in _kept(workdir) if each["from_epoch"] <= records[-1]["epoch"]]
+    found = [each for each in workdir.stretches() if each["from_epoch"] <= records[-1]["epoch"]]
     return found or [{"from_epoch": records[0]["epoch"], **_UNKNOWN}]
 
 
@@ -73,12 +72,3 @@ def _joined(stretches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _values(stretch: Mapping[str, Any]) -> dict[str, Any]:
     return {name: stretch[name] for name in _UNKNOWN}
-
-
-def _kept(workdir: Workdir) -> list[dict[str, Any]]:
-    try:
-        return json.loads(workdir.provenance_file.read_text())
-    except FileNotFoundError:
-        return []
-    except ValueError:
-        raise UserError(f"{workdir.provenance_file} is not whole; remove it") from None

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dynhp_jax import paths, replicas
+from dynhp_jax.disk import write_text
 from dynhp_jax.errors import UserError
 from experiments import commandline, provenance
 from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
 from experiments.values import each_once, shortest, value_of, values_of
-from experiments.workdir import write_text
 
 _RESULTS = "results/reproduction"
 _OPTIONS = (

@@ -24,14 +24,16 @@ from dynhp_jax import checkpoint, compiling, named, paths, program_cache
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
+from dynhp_jax.disk import write_json
 from dynhp_jax.errors import UserError
 from dynhp_jax.outcome import Diverged
 from dynhp_jax.replicas import Replicas, Team, host_part
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.terminal import Interruptions, Screen
+from experiments.train import check_saved
 from experiments.values import shortest, values_of
-from experiments.workdir import Workdir, write_json
+from experiments.workdir import Workdir, seal
 
 FIELDS = {
     "lams": "penalty.lam",
@@ -124,21 +126,23 @@ def run(
     program_cache.use_cache(configs[0].compiling.cache_dir)
     team = Team(configs, dataset, compiling.Programs())
     with contextlib.ExitStack() as claims:
-        claims.enter_context(Workdir(folder).claim(None, names))
+        place = claims.enter_context(Workdir(folder).claim(None, names))
         workdirs = [
             claims.enter_context(Workdir(folder / name).claim(each, names))
             for name, each in members.items()
         ]
         interruptions = Interruptions()
         replicas, records = _train(
-            team, workdirs, folder, now or provenance.present(), interruptions
+            team, place, workdirs, now or provenance.present(), interruptions
         )
         summaries = []
         for trainer, member, lines, workdir in zip(
             team.trainers, replicas.members, records, workdirs, strict=True
         ):
+            check_saved(workdir, place.checkpoints, replicas.epoch)
             plots.draw(lines, reports.dense_numbers(trainer), workdir.figures)
-            summaries.append(reports.summarise(trainer, member, lines))
+            origin = provenance.entries(provenance.stretches_of(workdir, lines))
+            summaries.append(reports.summarise(trainer, member, lines) | origin)
             write_json(workdir.summary_file, summaries[-1])
     print(table(configs, summaries))
     print(f"everything is in {folder}")
@@ -148,17 +152,16 @@ def run(
 
 def _train(
     team: Team,
+    place: Workdir,
     workdirs: Sequence[Workdir],
-    folder: Path,
     now: Mapping[str, Any],
     interruptions: Interruptions,
 ) -> tuple[Replicas, list[list[dict[str, Any]]]]:
     """All epochs that are missing, in claimed workdirs."""
-    config, checkpoints = team.lead.config, folder / "checkpoints"
-    replicas = _start(team, checkpoints)
-    for workdir in workdirs:
-        _check_records(workdir, replicas.epoch)
-    records = [workdir.rewind(replicas.epoch) for workdir in workdirs]
+    config, folder = team.lead.config, place.path
+    replicas = _start(team, place.checkpoints)
+    place.begin(replicas.epoch)
+    records = [workdir.begin(replicas.epoch) for workdir in workdirs]
     if replicas.epoch < config.epochs:
         for workdir, lines in zip(workdirs, records, strict=True):
             provenance.keep(workdir, lines, replicas.epoch, now)
@@ -173,9 +176,8 @@ def _train(
                 screen.show(_middle(latest))
                 done = replicas.epoch == config.epochs
                 if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
-                    host, keep = host_part(replicas), config.checkpoint.keep
                     with interruptions.saving():
-                        checkpoint.save(checkpoints, replicas.epoch, replicas.state, host, keep)
+                        _save(replicas, place, workdirs, config.checkpoint.keep)
                 if interruptions.wanted and not done:
                     raise Interrupted(
                         f"epoch {replicas.epoch} of {config.epochs} is saved in {folder};"
@@ -189,12 +191,17 @@ def _train(
 
 
 def _start(team: Team, checkpoints: Path) -> Replicas:
-    checkpoint.sweep(checkpoints)
     found = checkpoint.restore(checkpoints, team.state_shapes, warn)
     if found is None:
         return team.start()
     print(f"going on after epoch {found.epoch} of {team.lead.config.epochs}")
     return team.resume(found.epoch, found.state, found.host)
+
+
+def _save(replicas: Replicas, place: Workdir, workdirs: Sequence[Workdir], keep: int) -> None:
+    place.check_there()
+    host = host_part(replicas) | seal(workdirs)
+    checkpoint.save(place.checkpoints, replicas.epoch, replicas.state, host, keep)
 
 
 def _without(error: Diverged, workdirs: Sequence[Workdir], folder: Path) -> str:
@@ -204,15 +211,6 @@ def _without(error: Diverged, workdirs: Sequence[Workdir], folder: Path) -> str:
         f"{error}, of {whose} in {folder}; a smaller config.optimizer.learning_rate may help, or"
         " train the others without it in another --workdir"
     )
-
-
-def _check_records(workdir: Workdir, epoch: int) -> None:
-    there = [record["epoch"] for record in workdir.records()]
-    if there[:epoch] != list(range(1, epoch + 1)):
-        raise UserError(
-            f"{workdir.metrics_file} has {len(there)} epochs that can be read, the sweep's"
-            f" checkpoint is of epoch {epoch}; put the file back, or take another --workdir"
-        )
 
 
 def _middle(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -8,19 +8,21 @@ overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(3
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from dynhp_jax import checkpoint, compiling, loop, named, program_cache, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.data import Dataset
+from dynhp_jax.disk import write_json
 from dynhp_jax.errors import UserError
 from dynhp_jax.own_code import OwnCodeError
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.events import Events, scalars
 from experiments.terminal import Interruptions, Screen
-from experiments.workdir import Workdir, write_json
+from experiments.workdir import Workdir, seal
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,7 +59,7 @@ def train(
     program_cache.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
     run = _start(trainer, workdir, begin)
-    records = workdir.rewind(run.epoch)
+    records = workdir.begin(run.epoch)
     if run.epoch < config.epochs:
         provenance.keep(workdir, records, run.epoch, now or provenance.present())
     events = Events(workdir.tensorboard, run.epoch)
@@ -89,8 +91,10 @@ def train(
         finally:
             report.close()
             events.close()
+    check_saved(workdir, workdir.checkpoints, run.epoch)
     plots.draw(records, reports.dense_numbers(trainer), workdir.figures)
-    summary = reports.summarise(trainer, run, records)
+    origin = provenance.entries(provenance.stretches_of(workdir, records))
+    summary = reports.summarise(trainer, run, records) | origin
     write_json(workdir.summary_file, summary)
     print(reports.table(summary))
     print(f"everything is in {workdir.path}")
@@ -102,16 +106,16 @@ def _start(
     trainer: runs.Trainer, workdir: Workdir, begin: Callable[[runs.Trainer], runs.Run]
 ) -> runs.Run:
     """The run as its newest whole checkpoint has it, or at its very beginning."""
-    checkpoint.sweep(workdir.checkpoints)
     found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
     if found is None:
         return begin(trainer)
     trainer.check_criterion()
+    run = trainer.resume(found)
     trainer.programs.compilations = found.host["compilations"]
     trainer.programs.seconds = found.host["compile_seconds"]
     trainer.programs.waited = found.host["compile_waited"]
     print(f"going on after epoch {found.epoch} of {trainer.config.epochs} in {workdir.path}")
-    return trainer.resume(found)
+    return run
 
 
 def _save(trainer: runs.Trainer, run: runs.Run, workdir: Workdir) -> None:
@@ -119,9 +123,19 @@ def _save(trainer: runs.Trainer, run: runs.Run, workdir: Workdir) -> None:
         workdir.checkpoints,
         run.epoch,
         runs.array_part(run),
-        runs.host_part(run, trainer),
+        runs.host_part(run, trainer) | seal([workdir]),
         trainer.config.checkpoint.keep,
     )
+
+
+def check_saved(workdir: Workdir, checkpoints: Path, epoch: int) -> None:
+    """Raises UserError unless the run is still in its directory, with the end that was saved."""
+    workdir.check_there()
+    if checkpoint.epochs(checkpoints)[-1:] != [epoch]:
+        raise UserError(
+            f"the checkpoint of epoch {epoch} was removed from {checkpoints} while the run went on,"
+            " so that it ends here; the same command goes on from what is left"
+        )
 
 
 def _what_is_left(workdir: Workdir, config: Config) -> str:

@@ -2,51 +2,54 @@
 
 config.json       every field of the config
 sweep.json        of a member of a sweep, and of the sweep's folder: the names of all members
-metrics.jsonl     one line per epoch
+metrics.jsonl     one line per epoch; by experiments.records
 summary.json      the end result; written when the last epoch is done
 provenance.json   of which commit, versions and machine the epochs are; by experiments.provenance
 tensorboard/      the same numbers as events
 checkpoints/      by dynhp_jax.checkpoint; those of a sweep lie in its folder, for all members
 figures/          PNG
+
+It is read by experiments.run_directory, which says what is refused and what is written again.
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dynhp_jax import checkpoint, paths
 from dynhp_jax import config as configuration
-from dynhp_jax import paths
-from dynhp_jax.checkpoint import naming
 from dynhp_jax.config import Config
+from dynhp_jax.disk import write_json
 from dynhp_jax.errors import UserError
+from experiments.commandline import warn
+from experiments.records import Record
+from experiments.run_directory import RUNS, RunDirectory
 
 
-class Workdir:
-    """Paths and files of one run.
+class Workdir(RunDirectory):
+    """A directory that a run holds and writes to.
 
     Args:
-      path: the directory; nothing is made before `claim`.
+      path: the directory; nothing is made before `claim`, and but for a lock before `begin`.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = paths.given(path, "--workdir")
-        self.config_file = self.path / "config.json"
-        self.sweep_file = self.path / "sweep.json"
-        self.metrics_file = self.path / "metrics.jsonl"
-        self.summary_file = self.path / "summary.json"
-        self.provenance_file = self.path / "provenance.json"
-        self.checkpoints = self.path / "checkpoints"
-        self.figures = self.path / "figures"
-        self.tensorboard = self.path / "tensorboard"
+    _lock = None
+    _stretches = None  # of the provenance, once it is read for the checkpoints
+
+    @property
+    def of_sweep(self) -> bool:
+        """Whether this is a member's directory: of a run that holds it, by what that says."""
+        if self._lock is not None:
+            return self._config is not None and bool(self._members)
+        return super().of_sweep
 
     @contextlib.contextmanager
     def claim(self, config: Config | None, members: Sequence[str] = ()):
-        """Holds the directory for a run, and keeps in it what the run is.
+        """Holds the directory for a run, after a look at everything in it; nothing is changed.
 
         A run that fails before its first epoch is done leaves nothing behind.
 
@@ -55,131 +58,155 @@ class Workdir:
           members: of the sweep to which the directory belongs; () for a run of its own.
 
         Raises:
-          UserError: another run holds it, or it holds a run of another config, or of other members.
+          UserError: another run holds it, it holds a run of another config, or of other members, a
+            file in it is damaged, or it was taken away while the run went on.
           OSError: it cannot be made or written.
         """
+        self.check_places()
         made = paths.make(self.path)
-        with open(self.path / ".lock", "w") as lock:
+        self._first, self._written = not self.lock_file.exists(), False
+        with open(self.lock_file, "a") as self._lock:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"another run is writing to {self.path}; wait for it") from None
-            self._compare(config, list(members))
-            _keep(self.config_file, config and configuration.to_dict(config))
-            _keep(self.sweep_file, members and {"members": list(members)})
+            self._config, self._members = config, list(members)
             try:
+                self._check()
                 yield self
-            except BaseException:
-                self._leave()
-                paths.remove_empty(made)
+                self.check_there()
+            except BaseException as error:
+                if self.there:
+                    self._leave()
+                    paths.remove_empty(made)
+                elif isinstance(error, Exception):
+                    self.check_there()
                 raise
+            finally:
+                self._lock = None
 
-    def config(self) -> Config:
-        """The config of the run that lies here.
+    def begin(self, epoch: int) -> list[Record]:
+        """Keeps here what the run is, once it is known to go on after this epoch.
 
-        Raises:
-          UserError: there is none, or it cannot be read.
+        What was written of later epochs goes: they are trained again.
+
+        Returns:
+          The records of the epochs so far; [] of a sweep's folder: its members have theirs.
         """
-        try:
-            values = json.loads(self.config_file.read_text())
-        except FileNotFoundError:
-            raise UserError(f"{self.path} holds no run (no config.json)") from None
-        except ValueError:
-            raise UserError(f"{self.config_file} is not whole; take another --workdir") from None
-        return configuration.from_dict(values)
-
-    @property
-    def members(self) -> list[str]:
-        """Names of all members of the sweep to which the directory belongs; [] if to none.
-
-        Raises:
-          UserError: the file that says so cannot be read.
-        """
-        try:
-            return json.loads(self.sweep_file.read_text())["members"]
-        except FileNotFoundError:
+        self.check_there()
+        self._written, self._stretches = True, None
+        stretches = self.stretches() if self._config else []
+        for file in (self.config_file, self.provenance_file):
+            if stretches and not file.exists():
+                warn(f"{file} was lost; it is written again, from the checkpoint")
+        _keep(self.provenance_file, stretches)
+        _keep(self.config_file, self._config and configuration.to_dict(self._config))
+        _keep(self.sweep_file, self._members and {"members": self._members})
+        checkpoint.sweep(self.checkpoints, after=epoch)
+        if self._config is None:
             return []
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{self.sweep_file} is not whole; take another --workdir") from None
+        self._open = self.open_records()
+        self.summary_file.unlink(missing_ok=True)
+        return self._open.begin(epoch)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl; it is on the disk when this returns."""
+        self.check_there()
+        self._open.append(record)
+
+    def seal(self) -> dict[str, Any]:
+        """What a checkpoint has to hold of the run's files; see the function of this name."""
+        self.check_there()
+        self._stretches = self._stretches or self.stretches()
+        known = {
+            "config": configuration.to_dict(self._config),
+            "provenance": self._stretches,
+            "records": self._open.seal(),
+        }
+        return {self.name: known}
 
     @property
-    def begun(self) -> bool:
-        """Whether an epoch was finished here; of a member, its sweep's checkpoints know it."""
-        folder = Workdir(self.path.parent)
-        member = bool(self.members) and folder.members == self.members
-        there = [self, folder] if member else [self]
-        return any(each.checkpoints.exists() for each in there) or bool(self.records())
+    def there(self) -> bool:
+        """Whether the directory is still the one that was claimed."""
+        try:
+            return os.path.samestat(os.stat(self.lock_file), os.fstat(self._lock.fileno()))
+        except OSError:
+            return False
 
-    def _leave(self) -> None:
-        """Takes away what `claim` wrote, if no epoch was finished."""
-        if self.begun:
-            return
-        shutil.rmtree(self.tensorboard, ignore_errors=True)
-        for file in (self.config_file, self.sweep_file, self.metrics_file, self.provenance_file,
-                     self.path / ".lock"):  # fmt: skip
-            file.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # something else lies in it
-            self.path.rmdir()
+    def check_there(self) -> None:
+        """Raises UserError if the directory is no more the one that was claimed."""
+        if not self.there:
+            raise UserError(
+                f"{self.path} was removed, renamed or replaced while the run went on, so that it"
+                " ends here; put it back, and the same command goes on from the newest checkpoint"
+            )
 
-    def _compare(self, config: Config | None, members: list[str]) -> None:
-        if not self.begun:
-            return  # killed in its first epoch: there is nothing to go on from
-        found = self.members
-        if found != members:
-            held = "holds a single run; take another --workdir, or go on with experiments.train"
-            if not self.config_file.exists():
-                held = "holds a sweep of an earlier version of dynhp_jax; take another --workdir"
-            if found:
-                held = (
-                    f"belongs to a sweep over {', '.join(found)}; take another --workdir, or go on"
-                    " with experiments.sweep over these"
-                )
-            raise UserError(f"{self.path} {held}")
-        if config is None:
+    def _check(self) -> None:
+        """Raises UserError unless the run that was claimed can go on from what is here."""
+        if not self.begun:  # killed in its first epoch: there is nothing to go on from
+            if os.path.lexists(self.config_file):
+                self.config()  # that of another program must not be written over
             return
-        if not self.config_file.exists():
+        self._check_members()
+        if self._config is None:
+            return
+        if not os.path.lexists(self.config_file) and not self.known():
             raise UserError(
                 f"{self.path} holds a run without its config.json; take another --workdir"
             )
-        differing = configuration.differences(self.config(), config)
+        there = self.config()
+        differing = configuration.differences(there, self._config)
         if differing:
             raise UserError(
                 f"{self.path} holds a run of another config; what differs:"
                 f" {', '.join(differing)}; take another --workdir, or remove this one"
             )
+        self.stretches()
+        self._check_checkpoints(len(self.records()), there.checkpoint.every)
 
-    def records(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl; a line that a killed run did not finish is left out."""
-        if not self.metrics_file.exists():
-            return []
-        records = []
-        for line in self.metrics_file.read_text().splitlines():
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+    def _check_members(self) -> None:
+        """Raises UserError where other runs, or another one, have been here."""
+        members = self.members
+        if members == self._members:
+            return
+        if not members and self.of_sweep and self.known():
+            return  # its directory was lost; the sweep, which is this one, knows all of it
+        held = "holds a single run; take another --workdir, or go on with experiments.train"
+        if not os.path.lexists(self.config_file):
+            held = "holds a sweep of an earlier version of dynhp_jax; take another --workdir"
+        if members:
+            held = (
+                f"belongs to a sweep over {', '.join(members)}; take another --workdir, or go"
+                " on with experiments.sweep over these"
+            )
+        raise UserError(f"{self.path} {held}")
 
-    def rewind(self, epoch: int) -> list[dict[str, Any]]:
-        """Drops the lines of later epochs, which are going to be run again; returns the rest."""
-        records = [record for record in self.records() if record["epoch"] <= epoch]
-        if self.metrics_file.exists():
-            write_text(self.metrics_file, "".join(json.dumps(each) + "\n" for each in records))
-        self.summary_file.unlink(missing_ok=True)
-        return records
+    def _check_checkpoints(self, epochs: int, every: int) -> None:
+        """Raises UserError if there have been checkpoints of these epochs, and none is left."""
+        if epochs > every and not checkpoint.epochs(self.all_checkpoints):
+            raise UserError(
+                f"{self.metrics_file} has {epochs} epochs, and {self.all_checkpoints} has no"
+                " checkpoint, as if they were lost; put them back, or remove metrics.jsonl to begin"
+                " again with epoch 1"
+            )
 
-    def append(self, record: dict[str, Any]) -> None:
-        """Adds a line to metrics.jsonl; it is on the disk when this returns."""
-        with naming(self.metrics_file), open(self.metrics_file, "ab", buffering=0) as file:
-            whole = file.tell()
-            try:
-                rest = json.dumps(record).encode() + b"\n"
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(whole)  # a part of a line is none
-                raise
+    def _leave(self) -> None:
+        """Takes away what the run wrote, if no epoch was finished."""
+        if self.begun or not (self._first or self._written):
+            return
+        if self._written:
+            shutil.rmtree(self.tensorboard, ignore_errors=True)
+            for file in (self.config_file, self.sweep_file, self.metrics_file,
+                         self.provenance_file):  # fmt: skip
+                file.unlink(missing_ok=True)
+        self.lock_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # something else lies in it
+            self.path.rmdir()
+
+
+def seal(workdirs: Iterable[Workdir]) -> dict[str, Any]:
+    """What a checkpoint has to hold, beside a run's state, of the files of its run or runs."""
+    return {RUNS: {name: known for each in workdirs for name, known in each.seal().items()}}
 
 
 def _keep(path: Path, values: Any) -> None:
@@ -188,22 +215,3 @@ def _keep(path: Path, values: Any) -> None:
         write_json(path, values)
     else:
         path.unlink(missing_ok=True)
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Writes all of a file or nothing."""
-    write_text(path, json.dumps(values, indent=1) + "\n")
-
-
-def write_text(path: Path, content: str) -> None:
-    """Writes all of a file or nothing."""
-    unfinished = path.with_name(f".unfinished-{path.name}")
-    try:
-        with naming(path), open(unfinished, "w") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

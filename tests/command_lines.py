@@ -1,5 +1,7 @@
 """Command lines for tests: as processes, and in this one."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -74,3 +76,24 @@ def final_state(workdir):
 
 def copy_of(workdir, tmp_path):
     return Path(shutil.copytree(workdir, tmp_path / "copy"))
+
+
+def rewrite_host(path, change):
+    """Another host part of a checkpoint, `change` of its own, and a manifest that goes with it."""
+    host = change(json.loads((path / "host.json").read_text()))
+    (path / "host.json").write_text(json.dumps(host))
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["host.json"] = hashlib.sha256((path / "host.json").read_bytes()).hexdigest()
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def come_from(workdir, stretches):
+    """Makes a run one whose epochs are of other commits and machines."""
+    workdir.provenance_file.write_text(json.dumps(stretches))
+
+    def change(host):
+        host["runs"]["alone"]["provenance"] = stretches
+        return host
+
+    for epoch in checkpoint.epochs(workdir.checkpoints):
+        rewrite_host(workdir.checkpoints / f"{epoch:06d}", change)

@@ -16,6 +16,7 @@ from command_lines import (
     here,
     one_line,
     process,
+    rewrite_host,
     timeless,
 )
 from patience import PATIENCE
@@ -204,13 +205,18 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     finished, tmp_path, capfd
 ):
     workdir = copy_of(finished[0], tmp_path)
-    config = json.loads((workdir / "config.json").read_text())
-    config["optimizer"]["learning_rate"] = 1e30  # as if it had been so from the start
-    (workdir / "config.json").write_text(json.dumps(config))
-    said = fails(
+
+    def faster(host):  # as if it had been so from the start
+        host["runs"]["alone"]["config"]["optimizer"]["learning_rate"] = 1e30
+        return host
+
+    (workdir / "config.json").unlink()  # is written again, from the checkpoint
+    rewrite_host(workdir / "checkpoints" / "000006", faster)
+    code, _, said = here(
         capfd, train.main, *QUICK, "--config.optimizer.learning_rate=1e30", "--config.epochs=9",
         f"--workdir={workdir}",
     )  # fmt: skip
+    assert code == 2 and one_line(said.splitlines(keepends=True)[-1])
     assert "epoch 7" in said and "NaN" in said and "epoch 6 is kept" in said
     assert checkpoint.epochs(workdir / "checkpoints")[-1] == 6
     assert final_state(workdir).epoch == 6

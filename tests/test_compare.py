@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from command_lines import ROOT, fails, here
+from command_lines import ROOT, come_from, fails, here
 from hypothesis import given
 from hypothesis import strategies as st
 from patience import PATIENCE
@@ -25,6 +25,7 @@ from dynhp_jax.network import whole_network
 from experiments import commandline, compare, provenance
 from experiments.comparison import results, running, settings, split_learning, tables
 from experiments.comparison.split_learning import Learning, Traffic, learning, traffic
+from experiments.workdir import Workdir
 
 TINY = (
     "--config=configs/compare_fmnist.py", "--config.name=tiny", "--config.data.name=digits",
@@ -122,7 +123,7 @@ def test_the_same_command_skips_what_is_there(done, capfd, monkeypatch, tmp_path
     (kept,) = (folder / "runs").glob("warm-up-seed1/provenance.json")
     (now,) = json.loads(kept.read_text())
     earlier = now | {"commit": "abc", "machine": "another"}
-    kept.write_text(json.dumps([earlier]))
+    come_from(Workdir(kept.parent), [earlier])
     (folder / "results" / "l1-f0.8-seed1.json").unlink()
     before = {path: path.stat().st_mtime_ns for path in (folder / "results").glob("*.json")}
     monkeypatch.syspath_prepend(folder)

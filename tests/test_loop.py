@@ -1,6 +1,7 @@
 """The loop over epochs: pruning, resizing, resuming, counting compilations."""
 
 import dataclasses
+import json
 import math
 
 import jax
@@ -9,8 +10,7 @@ import pytest
 from kept import NEVER_CUT, Kept
 from small_runs import AT_ONCE, DIGITS, FEW, copy, go_on, make, start, timeless
 
-from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs
-from dynhp_jax.errors import UserError
+from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs, schema
 
 
 def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
@@ -207,14 +207,27 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
             assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
-def test_a_checkpoint_that_lacks_a_field_is_another_version_s():
+def test_a_checkpoint_s_host_part_is_checked_field_by_field():
     trainer, run = start(make())
-    host = runs.host_part(run, trainer)
-    assert set(runs.HOST_FIELDS) <= set(host)
-    for field in runs.HOST_FIELDS:
+    run = go_on(trainer, run, 1)[0]
+    host = json.loads(json.dumps(runs.host_part(run, trainer)))
+    trainer.state_shapes(host)
+    read = set(host) - {"seed"}
+    assert {path.strip(".") for path, *_ in runs.HOST.parts(host)} == read
+    for field in read:
         less = {name: value for name, value in host.items() if name != field}
-        with pytest.raises(UserError, match=f"no '{field}': it is of another version"):
+        with pytest.raises(schema.Unfit, match=f"it has no {field}$"):
             trainer.state_shapes(less)
+        with pytest.raises(schema.Unfit, match=f"its {field} is not "):
+            trainer.state_shapes({**host, field: "text"})
+    first, *rest = host["keeps"]["hidden_1"]
+    for kept in ([], [first, first, *rest], [*rest, 10**6], [-1]):
+        with pytest.raises(schema.Unfit, match="its keeps.hidden_1"):
+            trainer.state_shapes({**host, "keeps": {**host["keeps"], "hidden_1": kept}})
+    with pytest.raises(schema.Unfit, match="its keeps are not of the groups input, hidden_1"):
+        trainer.state_shapes({**host, "keeps": {}})
+    with pytest.raises(schema.Unfit, match="its spec: .*widths"):
+        trainer.state_shapes({**host, "spec": {**host["spec"], "widths": [64, 0, 10]}})
 
 
 @pytest.mark.parametrize(("size", "parts"), [(3, 2), (1, 2), (16, 3)])

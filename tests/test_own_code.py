@@ -81,7 +81,7 @@ def test_a_config_that_was_read_back_trains_only_with_a_criterion_that_is_handed
     run_of_another,
 ):
     workdir, imported = run_of_another
-    recorded = Workdir(workdir).config()
+    recorded = config.from_dict(json.loads((workdir / "config.json").read_text()))
     dataset = named.dataset_of(recorded)
     for each in (recorded, dataclasses.replace(recorded, seed=3)):
         with pytest.raises(UserError, match=r"was read from a file.*--config.scores.criterion or"):

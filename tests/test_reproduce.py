@@ -7,14 +7,15 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from command_lines import ROOT, here, process
+from command_lines import ROOT, come_from, here, process
 
 from dynhp_jax import compiling, loop, named, runs
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
+from dynhp_jax.disk import write_json
 from experiments import commandline, provenance, reports, reproduce
 from experiments.reproduction import baselines, results, running
-from experiments.workdir import Workdir, write_json
+from experiments.workdir import Workdir
 
 # -- dense baselines -------------------------------------------------------------------------------
 
@@ -225,7 +226,7 @@ def test_longer_runs_go_on_and_shorter_ones_are_read_off(tiny, program):
     (path,) = (folder / "runs" / "table2").glob("hp*")
     workdir, earlier = Workdir(path), {"commit": "abc", "versions": {}, "machine": "another"}
     now = json.loads(workdir.provenance_file.read_text())
-    write_json(workdir.provenance_file, [{"from_epoch": 1, **earlier}])
+    come_from(workdir, [{"from_epoch": 1, **earlier}])
     code, said, _ = program(*flags, "--rows=hp", "--epochs=6")
     assert code == 0 and "going on after epoch 4 of 6" in said
     assert len(workdir.records()) == 6

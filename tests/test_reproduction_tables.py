@@ -146,25 +146,28 @@ def test_errors_on_held_out_examples_replace_those_on_the_test_set(small):
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        ("[]", "it is no JSON object"),
-        ('{"row": "hp"', "it is no JSON object"),
+        ("[]", "it is not an object"),
+        ('{"row": "hp"', "it is no JSON"),
         ({"row": "hq"}, "its row is not the name of a row"),
         ({"row": None}, "its row is not"),
         ({"table": 4}, "its table is not 2 or 3"),
         ({"seed": True}, "its seed is not a whole number"),
         ({"epochs": 0}, "its epochs is not a whole number, 1 or more"),
         ({"test_error": "1.4"}, "its test_error is not a finite number"),
-        ({"best_test_error": math.nan}, "its best_test_error is not a finite number"),
-        ({"validation_error": math.inf}, "its validation_error is not a finite number or null"),
+        ({"best_test_error": math.nan}, "NaN is no number of JSON"),
+        ({"validation_error": -1}, "its validation_error is not a finite number, 0 or more or"),
         ({"units": ...}, "it has no units"),
-        ({"units": {"input": "784"}}, "its units is not"),
+        ({"units": {"input": "784"}}, "its units.input is not a whole number, 1 or more"),
+        ({"units": {"input": 784}}, "it has no units.hidden_1"),
         ({"model_kib": ...}, "it has no model_kib"),
         ({"training_memory": None}, "its training_memory"),
         ({"config": "hp"}, "its config is not an object"),
+        ({"config": {"epochs": 2}}, "it has no config.method"),
         ({"kept_inputs": 3}, "its kept_inputs"),
+        ({"kept_inputs": [5, 4]}, "its kept_inputs is not in rising order"),
         ({"curves": {"epoch": [1]}}, "its curves"),
-        ({"curves": {"epoch": [1], "more": [1, 2]}}, "its curves"),
-        ({"curves": {"test_error": [None, None]}}, "its curves"),
+        ({"curves": {"epoch": [1], "more": [1, 2]}}, "its curves is not columns of one length"),
+        ({"curves": {"test_error": [None, None]}}, r"its curves.test_error\[0\] is not a finite"),
         ({"seed": 3}, "holds the result whose file is .*hp-seed3-epochs2.json"),
         ({"table": 3}, "holds the result whose file is .*table3/hp-seed0-epochs2.json"),
     ],
@@ -177,7 +180,7 @@ def test_a_file_that_is_no_result_or_that_of_another_run_is_named(small, damage,
             damage = {**there, name: {**there[name], **value} if name == "curves" else value}
         damage = json.dumps({name: value for name, value in damage.items() if value is not ...})
     path.write_text(damage)
-    with pytest.raises(UserError, match=f"hp-seed0-epochs2.json .*{says}"):
+    with pytest.raises(UserError, match=f"hp-seed0-epochs2.json.*{says}"):
         tables.build(small, TABLES[2], SETTINGS[2])
 
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import threading
+import time
 
 import pytest
 from command_lines import CLOCKS, fails, here, process
@@ -106,12 +108,52 @@ def test_records_that_do_not_go_with_the_checkpoint_are_refused(swept, capfd, tm
     file = Workdir(folder / NAMES[2]).metrics_file
     arguments = [*QUICK, "--config.epochs=3", f"--workdir={folder}"]
     lines = file.read_text().splitlines(keepends=True)
-    for kept in ([], lines[:2], lines[1:]):
+    for kept in (lines[:2], lines[1:], [*lines[:2], "garbage\n"]):
         file.write_text("".join(kept))
         before = contents(folder)
         said = fails(capfd, sweep.main, *arguments)
-        assert f"{file} has {len(kept)} epochs" in said and "checkpoint is of epoch 3" in said
+        if "garbage" in kept[-1]:
+            assert f"{file}, line 3: it is no JSON" in said
+        else:
+            assert f"{file} has 2 epochs" in said and "checkpoint is of epoch 3" in said
         assert contents(folder) == before
+
+
+def test_what_members_lost_is_written_again_and_said(swept, capfd, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "copy")
+    kept = ("config.json", "metrics.jsonl", "provenance.json", "sweep.json")
+    before = {(each, name): (folder / each / name).read_bytes() for each in NAMES for name in kept}
+    shutil.rmtree(folder / NAMES[1])
+    (folder / NAMES[2] / "metrics.jsonl").unlink()
+    (folder / "checkpoints" / f"records-{NAMES[3]}.jsonl").write_text("no records")
+    code, _, said = here(capfd, sweep.main, *QUICK, "--config.epochs=3", f"--workdir={folder}")
+    assert code == 0 and all("was lost" in line for line in said.splitlines())
+    for name in (f"{NAMES[1]}/config.json", f"{NAMES[1]}/provenance.json",
+                 f"{NAMES[1]}/metrics.jsonl", f"{NAMES[2]}/metrics.jsonl",
+                 f"checkpoints/records-{NAMES[3]}.jsonl"):  # fmt: skip
+        assert said.count(f"{folder / name} was lost") == 1
+    assert before == {place: (folder / place[0] / place[1]).read_bytes() for place in before}
+
+
+@pytest.mark.parametrize("name", [".", NAMES[3], "checkpoints"])
+def test_a_sweep_whose_directory_is_taken_away_ends_in_one_line(name, capfd, tmp_path):
+    """It has epochs enough to go on until that is noticed, whenever it happens."""
+    folder = tmp_path / "sweep"
+
+    def meddle():
+        deadline = time.monotonic() + 300
+        while time.monotonic() < deadline:
+            if (folder / "checkpoints" / "000001").exists():
+                (folder / name).rename(tmp_path / "elsewhere")
+                return
+            time.sleep(0.002)
+
+    meddling = threading.Thread(target=meddle)
+    meddling.start()
+    said = fails(capfd, sweep.main, *QUICK, "--config.epochs=100000", f"--workdir={folder}")
+    meddling.join()
+    assert "while the run went on" in said or "removed while it was written" in said
+    assert str(folder) in said and not (folder / name).exists()
 
 
 def test_a_folder_is_one_sweep_s(swept, capfd):

@@ -4,7 +4,6 @@ TFDS imports the classes that a directory names for its features, and a director
 anybody. So it is handed only directories that name classes of TFDS.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from dynhp_jax import json_files, schema
 from dynhp_jax.data.catalogue import Arrays, Published, Split, Unavailable, check, hashed_order
 from dynhp_jax.errors import UserError
 
@@ -20,6 +20,7 @@ from dynhp_jax.errors import UserError
 _CHUNK = 2_500
 _CLASSES = "tensorflow_datasets.core.features."  # that a directory may name
 _NAMING = ("pythonClassName", "python_class_name", "type")  # keys under which it does
+_INFO = schema.fields({"fileFormat": schema.TEXT})
 
 
 def read(entry: Published, roots: Iterable[Path]) -> list[Arrays]:
@@ -52,17 +53,12 @@ def read(entry: Published, roots: Iterable[Path]) -> list[Arrays]:
 
 
 def _file_format(folder: Path) -> str:
-    try:
-        return _json(folder / "dataset_info.json")["fileFormat"]
-    except (KeyError, TypeError) as error:
-        raise _damaged(folder / "dataset_info.json", error) from error
+    remedy = "it is damaged: prepare it anew"
+    return json_files.read(folder / "dataset_info.json", _INFO, remedy)["fileFormat"]
 
 
 def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
+    return json_files.read(path, schema.ANY, "it is damaged: prepare it anew")
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
@@ -92,7 +88,7 @@ def _check_classes(folder: Path) -> None:
 def _classes(values: Any) -> Iterable[str]:
     """The classes that a description of features names, also in JSON within JSON."""
     if isinstance(values, str) and values.lstrip().startswith(("{", "[")):
-        values = json.loads(values)
+        values = json_files.loads(values.encode())
     if isinstance(values, dict):
         yield from (str(values[key]) for key in _NAMING if key in values)
         values = [value for key, value in values.items() if key not in _NAMING]

@@ -5,25 +5,49 @@ copying them into one directory.
 """
 
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from dynhp_jax import schema
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
 from experiments.reproduction import entries
 from experiments.reproduction import results as shared
 from experiments.reproduction.results import Result
 
-_KINDS = {
-    "row": entries.TEXT,
-    "seed": entries.COUNT,
-    "fraction": entries.NUMBER_OR_NULL,
-    "removed": entries.NUMBER,
-    "test_error": entries.NUMBER,
-    "warm_up": entries.COUNT,
-    "test_examples": entries.COUNT,
-    "config": entries.MAPPING,
-}
+_UNITS = schema.mapping_of(schema.POSITIVE, 1)
+_ERRORS = schema.mapping_of(schema.NOT_NEGATIVE, 1)
+_OF_A_CELL = schema.fields(
+    {
+        "row": schema.TEXT,
+        "seed": entries.SEED,
+        "fraction": schema.optional(schema.NOT_NEGATIVE),
+        "removed": schema.NUMBER,
+        "units_removed": schema.NUMBER,
+        "units": _UNITS,
+        "test_error": schema.NOT_NEGATIVE,
+        "seconds": schema.NOT_NEGATIVE,
+        "warm_up": schema.POSITIVE,
+        "test_examples": schema.POSITIVE,
+        "config": entries.CONFIG,
+    },
+    optional={"tuning_seconds": schema.NOT_NEGATIVE, "pruned_test_error": schema.NOT_NEGATIVE},
+)
+_OF_A_CRITERION = schema.fields({"score_seconds": schema.NOT_NEGATIVE})
+_TUNED = schema.fields({"delta": schema.NUMBER, "validation_error_by_delta": _ERRORS})
+
+
+def _parts(result: Mapping[str, Any]) -> Iterator[tuple[str, Any, schema.Kind]]:
+    """Those of every cell, and those that cells of its kind have."""
+    yield from _OF_A_CELL.parts(result)
+    if result.get("fraction"):
+        yield from _OF_A_CRITERION.parts(result)
+    if "delta" in result:
+        yield from _TUNED.parts(result)
+
+
+_RESULT = schema.Kind(_OF_A_CELL.what, _OF_A_CELL.holds, _parts)
 
 
 def path_of(directory: Path, row: str, what: str, seed: int) -> Path:
@@ -48,7 +72,7 @@ def current(path: Path, config: Config, warm_up: int, examples: int) -> dict[str
     Raises:
       UserError: it is of another config, or no result.
     """
-    found = shared.read(path, _KINDS)
+    found = shared.read(path, _RESULT)
     if found is None:
         return None
     differing = shared.differences(found, config)

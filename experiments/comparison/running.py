@@ -103,14 +103,14 @@ class Start:
     def of(cls, place: Place, seed: int) -> "Start":
         config = settings.warm_up(place.base, seed)
         workdir = Workdir(place.workdirs / f"warm-up-seed{seed}")
-        if len(workdir.records()) < config.epochs:
+        if checkpoint.epochs(workdir.checkpoints)[-1:] != [config.epochs]:
             _train(place, config, workdir)
         with workdir.claim(config):  # refuses a run of another config
             trainer = runs.Trainer(config, place.dataset, place.programs)
-            epochs = checkpoint.epochs(workdir.checkpoints)[-settings.KEPT :]
+            first = max(1, config.epochs - settings.KEPT + 1)
             saved = [
-                _on_host(checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes))
-                for epoch in reversed(epochs)
+                _on_host(_saved(workdir, epoch, trainer))
+                for epoch in range(config.epochs, first - 1, -1)
             ]
         earlier = tuple(each.state.evaluated[0] for each in saved[1:])
         run = dataclasses.replace(trainer.resume(saved[0]), earlier=earlier)
@@ -146,6 +146,21 @@ class Start:
         state = jax.tree.map(jnp.array, self.saved.state)  # a copy: an epoch consumes them
         run = trainer.resume(dataclasses.replace(self.saved, state=state))
         return trainer, dataclasses.replace(run, earlier=self.earlier)
+
+
+def _saved(workdir: Workdir, epoch: int, trainer: runs.Trainer) -> checkpoint.Checkpoint:
+    """One of the last checkpoints of a warm-up, of which criteria need each.
+
+    Raises:
+      UserError: it is damaged, or not there.
+    """
+    try:
+        return checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes)
+    except checkpoint.Corrupted as damage:
+        raise UserError(
+            f"the checkpoint of epoch {epoch} in {workdir.checkpoints} is damaged ({damage});"
+            f" remove {workdir.path}, and the warm-up is trained again"
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +235,13 @@ def current(place: Place, cell: Cell) -> dict[str, Any] | None:
     """The result of a cell that is there already.
 
     Raises:
-      UserError: what is there is of another config.
+      UserError: what is there is of another config or cell.
     """
     config, path = cell.config(place.base, place.comparison), cell.path(place.results)
-    return results.current(path, config, place.base.epochs, len(place.dataset.y_test))
+    there = results.current(path, config, place.base.epochs, len(place.dataset.y_test))
+    if there is not None:
+        _check_cell(path, there, cell)
+    return there
 
 
 def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
@@ -244,6 +262,15 @@ def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
         flush=True,
     )
     return found
+
+
+def _check_cell(path: Path, there: Mapping[str, Any], cell: Cell) -> None:
+    for name in ("row", "seed", "fraction"):
+        if there[name] != getattr(cell, name):
+            raise UserError(
+                f"{path}: its {name} is {shown(there[name])}, not {getattr(cell, name)!r}, of which"
+                " the name of the file is; move it away"
+            )
 
 
 def _by_criterion(place: Place, cell: Cell, config: Config) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def _deltas(base: Config, comparison: Comparison, tuned: Sequence[Result]) -> Gr
             errors = each["validation_error_by_delta"]
             cells.append(
                 (f"{fraction:g}", str(each["seed"]), f"{each['delta']:g}",
-                 *(f"{errors[d]:.1f}" for d in _tried(tuned)))
+                 *(f"{errors[d]:.1f}" if d in errors else _NONE for d in _tried(tuned)))
             )  # fmt: skip
     notes = ("errors are those on the held-out examples, of the pruned network",)
     return Grid(f"{base.name}: the delta of FlexRel", tuple(cells), notes)

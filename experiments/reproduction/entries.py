@@ -1,52 +1,25 @@
 """What the entries of a result file have to be, before tables, figures and calibration use them."""
 
-import dataclasses
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from dynhp_jax import schema
 from dynhp_jax.errors import UserError
 from experiments.reproduction import rows
-from experiments.reproduction.published import TABLES
+from experiments.reproduction.published import TABLES, UNITS
 
+SEED = schema.whole(0, 2**32 - 1)
+CONFIG = schema.fields(  # what is used of it as it is; all of it is compared
+    {
+        "epochs": schema.POSITIVE,
+        "method": schema.TEXT,
+        "batch": schema.fields({"alpha": schema.NUMBER, "grid": schema.NUMBER}),
+        "memory": schema.fields({"sp_batch": schema.POSITIVE}),
+        "penalty": schema.fields({"lam": schema.NUMBER}),
+    }
+)
 
-@dataclasses.dataclass(frozen=True)
-class Kind:
-    """What a value may be.
-
-    Attributes:
-      what: in words, for the line that names a damaged file.
-      holds: whether a value is one.
-    """
-
-    what: str
-    holds: Callable[[Any], bool]
-
-
-def fault(result: Any, kinds: Mapping[str, Kind]) -> str | None:
-    """What keeps the content of a file from being a result, as a phrase; None if nothing does.
-
-    Args:
-      result: what was read.
-      kinds: of the entries that every result has.
-    """
-    if not isinstance(result, Mapping):
-        return "it is no JSON object"
-    for name, kind in kinds.items():
-        if name not in result:
-            return f"it has no {name}"
-        if not kind.holds(result[name]):
-            return f"its {name} is not {kind.what}"
-    return None
-
-
-def _is_whole(value: Any, least: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: Any) -> bool:
-    known = isinstance(value, int | float) and not isinstance(value, bool)
-    return known and abs(value) < math.inf  # which NaN is not, either
+_ALWAYS = ("epoch", "test_error", "batch_size", "parameters", "memory_kib", "variance_ratio")
 
 
 def _is_row(value: Any) -> bool:
@@ -57,49 +30,41 @@ def _is_row(value: Any) -> bool:
     return True
 
 
-def _are_units(value: Any) -> bool:
-    return isinstance(value, Mapping) and bool(value) and all(map(_is_whole, value.values()))
+def _alike(columns: Mapping[str, list]) -> bool:
+    return len({len(column) for column in columns.values()}) == 1
 
 
-def _are_curves(value: Any) -> bool:
+def _curves() -> schema.Kind:
     """Columns of numbers, equally long, with those that every run has among them."""
-    if not isinstance(value, Mapping) or not value.keys() >= _CURVES:
-        return False
-    columns = value.values()
-    if not all(isinstance(column, list) and column for column in columns):
-        return False
-    alike = len({len(column) for column in columns}) == 1
-    return alike and all(_is_number(each) for column in columns for each in column)
+    column, alike = schema.list_of(schema.NUMBER, 1), schema.Kind("columns of one length", _alike)
+    epochs = schema.rising(schema.POSITIVE, "in rising order")
+    known = schema.fields({name: epochs if name == "epoch" else column for name in _ALWAYS})
+    every = schema.mapping_of(column)
+
+    def parts(value):
+        return [*known.parts(value), *every.parts(value), ("", value, alike)]
+
+    return schema.Kind(every.what, every.holds, parts)
 
 
-_CURVES = {"epoch", "test_error", "batch_size", "parameters", "memory_kib", "variance_ratio"}
-
-TEXT = Kind("a text", lambda value: isinstance(value, str))
-COUNT = Kind("a whole number, 0 or more", _is_whole)
-NUMBER = Kind("a finite number", _is_number)
-NUMBER_OR_NULL = Kind("a finite number or null", lambda v: v is None or _is_number(v))
-MAPPING = Kind("an object", lambda value: isinstance(value, Mapping))
-_POSITIVE = Kind("a whole number, 1 or more", lambda value: _is_whole(value, 1))
-_PIXELS = Kind(
-    "a list of whole numbers or null",
-    lambda v: v is None or (isinstance(v, list) and all(map(_is_whole, v))),
+OF_A_RUN = schema.fields(
+    {
+        "row": schema.Kind("the name of a row", _is_row),
+        "table": schema.Kind("2 or 3", lambda v: isinstance(v, int) and v in TABLES),
+        "seed": SEED,
+        "epochs": schema.POSITIVE,
+        "test_error": schema.NOT_NEGATIVE,
+        "best_test_error": schema.NOT_NEGATIVE,
+        "validation_error": schema.optional(schema.NOT_NEGATIVE),
+        "units": schema.fields(dict.fromkeys(UNITS, schema.POSITIVE)),
+        "parameters": schema.POSITIVE,
+        "model_kib": schema.NOT_NEGATIVE,
+        "training_memory": schema.NOT_NEGATIVE,
+        "batch_size": schema.POSITIVE,
+        "config": CONFIG,
+        "kept_inputs": schema.optional(
+            schema.rising(schema.whole(0, UNITS["input"] - 1), "in rising order")
+        ),
+        "curves": _curves(),
+    }
 )
-
-OF_A_RUN: Mapping[str, Kind] = {
-    "row": Kind("the name of a row", _is_row),
-    "table": Kind("2 or 3", lambda value: _is_whole(value) and value in TABLES),
-    "seed": COUNT,
-    "epochs": _POSITIVE,
-    "test_error": NUMBER,
-    "best_test_error": NUMBER,
-    "validation_error": NUMBER_OR_NULL,
-    "units": Kind("an object of whole numbers", _are_units),
-    "parameters": _POSITIVE,
-    "model_kib": NUMBER,
-    "training_memory": NUMBER,
-    "batch_size": _POSITIVE,
-    "config": MAPPING,
-    "kept_inputs": _PIXELS,
-    "curves": Kind(f"lists of numbers, as many in each, with {', '.join(sorted(_CURVES))}",
-                   _are_curves),
-}  # fmt: skip

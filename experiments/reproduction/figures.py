@@ -139,7 +139,7 @@ def _width(
     results: Sequence[Result], name: str, group: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Units of a layer, by epoch; inputs without gates have no curve, they all stay."""
-    if f"{name}/{group}" in results[0]["curves"]:
+    if all(f"{name}/{group}" in each["curves"] for each in results):
         return mean_curve(results, f"{name}/{group}")
     epochs, _, each = mean_curve(results, "epoch")
     each = np.full_like(each, results[0]["units"][group])

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax import config as configuration
-from dynhp_jax import memory
+from dynhp_jax import json_files, memory, schema
 from dynhp_jax.batch_size import on_grid
 from dynhp_jax.config import Config
+from dynhp_jax.disk import write_text
 from dynhp_jax.errors import UserError
 from experiments.reproduction import rows
-from experiments.reproduction.entries import OF_A_RUN, Kind, fault
+from experiments.reproduction.entries import OF_A_RUN
 from experiments.reproduction.published import METER, WHOLE
-from experiments.workdir import write_text
 
 Result = Mapping[str, Any]
 
@@ -195,28 +195,20 @@ def write_lines(path: Path, result: Result) -> None:
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
-def read(path: Path, kinds: Mapping[str, Kind] = OF_A_RUN) -> dict[str, Any] | None:
+def read(path: Path, kind: schema.Kind = OF_A_RUN) -> dict[str, Any] | None:
     """The result that lies there, None if there is none.
 
     Args:
       path: of the file.
-      kinds: of the entries that every result has.
+      kind: of a result.
 
     Raises:
       UserError: the file cannot be read, or is no result.
     """
     try:
-        result = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+        return json_files.read(path, kind, "it is no result of this program, move it away")
+    except FileNotFoundError:
         return None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); move it away") from None
-    except ValueError:
-        result = None
-    wrong = fault(result, kinds)
-    if wrong:
-        raise UserError(f"{path} is no result of this program: {wrong}; remove it")
-    return result
 
 
 def read_own(path: Path, directory: Path) -> dict[str, Any] | None:
