@@ -10,7 +10,8 @@ every large block back at once, so that memory which was freed before is not cou
 XLA's own count stands beside it: without what the libraries of the CPU take.
 
 `--fusion=off` compiles without the fusion of operations into calls of YNNPACK; what takes longer
-than LIMIT_S is left out, and said.
+than LIMIT_S is left out, and said. The JSON is written after every size, and one that is there
+already is not run again.
 """
 
 import argparse
@@ -115,7 +116,6 @@ def check(data: str, model: config.Model, batch: int, chunk: int, cores: int) ->
                 "model": model.name,
                 "options": {"width": model.width, "hidden": list(model.hidden)},
                 "program": what,
-                "cores": cores,
                 "metered": counted,
                 "xla": state_bytes
                 + own.temp_size_in_bytes
@@ -144,7 +144,7 @@ def one(size: int, cores: int, fusion: str) -> list[dict]:
             timeout=LIMIT_S if fusion == "off" else None,
         )
     except subprocess.TimeoutExpired:
-        return [{"model": SIZES[size][1].name, "cores": cores, "left_out_after_s": LIMIT_S}]
+        return [{"model": SIZES[size][1].name, "left_out_after_s": LIMIT_S}]
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -162,18 +162,21 @@ def main() -> None:
         return
     models = flags.models.split(",") if flags.models else [model.name for _, model, *_ in SIZES]
     available = len(os.sched_getaffinity(0))
-    rows = []
+    said = "python -m benchmarks.meter_check" + " --fusion=off" * (flags.fusion == "off")
+    rows = json.loads(flags.out.read_text())["rows"] if flags.out.exists() else []
+    done = {(row["size"], row["cores"]) for row in rows}
     for size, cores in itertools.product(range(len(SIZES)), sorted({1, available})):
         _, model, *_ = SIZES[size]
         # On one core what a product packs is another; a chain of operations is much the same.
-        if model.name not in models or (cores == 1 < available and model.name != "mlp"):
+        left_out = model.name not in models or (cores == 1 < available and model.name != "mlp")
+        if left_out or (size, cores) in done:
             continue
-        rows += one(size, cores, flags.fusion)
-        print(*rows[-2:], sep="\n", flush=True)
-    said = "python -m benchmarks.meter_check"
-    said += " --fusion=off" if flags.fusion == "off" else ""
-    head = record.head(said, jax.devices()[0].device_kind)
-    record.write(flags.out, {**head, "rows": rows})
+        head = record.head(said, jax.devices()[0].device_kind)
+        found = one(size, cores, flags.fusion)
+        rows += [{"size": size, "cores": cores, "commit": head["commit"], **row} for row in found]
+        rows.sort(key=lambda row: (row["size"], row["cores"]))
+        record.write(flags.out, {**head, "rows": rows})
+        print(*found, sep="\n", flush=True)
 
 
 if __name__ == "__main__":
