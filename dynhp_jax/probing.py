@@ -155,9 +155,9 @@ class _Probe(Hook):
         return not self.uses.carried(value) and self.batch.of(value) is not None
 
     def _leaf(self, value: Value) -> Path | None:
-        """The leaf that a value is, up to its shape or type."""
+        """The leaf that a value is, or is a part of, up to its shape or type."""
         carried = self.uses.carried(value)
-        if not value.linear or len(carried) != 1:
+        if not value.distinct or len(carried) != 1:
             return None
         (path,) = carried
         return path

@@ -30,6 +30,7 @@ Place = tuple[int, ...]
 _NONE: Leaves = frozenset()
 # What has no derivative makes constants, whatever of.
 _CONSTANT = frozenset({"ceil", "floor", "round", "sign", "stop_gradient"})
+_LOOKED_UP = " after a look-up of rows whose positions repeat, or are not known beforehand"
 
 
 class Use(NamedTuple):
@@ -66,6 +67,7 @@ class Uses:
     def __init__(self, traced: Traced, trained: Collection[Path], batched: Callable[[Axis], bool]):
         self._batched = batched
         self._carried: dict[int, Leaves] = {}  # by the id of a value
+        self._repeated: set[Path] = set()  # leaves whose rows were looked up, perhaps repeatedly
         given = [frozenset({path}.intersection(trained)) for path in traced.leaves]
         wanted = [True] * len(traced.analysis.jaxpr.outvars)
         outputs, self._uses = self._walk(traced.analysis, given, wanted)
@@ -104,7 +106,8 @@ class Uses:
             if len(uses) > 1:
                 _refuse(path, f"is used more than once ({how}), so its gradients have cross terms")
             if (path, uses[0].place) not in met:
-                _refuse(path, f"meets the data in {how}, which has no closed form for it")
+                after = _LOOKED_UP if path in self._repeated else ""
+                _refuse(path, f"meets the data in {how}{after}, which has no closed form for it")
 
     # -- walking ----------------------------------------------------------------------------------
 
@@ -143,6 +146,8 @@ class Uses:
                 else:
                     carried[var] = leaves
                     self._carry(result, leaves)
+                    if eqn.primitive.name == "gather" and not result.distinct:
+                        self._repeated |= leaves
             entering.difference_update(use.path for use in inside)
             where, how = place(eqn, values), eqn.primitive.name
             uses += [Use(p, how, where, made) for o in operands for p in sorted(o & entering)]

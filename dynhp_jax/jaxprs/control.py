@@ -43,7 +43,7 @@ def _with_own_derivative(walk: Walk, jaxpr: Any, consts: list, operands: list[Va
 def _rest(value: Value) -> Value:
     """What one step of a loop sees of an array that is stacked along its first axis."""
     axes = value.axes[1:]
-    return Value(axes, None, value.is_constant, value.sources, value.linear)
+    return Value(axes, None, value.is_constant, value.sources, value.linear, value.distinct)
 
 
 def _again(values: list[Value]) -> list[Value]:
@@ -52,7 +52,7 @@ def _again(values: list[Value]) -> list[Value]:
     They are no longer plain leaves: their gradient is a sum over steps, whose norm has no closed
     form.
     """
-    return [dataclasses.replace(value, linear=False) for value in values]
+    return [dataclasses.replace(value, linear=False, distinct=False) for value in values]
 
 
 def tie(walk: Walk, before: list[Value], after: list[Value]) -> None:

@@ -165,7 +165,14 @@ def trace(apply: Callable, variables: Any, inputs: Sequence[Any]) -> Traced:
         if name in leaves:
             raise ValueError(f"two leaves are called {name!r}; rename one of them")
         sources = frozenset() if data else frozenset([name])
-        values.append(Value(walk.labels.fresh_axes(leaf.shape), sources=sources, linear=not data))
+        values.append(
+            Value(
+                walk.labels.fresh_axes(leaf.shape),
+                sources=sources,
+                linear=not data,
+                distinct=not data,
+            )
+        )
         walk.bind(values[-1])
         leaves[name], shapes[name], dtypes[name] = values[-1].axes, leaf.shape, leaf.dtype
         if data and leaf.shape and walk.batch is None:

@@ -50,6 +50,8 @@ class Value:
       sources: paths of the leaves of the variables that it was computed from, if from those alone;
         empty for whatever depends on an input.
       linear: whether it is a leaf up to transposition, reshape or a change of dtype.
+      distinct: whether its entries are entries of one leaf, none of them twice: of a slice, of rows
+        that are looked up by known positions.
       summed: the axes over which it is a sum.
       index: whose positions its entries are, if they were chosen by values (`choices`).
       counts: the axis of its own whose positions its entries are (0, 1, 2, ... along it), if any.
@@ -60,6 +62,7 @@ class Value:
     is_constant: bool = False
     sources: frozenset[str] = frozenset()
     linear: bool = False
+    distinct: bool = False
     summed: Axes = ()
     index: Index | None = None
     counts: int | None = None
@@ -205,6 +208,8 @@ MOVES = {
     "copy",
     "copy_p",
 }
+# Those that take parts of an array, or turn it round.
+PARTS = {"slice", "dynamic_slice", "split", "unstack", "squeeze", "rev"}
 
 
 # A rule for equations that take positions (`Value.index`): what their results are, as by the
@@ -401,14 +406,41 @@ def _with_provenance(eqn: Any, operands: list[Value], result: Value) -> Value:
     moves = eqn.primitive.name in MOVES
     if moves and operands[0].summed:
         result = dataclasses.replace(result, summed=operands[0].summed)
+    part = bool(operands) and operands[0].distinct and _keeps_apart(eqn, operands)
+    distinct = result.distinct or part  # a body has told of its results
     if result.sources:
-        return result
+        return dataclasses.replace(result, distinct=distinct)
     variable = [v for v in operands if not v.is_constant]
     if not variable or not all(v.sources for v in variable):
         return result
     sources = frozenset().union(*(v.sources for v in variable))
-    linear = moves and operands[0].linear and eqn.invars[0].aval.size == eqn.outvars[0].aval.size
-    return dataclasses.replace(result, sources=sources, linear=linear)
+    linear = distinct and moves and operands[0].linear
+    return dataclasses.replace(result, sources=sources, linear=linear, distinct=distinct)
+
+
+def _keeps_apart(eqn: Any, operands: list[Value]) -> bool:
+    """Whether each entry of the results is an entry of the first operand, none of them twice."""
+    name = eqn.primitive.name
+    if name in MOVES:
+        return eqn.invars[0].aval.size == eqn.outvars[0].aval.size
+    if name == "gather":
+        return _looks_up_once(eqn, operands[1])
+    return name in PARTS
+
+
+def _looks_up_once(eqn: Any, indices: Value) -> bool:
+    """Whether a gather takes rows at known positions, each of them once, or a single one."""
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    if numbers.operand_batching_dims or any(sizes[d] != 1 for d in numbers.start_index_map):
+        return False
+    if len(indices.axes) == 1:
+        return True
+    if indices.const is None:
+        return False
+    places = indices.const.reshape(-1, indices.const.shape[-1])
+    limits = [eqn.invars[0].aval.shape[d] for d in numbers.start_index_map]
+    inside = bool(((places >= 0) & (places < limits)).all())
+    return inside and np.unique(places, axis=0).shape == places.shape
 
 
 def _unknown(walk: Walk, eqn: Any, operands: list[Value]) -> list[Value]:
