@@ -24,6 +24,7 @@ from dynhp_jax import (
     annealing,
     compiling,
     config,
+    named,
     outcome,
     plans,
     schema,
@@ -101,11 +102,13 @@ class Team:
 
     Raises:
       ConfigError: configs that differ in more, or that ask for what is not done side by side.
+      UserError: the memory cannot hold the variables of all.
     """
 
     def __init__(self, configs: Sequence[Config], dataset: Dataset, programs: compiling.Programs):
         check(configs)
         self.programs, self.dataset = programs, dataset
+        named.spec_of(configs[0], dataset, len(configs) * train_state.copies(configs[0]))
         self.trainers = [Trainer(each, dataset, programs) for each in configs]
         self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples
         steps = self.lead.steps

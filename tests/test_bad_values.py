@@ -193,6 +193,9 @@ def test_moments_and_the_mean_count(copies, optimizer, ema, tmp_path, capfd, mon
     monkeypatch.setattr(machine, "memory_bytes", lambda: 4 * numbers * copies - 1)
     said = alone(capfd, tmp_path, train.main, *DIGITS, *flags)
     assert "and there is memory for" in said
+    monkeypatch.setattr(machine, "memory_bytes", lambda: 2 * 4 * numbers * copies - 1)
+    said = alone(capfd, tmp_path, sweep.main, *DIGITS, *flags, "--seeds=0,1")
+    assert "and there is memory for" in said
 
 
 def test_a_limit_on_the_process_is_what_there_is():
