@@ -271,6 +271,29 @@ def test_random_bits_of_a_key_that_is_given_tie_no_layers(x64):
     np.testing.assert_allclose(out, expected, rtol=1e-10, atol=1e-12)
 
 
+# Writing
+
+
+def test_width_under_a_norm_of_tokens_that_are_written_in_place(x64):
+    """The class token is set in an array of zeros, messages are added: zero units stay zero."""
+    p = PARAMS | {"token": RNG.normal(size=N)}
+
+    def norm(h):
+        return h / jnp.sqrt((h * h).mean(-1, keepdims=True) + 0.1)
+
+    def apply(p, x):
+        h = jnp.zeros((B, T + 1, N)).at[:, 1:].set(x @ p["a"]).at[:, 0].set(p["token"])
+        h = h + jax.ops.segment_sum(h, jnp.array([1, 0]), 2) + jnp.fft.fft(h, axis=1).real
+        return norm(h) @ p["d"]
+
+    alive = np.isin(np.arange(N), KEEP)
+    token = np.broadcast_to(p["token"], (B, 1, N))
+    h = np.concatenate([token, X @ p["a"]], 1) * alive
+    h = h + h[::-1] + np.fft.fft(h, axis=1).real
+    expected = h / np.sqrt((h * h).mean(-1, keepdims=True) + 0.1) @ p["d"]
+    check(apply, expected, p)
+
+
 # Experts
 
 

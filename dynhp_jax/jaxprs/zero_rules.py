@@ -10,9 +10,11 @@ import numpy as np
 from dynhp_jax.jaxprs.collectives import BY_POSITION
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE, IDENTITIES
 from dynhp_jax.jaxprs.indexing import static_gather_axis
+from dynhp_jax.jaxprs.matrices import whole_axes
 from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS, WINDOWS
 from dynhp_jax.jaxprs.shapes import stretches
 from dynhp_jax.jaxprs.walk import Value
+from dynhp_jax.jaxprs.writing import window_axes
 from dynhp_jax.jaxprs.zeros import (
     LOUD,
     NIL,
@@ -184,6 +186,28 @@ def _joined(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) 
     elif name == "concatenate" and axes[p["dimension"]] == SAME:  # each part is another number
         axes[p["dimension"]] = LOUD
     return result(operands, axes, all(known.nil for known in parts))
+
+
+@zero_rule("scatter", "scatter-add", "scatter-sub")
+def _written(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
+    """A unit of axes that are written whole is zero where it is in both arrays."""
+    known, _, updates = operands
+    shape, small = eqn.invars[0].aval.shape, eqn.invars[2].aval.shape
+    window = window_axes(eqn.params["dimension_numbers"], len(shape))
+    axes = (
+        added([known.along(d), updates.along(window[d])])
+        if d in window and small[window[d]] == size
+        else LOUD
+        for d, size in enumerate(shape)
+    )
+    return result(operands, axes, known.nil and updates.nil)
+
+
+@zero_rule("fft")
+def _transformed(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
+    (known,) = operands
+    apart = len(known.axes) - whole_axes(eqn)
+    return result(operands, (*known.axes[:apart], *[LOUD] * whole_axes(eqn)), known.nil)
 
 
 @zero_rule("pad")
