@@ -318,5 +318,18 @@ def test_hidden_units_of_experts_are_cut_and_gated(x64):
     assert groups.prunable == ("input", "up")
     assert small["up"].shape == (3, 4, 3) and small["down"].shape == (3, 3, 2)
     assert groups["up"].flops == pytest.approx(2 * 7 * (4 + 2))
+
+    def width(p, x):  # a residual stream of 4 features under an RMSNorm
+        h = x @ p["stem"]
+        h = h + jnp.tanh(lax.ragged_dot(h, p["up"], jnp.array([2, 4, 1]))) @ p["out"]
+        return h / jnp.sqrt((h * h).mean(-1, keepdims=True) + 0.1) @ p["head"]
+
+    q = p | {"stem": rng.normal(size=(4, 4)), "out": rng.normal(size=(N, 4))}
+    q["head"], stream = rng.normal(size=(4, 2)), np.isin(np.arange(4), [0, 3])
+    h = x @ q["stem"] * stream
+    made = np.concatenate([h[:2] @ p["up"][0], h[2:6] @ p["up"][1], h[6:] @ p["up"][2]])
+    h = h + np.tanh(made) @ q["out"] * stream
+    expected = h / np.sqrt((h * h).mean(-1, keepdims=True) + 0.1) @ q["head"]
+    check(width, expected, q, x, ("stem", 1), np.array([0, 3]))
     with pytest.raises(ValueError, match="read where no batch axis is"):
         gated(apply, groups)(p, {"up": np.ones((7, N))}, x)

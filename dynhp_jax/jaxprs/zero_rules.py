@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.jaxprs.collectives import BY_POSITION
+from dynhp_jax.jaxprs.contractions import PRODUCTS, product_axes
 from dynhp_jax.jaxprs.elementwise import ELEMENTWISE, IDENTITIES
 from dynhp_jax.jaxprs.indexing import static_gather_axis
 from dynhp_jax.jaxprs.matrices import whole_axes
@@ -272,10 +273,12 @@ def _window(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) 
 # Contractions
 
 
-@zero_rule("dot_general")
-def _dot_general(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
-    (lc, rc), (lb, rb) = eqn.params["dimension_numbers"]
-    value = values[0]
+@zero_rule(*PRODUCTS)
+def _product(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
+    (lc, rc), (lb, rb) = product_axes(eqn)
+    value, operands = values[0], operands[:2]
+    ragged = eqn.params.get("ragged_dot_dimension_numbers")
+    chosen = ragged.rhs_group_dimensions if ragged else ()
     for i, j in zip(lc, rc, strict=True):
         zeros.read(value.axes[i], operands, _met(operands, i, j))
     lhs, rhs = operands
@@ -283,13 +286,15 @@ def _dot_general(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Kno
         _made(operands, _met(operands, i, j), lhs.along(i), rhs.along(j))
         for i, j in zip(lb, rb, strict=True)
     ]
-    for side, used in ((0, (*lc, *lb)), (1, (*rc, *rb))):
+    for side, used in ((0, (*lc, *lb)), (1, (*rc, *rb, *chosen))):
         mine = operands[side]
         axes += [
             _of_kernel(operands, side, mine.along(d))
             for d in range(len(mine.axes))
             if d not in used
         ]
+    if len(axes) < len(eqn.outvars[0].aval.shape):  # the groups of rows that are contracted
+        axes.insert(0, LOUD)
     return result(operands, axes, lhs.nil or rhs.nil)
 
 
