@@ -106,7 +106,7 @@ class Labels(Atoms):
             # Rows of one size that were concatenated; copies that were taken of an axis.
             one, two = self.find(parts[..., 0]), self.find(parts[..., 1])
             for x, y in ((one, two), (two, one)):
-                if (x == x[:, :1]).all():
+                if (x == x[:, :1]).all() and _one_each(x[:, 0], y):
                     self.union(np.broadcast_to(y[0], y.shape).ravel(), y.ravel())
                     return x[:, 0], y[0]
                 if (x == x[:1]).all():
@@ -137,6 +137,10 @@ class Labels(Atoms):
                 if pair is None:
                     return None
                 slow[~plain], fast = self.compose(one[:, 0], pair[0][which.ravel()]), pair[1]
+        if fast is not None:  # a row that is that digit itself has no other part
+            same = plain & (grid == self.find(fast)).all(1)
+            slow[same] = self._constant(int(same.sum()))
+            plain &= ~same
         if plain.any():
             fast = self.fresh(grid.shape[1]) if fast is None else fast
             if np.isin(self.leaves(grid[plain]), self.leaves(fast)).any():
@@ -186,21 +190,25 @@ class Labels(Atoms):
             if size and longer[0].size % size == 0:
                 pair = self.split(longer[0], size, longer[0].size // size)
             if pair is None:
-                self._unify_ends(left, right, reason)
-                return a
+                return (*out, *self._unify_ends(left, right, reason))
             longer[:1] = pair
         for extra in left + right:  # digits of size one
             self.pin(extra, reason)
         return tuple(out)
 
-    def _unify_ends(self, left: list[Digit], right: list[Digit], reason: str) -> None:
+    def _unify_ends(self, left: list[Digit], right: list[Digit], reason: str) -> Axis:
         """Digits that divide differently: their common end survives together, the rest must."""
+        size, end = axis_size(tuple(left)), ()
         found = self.end(left[-1], right[-1].size)
         other = found and self.end(right[-1], found[1].size)
         if other and other[1].size == found[1].size:
+            end = found[1:]
             self.union(found[1], other[1])
             left[-1:], right[-1:] = found[0], other[0]
         self.pin_axis((*left, *right), reason)
+        rest = self.fresh(size // axis_size(end))
+        self.pin(rest, reason)
+        return (rest, *end)
 
     def _whole(self, axis: Axis) -> list[Digit]:
         """The digits of an axis without those of size one that survive anyway."""
@@ -299,6 +307,12 @@ class Labels(Atoms):
         for digit in axis:
             mask = (mask[:, None] & ~dead[digit]).reshape(-1)
         return mask
+
+
+def _one_each(keys: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether equal keys have equal rows."""
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    return bool((rows == rows[first[which.ravel()]]).all())
 
 
 def _spread(axis: Axis, of_digits: Sequence[tuple], facts: int) -> list[np.ndarray]:
