@@ -65,6 +65,9 @@ EXACT = {
     "absolute": lambda h: h / (jnp.linalg.norm(h, 1, axis=-1, keepdims=True) + EPS),
     "spread": scaled(lambda h: (h**2).mean(-1, keepdims=True) - h.mean(-1, keepdims=True) ** 2),
     "half": lambda h: scaled(lambda h: jnp.mean(h * h, -1, keepdims=True))(h.astype("f4")),
+    "token_in_place": lambda h: scaled(lambda h: jnp.mean(h * h, -1, keepdims=True))(
+        h.at[:, 1].set(2 * h[:, 0])
+    ),
     "jitted": jax.jit(scaled(lambda h: jnp.mean(h * h, -1, keepdims=True))),
     "checkpoint": jax.checkpoint(scaled(lambda h: jnp.mean(h * h, -1, keepdims=True))),
     "mapped": jax.vmap(jax.vmap(scaled(lambda h: jnp.mean(h * h)))),
