@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
+from dynhp_jax.blocked import in_blocks
 from dynhp_jax.costs import Work, WorkAxis, costed
+from dynhp_jax.jaxprs.blocks import Blocks, joined
 from dynhp_jax.jaxprs.labels import axis_size
 from dynhp_jax.jaxprs.trace import InputPath, Path, Traced
 from dynhp_jax.jaxprs.zeros import flag_sums
@@ -53,27 +56,35 @@ def collect(
     ]
     found.sort(key=lambda each: each[0])
     groups = _unique_names([group for _, group, _ in found])
-    work = _work(traced, {g.name: units for g, (*_, units) in zip(groups, found, strict=True)})
+    units = {g.name: units for g, (*_, units) in zip(groups, found, strict=True)}
+    groups, units = in_blocks(traced, groups, units)
+    work = _work(traced, units)
     groups = tuple(costed(group, traced.shapes, traced.dtypes, work) for group in groups)
     return groups, tuple(pinned), work
 
 
-def _work(traced: Traced, units: dict[str, np.ndarray]) -> tuple[Work, ...]:
-    """The matrix products and convolutions that units (name -> atoms) have a part in."""
+def _work(traced: Traced, units: Mapping[str, np.ndarray | Blocks]) -> tuple[Work, ...]:
+    """The matrix products and convolutions that units (name -> atoms, blocks) have a part in."""
     labels, names = traced.labels, list(units)
     owner = np.full(len(labels), -1)  # by atom: which group, which of its units
     unit = np.full(len(labels), -1)
-    for k, atoms in enumerate(units.values()):
-        owner[atoms], unit[atoms] = k, np.arange(atoms.size)
+    blocks = {name: atoms for name, atoms in units.items() if isinstance(atoms, Blocks)}
+    for k, (name, atoms) in enumerate(units.items()):
+        if name not in blocks:
+            owner[atoms], unit[atoms] = k, np.arange(atoms.size)
     found = []
     for contraction in traced.walk.contractions:
         axes = []
-        for axis in contraction.axes:
+        for axis in joined(labels, contraction.axes, blocks.values()):
             at, atoms = labels.axis_pairs(axis)
             pairs = np.stack([unit[atoms], at])
             held = {
                 names[k]: pairs[:, owner[atoms] == k] for k in np.unique(owner[atoms]) if k >= 0
             }
+            for name, each in blocks.items():
+                positions, numbers = each.on(labels, axis)
+                if positions.size:
+                    held[name] = np.stack([numbers, positions])
             axes += [WorkAxis(axis_size(axis), held)] if held else []
         found += [Work(contraction.flops, tuple(axes))] if axes else []
     return tuple(found)

@@ -56,6 +56,8 @@ def _verdict(group: Group) -> str:
     if group.exact and group.chosen:
         choice = " and ".join(f"'{how}'" for how in group.chosen)
         return f"exact, left out of {choice}" + (f"; {group.least} stay" if group.least > 1 else "")
+    if group.exact and group.blocks > 1:
+        return f"exact, as many of each {group.size // group.blocks}"
     if group.exact:
         return "exact"
     modules: dict[str, list[tuple[str, str]]] = {}  # what is done to the units -> in which of them

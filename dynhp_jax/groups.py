@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax.blocked import equal_keep
 from dynhp_jax.collecting import collect
 from dynhp_jax.costs import Work, costed
 from dynhp_jax.counting import alive_positions, fan_out, parameter_count, parameters_held
@@ -92,7 +93,7 @@ class Groups(Mapping[str, Group]):
     @property
     def prunable(self) -> tuple[str, ...]:
         """Names of the groups that can be cut exactly and have more than one unit."""
-        return tuple(g.name for g in self.groups if g.exact and g.size > 1)
+        return tuple(g.name for g in self.groups if g.exact and g.size > g.blocks)
 
     @property
     def computed(self) -> tuple[str, ...]:
@@ -186,11 +187,11 @@ class Groups(Mapping[str, Group]):
         return self._by_axis.get((path, axis), [])
 
     def check_keeps(self, keeps: Keeps) -> dict[str, np.ndarray]:
-        """The keeps as int arrays, one for each group that loses units.
+        """The keeps as int arrays, one for each group that loses units, also with its blocks.
 
         Raises:
           ValueError: for an unknown group, or indices that are not sorted, repeated, out of range,
-            none at all or fewer than are chosen among the units.
+            none at all, fewer than are chosen among the units, or unequally many of some blocks.
         """
         self.check_names(list(keeps))
         checked = {}
@@ -221,6 +222,11 @@ class Groups(Mapping[str, Group]):
                 )
             if keep.size < size:
                 checked[name] = keep
+        for group in self.groups:
+            if group.blocks > 1 and (group.name in checked or group.block_group in checked):
+                keep = checked.get(group.name, np.arange(group.size))
+                blocks = checked.get(group.block_group, np.arange(group.blocks))
+                checked[group.name] = equal_keep(group, keep, blocks)
         return checked
 
     def positions(self, path: Path, axis: int, keeps: Keeps) -> np.ndarray:
@@ -255,7 +261,10 @@ class Groups(Mapping[str, Group]):
             for m in g.members:
                 index = _left(ranks[m.path, m.axis][m.index[keep]], g, m)
                 members.append(dataclasses.replace(m, index=index))
-            groups.append(dataclasses.replace(g, size=keep.size, members=tuple(members)))
+            blocks = keeps.get(g.block_group, np.arange(g.blocks)).size
+            groups.append(
+                dataclasses.replace(g, size=keep.size, members=tuple(members), blocks=blocks)
+            )
         shapes = self.shapes_after(keeps)
         work = tuple(product.shrunk(keeps) for product in self.work)
         small = dataclasses.replace(self, groups=tuple(groups), shapes=shapes, work=work)

@@ -66,6 +66,10 @@ class Group:
         router among experts. A unit that is not there is never chosen, as if its value were -inf
         (of 'argmin' inf), and left out of sums, maxima and softmaxes over the units.
       least: how many units have to stay, as so many are chosen.
+      blocks: how many blocks the units form, one after the other, of equal sizes. Any units may go,
+        but equally many in each block: query heads that share keys and values.
+      block_group: the group of which the blocks are the units, if there is one; a block that is cut
+        as a whole counts no more.
       parameters: numbers that one unit costs, in the variables that the groups speak of.
       bytes: their bytes.
       flops: work that one unit costs in a forward pass of the example inputs.
@@ -81,6 +85,8 @@ class Group:
     reasons: tuple[str, ...] = ()
     chosen: tuple[str, ...] = ()
     least: int = 1
+    blocks: int = 1
+    block_group: str = ""
     parameters: float = 0.0
     bytes: float = 0.0
     flops: float = 0.0

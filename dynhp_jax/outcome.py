@@ -76,7 +76,7 @@ def prune(
     observations = steps * batch if config.gates.per_example else steps
     rates = activation.rates(tally.counts, observations)
     if annealing.prunes(config, epoch):
-        masks = activation.keep_active(rates, masks, config.pruning.gamma)
+        masks = activation.keep_active(rates, masks, config.pruning.gamma, network.groups)
     # In the order of the network; pytrees come back in that of their keys.
     rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
     prices = prices_of(network.groups, masks, config.penalty.convention)

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -129,6 +130,7 @@ def prune_to(
             f"widths {path.widths(0)}"
         )
     keeps = path.keeps(chosen)
+    keeps |= {name: kept for name, kept in groups.check_keeps(keeps).items() if name in keeps}
     _warn_of_equal_scores(path, keeps)
     return Pruned(keeps, before, reached, target, path.sizes)
 
@@ -185,30 +187,38 @@ class _Path:
             groups.check_names(list(minimum))
         else:
             minimum = dict.fromkeys(scores, minimum)
+        self.blocks = {name: groups[name].blocks for name in scores}
         self.least = {
             name: min(
-                size, self._up(max(groups[name].least, _whole("minimum", minimum.get(name, 1))))
+                size,
+                self._up(name, max(groups[name].least, _whole("minimum", minimum.get(name, 1)))),
             )
             for name, size in self.sizes.items()
         }
-        # Best first; of equal ones the first.
-        self.order = {name: np.argsort(-score, kind="stable") for name, score in scores.items()}
+        # Best first, of each block one after the other; of equal ones the first.
+        self.order = {name: _by_rank(score, self.blocks[name]) for name, score in scores.items()}
         if scope == "group":
             self.steps = sum(self.sizes.values())
             return
         self.names = list(scores)
-        removable = []  # (score, group, place among the best first)
+        removable = []  # (score, group, rank among the best first)
         for number, (name, score) in enumerate(scores.items()):
             by = SCALES[scale](score.astype(np.float64)) or 1.0
-            for place in range(self.least[name], self.sizes[name]):
-                removable.append((score[self.order[name][place]] / by, number, place))
+            ranked = score[self.order[name]].reshape(-1, self.blocks[name]).mean(1)
+            for rank in range(self.least[name] // self.blocks[name], ranked.size):
+                removable.append((ranked[rank] / by, number, rank))
         # The highest come back first; within a group in its own order.
         removable.sort(key=lambda entry: (-entry[0], entry[1], entry[2]))
         self.returning = np.array([number for _, number, _ in removable], int)
         self.steps = len(removable)
 
-    def _up(self, width: int) -> int:
-        return -(-width // self.multiple) * self.multiple
+    def _up(self, name: str, width: int) -> int:
+        multiple = self._multiple(name)
+        return -(-width // multiple) * multiple
+
+    def _multiple(self, name: str) -> int:
+        """Of what widths have to be multiples: as many of each block stay."""
+        return math.lcm(self.multiple, self.blocks[name])
 
     def widths(self, step: int) -> dict[str, int]:
         if self.scope == "group":
@@ -216,12 +226,13 @@ class _Path:
         else:
             back = np.bincount(self.returning[:step], minlength=len(self.names))
             counts = {
-                name: self.least[name] + int(back[number]) for number, name in enumerate(self.names)
+                name: self.least[name] + int(back[number]) * self.blocks[name]
+                for number, name in enumerate(self.names)
             }
         return {
             name: count
             if count == self.sizes[name]
-            else max(self.least[name], count // self.multiple * self.multiple)
+            else max(self.least[name], count // self._multiple(name) * self._multiple(name))
             for name, count in counts.items()
         }
 
@@ -229,6 +240,12 @@ class _Path:
         return {
             name: np.sort(self.order[name][:width]) for name, width in self.widths(step).items()
         }
+
+
+def _by_rank(score: np.ndarray, blocks: int) -> np.ndarray:
+    """Units by score: the best of every block, then the second best of every block, ..."""
+    order = np.argsort(-score.reshape(blocks, -1), axis=1, kind="stable")
+    return (order + np.arange(blocks)[:, None] * order.shape[1]).T.reshape(-1)
 
 
 def _whole(name: str, found: Any) -> int:
@@ -246,6 +263,7 @@ def compose(groups: Groups, first: Keeps, then: Keeps) -> dict[str, np.ndarray]:
       then: the keeps of the second cut, counted in the network after the first.
     """
     after = groups.shrunk(first).check_keeps(then)
+    first = {**first, **groups.check_keeps(first)}  # without units that went with blocks
     names = [name for name in groups if name in first or name in after]
     found = {}
     for name in names:

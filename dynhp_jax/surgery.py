@@ -26,7 +26,7 @@ from dynhp_jax.jaxprs.evaluate import Run
 from dynhp_jax.jaxprs.shardings import evenly, take
 from dynhp_jax.jaxprs.trace import Path, Traced, abstract_of_shape, of_variables, path_name, trace
 from dynhp_jax.members import mismatch
-from dynhp_jax.unit_atoms import unit_atoms
+from dynhp_jax.unit_atoms import unit_atoms, unit_blocks
 
 
 def plan(groups: Groups, keeps: Keeps) -> dict[str, tuple[tuple[int, np.ndarray], ...]]:
@@ -183,8 +183,11 @@ def dead_atoms(traced: Traced, groups: Groups, keeps: Keeps) -> np.ndarray:
     """The atoms of the units that do not survive, in a trace of the model before the cut."""
     whole, every = traced.labels.pinned(), []
     for name, keep in keeps.items():
-        units, atoms = unit_atoms(traced, groups[name])
-        dead = np.unique(atoms[~np.isin(units, keep)])
+        if groups[name].blocks > 1:
+            dead = _last_places(traced, groups, keeps, name)
+        else:
+            units, atoms = unit_atoms(traced, groups[name])
+            dead = np.unique(atoms[~np.isin(units, keep)])
         held = next((a for a in dead.tolist() if a in whole), None)
         if held is not None:
             raise ValueError(
@@ -193,6 +196,18 @@ def dead_atoms(traced: Traced, groups: Groups, keeps: Keeps) -> np.ndarray:
             )
         every.append(dead)
     return np.concatenate(every)
+
+
+def _last_places(traced: Traced, groups: Groups, keeps: Keeps, name: str) -> np.ndarray:
+    """The atoms of the places that blocks lose, as if the units that stay were the first ones.
+
+    Whichever stay in a block, they have its first places afterwards.
+    """
+    group = groups[name]
+    blocks = keeps.get(group.block_group, np.arange(group.blocks)).size
+    if group.size == group.blocks:  # one unit each: they go with their blocks
+        return np.empty(0, np.int64)
+    return unit_blocks(traced, group).inner[keeps[name].size // blocks :]
 
 
 def _inputs(inputs: tuple, groups: Groups, cuts: dict) -> tuple[tuple, tuple]:

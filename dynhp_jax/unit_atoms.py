@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dynhp_jax.groups import Group, Member
+from dynhp_jax.jaxprs.blocks import Blocks, may_differ, with_units
 from dynhp_jax.jaxprs.trace import Traced
 
 NONE = (np.empty(0, np.int64), np.empty(0, np.int64))  # no units, no atoms
@@ -16,9 +17,7 @@ def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       ValueError: if a unit has no atom there.
     """
-    members = [m for m in group.members if m.path in traced.leaves]
-    if not members:
-        raise ValueError(f"the apply function has none of the leaves of group {group.name!r}")
+    members = members_in(traced, group)
     found = [plain_atoms(traced, member) for member in members]
     if not any(units.size for units, _ in found):
         found = [_shared_atoms(traced, member) for member in members]
@@ -30,6 +29,35 @@ def unit_atoms(traced: Traced, group: Group) -> tuple[np.ndarray, np.ndarray]:
     if np.unique(units).size < group.size:
         raise ValueError(f"the units of group {group.name!r} cannot be told apart in this function")
     return units, atoms
+
+
+def members_in(traced: Traced, group: Group) -> list[Member]:
+    """Those of a group's members that a trace has."""
+    members = [m for m in group.members if m.path in traced.leaves]
+    if not members:
+        raise ValueError(f"the apply function has none of the leaves of group {group.name!r}")
+    return members
+
+
+def unit_blocks(traced: Traced, group: Group) -> Blocks:
+    """Blocks and places of a group of several blocks, in another trace of the same variables.
+
+    Raises:
+      ValueError: if the blocks cannot lose units of their own choice there.
+    """
+    labels, found = traced.labels, None
+    for m in members_in(traced, group):
+        here = with_units(labels, traced.leaves[m.path][m.axis], m.index, group.blocks)
+        if here is None or (found and not all(map(np.array_equal, here, found))):
+            break
+        found = here
+    else:
+        if may_differ(labels, traced.arrays, found):
+            return found
+    raise ValueError(
+        f"this function joins units of group {group.name!r} that are at the same place of several "
+        "blocks; find the groups on this one"
+    )
 
 
 def plain_atoms(traced: Traced, member: Member) -> tuple[np.ndarray, np.ndarray]:

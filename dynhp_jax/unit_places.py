@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from jax.interpreters import partial_eval
@@ -13,7 +13,7 @@ from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.trace import Path, Traced
 from dynhp_jax.jaxprs.walk import Value
 from dynhp_jax.members import places
-from dynhp_jax.unit_atoms import NONE, plain_atoms, unit_atoms
+from dynhp_jax.unit_atoms import NONE, plain_atoms, unit_atoms, unit_blocks
 
 
 class UnitPlaces:
@@ -21,8 +21,16 @@ class UnitPlaces:
 
     def __init__(self, traced: Traced, groups: Groups, names: Collection[str]):
         self.traced, self.groups = traced, groups
-        self.unit_of = {  # name -> int[atoms], -1 where none of its units is
-            name: self._by_atom(*reversed(unit_atoms(traced, groups[name]))) for name in names
+        self.blocks = {  # of groups whose units are places in blocks
+            name: unit_blocks(traced, groups[name])
+            for name in names
+            if groups[name].size > groups[name].blocks > 1
+        }
+        self.unit_of = {  # name -> int[atoms], -1 where none of its units (or places) is
+            name: self._by_atom(self.blocks[name].inner, np.arange(self.blocks[name].inner.size))
+            if name in self.blocks
+            else self._by_atom(*reversed(unit_atoms(traced, groups[name])))
+            for name in names
         }
         # Where a factor of an axis has come down to one unit, no atom stands for it alone: a
         # reshape to [1, size] leaves the atoms of the other factor, or of all groups on the axis.
@@ -49,6 +57,27 @@ class UnitPlaces:
         self.met.update(found)
         return found
 
+    def read_over(
+        self,
+        value: Value,
+        dims: Sequence[int],
+        values: list[Value],
+        names: Collection[str] | None = None,
+    ) -> list[tuple[tuple[int, ...], dict[str, np.ndarray]]]:
+        """(axes, units as `units_on` says) of what is read along some of the axes of a value.
+
+        Two axes stand for one that is their product: blocks, and places in them.
+        """
+        found = [((d,), self.units_on(value.axes[d], values, names)) for d in dims]
+        for name, blocks in self.blocks.items():
+            both = blocks.split_over(self.traced.labels, value.axes)
+            wanted = names is None or name in names
+            if wanted and both and both[1] in dims and self._is_read(name, values):
+                self.met.add(name)
+                axis = (*value.axes[both[0]], *value.axes[both[1]])
+                found.append((both, self._on(axis, lambda other, name=name: other == name)))
+        return [(axes, units) for axes, units in found if units]
+
     def chosen_on(self, axis: Axis) -> dict[str, np.ndarray]:
         """The same of groups whose units are chosen among, wherever they are."""
         if not any(self.groups[name].chosen for name in self.unit_of):
@@ -59,9 +88,12 @@ class UnitPlaces:
         positions, atoms, times = self.traced.labels.occurrences(axis)
         found = {}
         for name, table in self.unit_of.items():
-            at = table[atoms] >= 0
-            if at.any() and wanted(name):
-                count = self.groups[name].size
+            at, count = table[atoms] >= 0, self.groups[name].size
+            if name in self.blocks and at.any() and wanted(name):
+                there, units = self.blocks[name].on(self.traced.labels, axis)
+                if there.size:
+                    found[name] = places(units, there, axis_size(axis), count)
+            elif at.any() and wanted(name):
                 there, units = _each(positions[at], table[atoms[at]], times[at], count)
                 found[name] = places(units, there, axis_size(axis), count)
         return found

@@ -7,7 +7,7 @@ such as that of the squares in an RMSNorm.
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -58,20 +58,21 @@ class UnitReads(Hook):
         self.reader = eqn
         if eqn.primitive.name == "reduce_sum":
             array = args[0]
-            for d in eqn.params["axes"]:
-                array = self.at_read(array, values[0], d, self._summed(values, d))
+            for axes, units in self._summed(values, eqn.params["axes"]):
+                array = self._at(array, values[0], axes, units)
             return [array]
         side = self._data_side(values)
         value, array, kernel = values[side], args[side], args[1 - side]
         if eqn.primitive.name in PRODUCTS:
             leaf = values[1 - side]
             contracted, _ = product_axes(eqn)
-            for d, row in zip(contracted[side], contracted[1 - side], strict=True):
-                for name, units in self.places.units_on(value.axes[d], values).items():
-                    if leaf.linear and self.on_rows(name, array, kernel):
-                        kernel = self.at_read(kernel, leaf, row, {name: units})
+            rows = dict(zip(contracted[side], contracted[1 - side], strict=True))
+            for axes, on_axes in self.places.read_over(value, contracted[side], values):
+                for name, units in on_axes.items():
+                    if len(axes) == 1 and leaf.linear and self.on_rows(name, array, kernel):
+                        kernel = self.at_read(kernel, leaf, rows[axes[0]], {name: units})
                     else:
-                        array = self.at_read(array, value, d, {name: units})
+                        array = self._at(array, value, axes, {name: units})
         else:
             numbers = eqn.params["dimension_numbers"]
             read = values[1].axes[numbers.rhs_spec[1]]
@@ -94,28 +95,48 @@ class UnitReads(Hook):
             )
         args = list(args)
         for k, names in read.by_operand.items():
-            for d, axis in enumerate(values[k].axes):
-                units = self.places.units_on(axis, [values[k]])
+            every = range(len(values[k].axes))
+            for axes, units in self.places.read_over(values[k], every, [values[k]]):
                 units = {name: units[name] for name in units if name in names}
-                args[k] = self.at_read(args[k], values[k], d, units)
+                args[k] = self._at(args[k], values[k], axes, units)
         return args
+
+    def _at(
+        self, array: Any, value: Value, axes: tuple[int, ...], units: dict[str, np.ndarray]
+    ) -> Any:
+        """`at_read` on one axis, or on two as if they were one."""
+        if len(axes) == 1:
+            return self.at_read(array, value, axes[0], units)
+        first, d = axes
+        order = [k for k in range(array.ndim) if k != first]
+        at = order.index(d)
+        order.insert(at, first)
+        both = (*value.axes[first], *value.axes[d])
+        moved = tuple(value.axes[k] for k in order)
+        as_one = Value((*moved[:at], both, *moved[at + 2 :]), sources=value.sources)
+        array = jnp.transpose(array, order)
+        shape = array.shape
+        array = array.reshape(*shape[:at], -1, *shape[at + 2 :])
+        array = self.at_read(array, as_one, at, units).reshape(shape)
+        return jnp.transpose(array, np.argsort(order))
 
     def _reads(self, eqn: Any, values: list[Value]) -> tuple[int, frozenset[str]]:
         """The operand that an equation reads units from, and the groups of these."""
         if eqn.primitive.name == "reduce_sum":
-            return 0, frozenset().union(*(self._summed(values, d) for d in eqn.params["axes"]))
+            read = self._summed(values, eqn.params["axes"])
+            return 0, frozenset().union(*(units for _, units in read))
         side = self._data_side(values)
         if eqn.primitive.name in PRODUCTS:
-            axes = [values[side].axes[d] for d in product_axes(eqn)[0][side]]
-        else:
-            axes = [values[1].axes[eqn.params["dimension_numbers"].rhs_spec[1]]]
-        return side, frozenset().union(*(self.places.units_on(axis, values) for axis in axes))
+            read = self.places.read_over(values[side], product_axes(eqn)[0][side], values)
+            return side, frozenset().union(*(units for _, units in read))
+        axis = values[1].axes[eqn.params["dimension_numbers"].rhs_spec[1]]
+        return side, frozenset(self.places.units_on(axis, values))
 
-    def _summed(self, values: list[Value], d: int) -> dict[str, np.ndarray]:
-        """The units that a sum over an axis of its operand reads: none in a penalty on weights."""
+    def _summed(self, values: list[Value], dims: Sequence[int]) -> list[tuple]:
+        """The units that a sum over axes of its operand reads: none in a penalty on weights."""
         if values[0].sources:
-            return {}
-        return self.places.units_on(values[0].axes[d], values, self._of_sums)
+            return []
+        return self.places.read_over(values[0], dims, values, self._of_sums)
 
     @functools.cached_property
     def _of_sums(self) -> list[str]:

@@ -26,9 +26,11 @@ def test_the_cost_of_a_unit_is_what_a_cut_saves(name):
     def numbers(tree):
         return sum(a.size for a in jax.tree.leaves(tree))
 
-    for group in groups.values():
-        small = cut(variables, groups, {group.name: np.arange(1, group.size)})
-        assert numbers(variables) - numbers(small) == pytest.approx(group.parameters)
+    for group in groups.values():  # one of each block, if there are blocks
+        keep = np.flatnonzero(np.arange(group.size) % (group.size // group.blocks))
+        small = cut(variables, groups, {group.name: keep})
+        lost = group.blocks * group.parameters
+        assert numbers(variables) - numbers(small) == pytest.approx(lost)
         assert group.bytes == pytest.approx(4 * group.parameters)
 
 
@@ -83,11 +85,18 @@ def test_flops_of_a_unit():
 # Counts
 
 
+def drawn_mask(group, rng):
+    """Some units, the first among them; of several blocks the second of each, or all."""
+    if group.blocks == 1:
+        return np.append(1.0, rng.integers(0, 2, group.size - 1))
+    return np.arange(group.size) % (group.size // group.blocks) == 1.0
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_counts_of_what_survives(name):
     (_, variables, _, _), groups = zoo.grouped(name)
     rng = np.random.default_rng(3)
-    alive = {g: np.append(1.0, rng.integers(0, 2, groups[g].size - 1)) for g in groups}
+    alive = {name: drawn_mask(group, rng) for name, group in groups.items()}
     alive.pop(next(reversed(alive)))  # one that stays whole
     keeps = {g: np.flatnonzero(a) for g, a in alive.items()}
     small = zoo.leaves(cut(variables, groups, keeps))

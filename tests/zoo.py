@@ -262,7 +262,7 @@ def fused_attention():
 @model
 def grouped_query_attention():
     """Four heads of queries, [2, 2]: those of one of the two heads of keys and values go with it,
-    or the nth query of each."""
+    or one by one, as many of both."""
 
     def apply(p, x):
         q = jnp.einsum("btc,chd->bthd", x, p["q"])
@@ -275,7 +275,7 @@ def grouped_query_attention():
     groups = {
         "input": {"inputs/0[2]": u(3), "q[0]": u(3), "k[0]": u(3), "v[0]": u(3)},
         "q:1": {"q[1]": outer(2, 2), "k[1]": u(2), "v[1]": u(2), "merge[0]": outer(2, 2)},
-        "q:2": {"q[1]": inner(2, 2), "merge[0]": inner(2, 2)},
+        "q:2": {"q[1]": u(4), "merge[0]": u(4)},
         "q:3": {"q[2]": u(2), "k[2]": u(2)},
         "v": {"v[2]": u(2), "merge[1]": u(2)},
     }

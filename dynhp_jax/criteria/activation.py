@@ -21,6 +21,7 @@ from dynhp_jax import gates, keys
 from dynhp_jax.criteria.evidence import Evidence, Scores
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.fields import Section, whole
+from dynhp_jax.members import Group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +101,10 @@ def rates(counts: Mapping[str, jax.Array], observations: int) -> dict[str, np.nd
 
 
 def keep_active(
-    rates: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray], gamma: float
+    rates: Mapping[str, np.ndarray],
+    masks: Mapping[str, np.ndarray],
+    gamma: float,
+    groups: Mapping[str, Group] | None = None,
 ) -> dict[str, np.ndarray]:
     """Drops the units whose rate is below `gamma`; the dead stay dead (Eq. 7).
 
@@ -116,6 +120,9 @@ def keep_active(
       rates: {group: [units]}; groups that are missing keep their masks.
       masks: {group: [units]}, 1 for living units.
       gamma: threshold in [0, 1]; 0 prunes nothing.
+      groups: of the model. Where so many units of a group have to stay (`Group.least`), or equally
+        many in each of its blocks, the living units with the highest rates stay as well: in each
+        block as many as in the one of which most reach `gamma`.
 
     Returns:
       New masks, {group: f32[units]}.
@@ -137,8 +144,13 @@ def keep_active(
             raise ValueError(f"group {name!r}: an activation rate is not a number")
         if not alive.any():
             raise ValueError(f"group {name!r} has no unit left; a group may not empty")
-        kept = alive & (rate >= gamma)
-        if not kept.any():
-            kept[np.argmax(np.where(alive, rate, -np.inf))] = True
+        group = groups[name] if groups and name in groups else None
+        blocks, least = (group.blocks, group.least) if group else (1, 1)
+        shape = (blocks, -1)
+        ranks = np.argsort(np.where(alive, -rate, np.inf).reshape(shape), axis=1, kind="stable")
+        rank = np.empty_like(ranks)
+        np.put_along_axis(rank, ranks, np.arange(ranks.shape[1])[None], axis=1)
+        count = max(least, (alive & (rate >= gamma)).reshape(shape).sum(1).max())
+        kept = (alive.reshape(shape) & (rank < count)).reshape(-1)
         result[name] = kept.astype(np.float32)
     return result

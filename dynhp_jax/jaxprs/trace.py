@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import ManualAxisType
 
+from dynhp_jax.jaxprs.blocks import Arrays
 from dynhp_jax.jaxprs.labels import Axis, Labels
 from dynhp_jax.jaxprs.shardings import evenly, explicit
 from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
@@ -118,6 +120,11 @@ class Traced:
     @property
     def labels(self) -> Labels:
         return self.walk.labels
+
+    @functools.cached_property
+    def arrays(self) -> Arrays:
+        """All arrays of the program."""
+        return Arrays(self.analysis)
 
     @property
     def batch(self) -> np.ndarray | None:
