@@ -106,7 +106,7 @@ def test_counts_of_what_survives(name):
     left = groups.shrunk(keeps)
     for group in groups:
         expected = np.zeros(groups[group].size)
-        kept = keeps.get(group, np.arange(groups[group].size))
+        kept = groups.check_keeps(keeps).get(group, np.arange(groups[group].size))
         for m in left[group].members:
             if m.role == "in":
                 expected[kept] += (
