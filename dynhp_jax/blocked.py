@@ -55,9 +55,14 @@ class _Finder:
             if here is None or (blocks and not all(map(np.array_equal, here, blocks))):
                 return None
             blocks = here
-        if blocks is None or not self._shared(group, blocks):
+        if blocks is None or self._convolved(blocks) or not self._shared(group, blocks):
             return None
         return blocks if may_differ(labels, self.traced.arrays, blocks) else None
+
+    def _convolved(self, blocks: Blocks) -> bool:
+        """Whether the blocks are the groups of a convolution."""
+        find, groups = self.traced.labels.find, self.traced.walk.convolved
+        return any(np.isin(blocks.outer, find(group)).any() for group in groups)
 
     def _shared(self, group: Group, blocks: Blocks) -> bool:
         """Whether the units of a block share one that is like them: heads of queries one of keys.

@@ -124,6 +124,7 @@ def _grouped(walk: Walk, lhs: Axis, rhs_in: Axis, rhs_out: Axis, groups: int, rh
     per_in, per_out = axis_size(rhs_in), axis_size(rhs_out) // groups
     reason = "convolution groups that divide differently"
     group = (labels.fresh(groups),)
+    walk.convolved.append(group[0])
     labels.unify(lhs, (*group, *rhs_in) if per_in > 1 else group, reason)
     made = (labels.fresh(per_out),) if per_out > 1 else ()
     labels.unify(rhs_out, (*group, *made), reason)

@@ -118,6 +118,8 @@ class Walk:
     roles: list[tuple[str, str, np.ndarray]] = dataclasses.field(default_factory=list)
     # Atoms of axes along which two values that were computed of leaves alone are contracted.
     joined: list[np.ndarray] = dataclasses.field(default_factory=list)
+    # Atoms of the groups of convolutions: channels at the same place of each go together.
+    convolved: list[np.ndarray] = dataclasses.field(default_factory=list)
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: list[Axis] = dataclasses.field(default_factory=list)
     outer: tuple[Any, ...] = ()  # the equations that hold the current jaxpr

@@ -32,13 +32,14 @@ def check(case, draw):
     keeps = random_keeps(groups, draw, least=1 if form == "masks" else 2)
     rng = np.random.default_rng(draw.integer(0, 2**16))
     batch = case.inputs[0].shape[0]
-    masked, kept = {}, {}
+    masked, kept, left = {}, {}, groups.check_keeps(keeps)
     for name in groups.prunable:
         size = groups[name].size
         shape = {"masks": (), "gates": (size,), "gates per example": (batch, size)}[form]
         gate = rng.uniform(0.5, 1.5, shape) * np.ones(size) if shape else np.ones(size)
         keep = keeps.get(name, np.arange(size))
-        masked[name], kept[name] = gate * np.isin(np.arange(size), keep), gate[..., keep]
+        masked[name] = gate * np.isin(np.arange(size), keep)
+        kept[name] = gate[..., left.get(name, keep)]
     with_gates = gated(case.apply, groups)
     small = smaller = resized(case.apply, case.variables, groups, keeps)
     if form != "masks":  # the smaller model has gates of its own
@@ -142,12 +143,14 @@ def random_keeps(groups, draw, least=1):
     """Sorted units for every group that is exact, at least so many of each."""
     keeps = {}
     for name in groups.prunable:
-        size = groups[name].size
+        size = groups[name].size // groups[name].blocks
         count = draw.integer(min(least, size), max(least, size - 1))
-        left = list(range(size))
-        while len(left) > count:
-            left.pop(draw.integer(0, len(left) - 1))
-        keeps[name] = np.array(left)
+        keeps[name] = np.empty(0, int)
+        for block in range(groups[name].blocks):  # as many of each
+            left = list(range(size))
+            while len(left) > count:
+                left.pop(draw.integer(0, len(left) - 1))
+            keeps[name] = np.append(keeps[name], np.array(left) + block * size)
     return keeps
 
 
