@@ -133,16 +133,23 @@ def may_differ(labels: Labels, arrays: Arrays, blocks: Blocks) -> bool:
 
 
 def _values(analysis: Analysis) -> Iterator[tuple[Value, bool]]:
-    """Every array of a jaxpr, and whether it is made whole."""
-    for var in analysis.jaxpr.constvars:
-        yield analysis.values[var], True
-    for var in analysis.jaxpr.invars:
-        yield analysis.values[var], False
+    """Every array of a jaxpr as it is made and as it is used, and whether it is made whole.
+
+    So are constants, of which each reader takes its positions.
+    """
+    for var in (*analysis.jaxpr.constvars, *analysis.jaxpr.invars):
+        yield analysis.values[var], analysis.values[var].is_constant
     for index, eqn in enumerate(analysis.jaxpr.eqns):
+        for atom, used in zip(eqn.invars, analysis.operands[index], strict=True):
+            held = analysis.value(atom)
+            yield used, held.is_constant
         for var in eqn.outvars:
-            yield analysis.values[var], eqn.primitive.name in _MADE_WHOLE
+            value = analysis.values[var]
+            yield value, value.is_constant or eqn.primitive.name in _MADE_WHOLE
         for body in analysis.inner.get(index, ()):
             yield from _values(body)
+    for value in analysis.outputs:
+        yield value, value.is_constant
 
 
 def _in_order(
