@@ -11,8 +11,10 @@ from typing import Any
 
 from dynhp_jax.disk import write_json
 from experiments import reports
+from experiments.commandline import warn
 from experiments.workdir import Workdir
 
+_DECIDE_BITS = ("jax", "jaxlib")  # of the versions
 _UNKNOWN = {"commit": None, "versions": {}, "machine": None}  # of runs that kept none
 
 
@@ -46,7 +48,30 @@ def keep(
     stretches = [each for each in workdir.stretches() if each["from_epoch"] <= epoch]
     if records and not stretches:
         stretches = [{"from_epoch": records[0]["epoch"], **_UNKNOWN}]
+    if stretches:
+        _warn_of_other_bits(stretches[-1], now, epoch)
     write_json(workdir.provenance_file, _joined([*stretches, {"from_epoch": epoch + 1, **now}]))
+
+
+def _warn_of_other_bits(before: Mapping[str, Any], now: Mapping[str, Any], epoch: int) -> None:
+    """Says so if the epochs to come may not be, bit for bit, those of a run that never stopped.
+
+    The number of cores is part of a machine's name: XLA adds up in as many parts as there are.
+    """
+    was, here = (
+        {"machine": each["machine"]} | {name: each["versions"].get(name) for name in _DECIDE_BITS}
+        for each in (before, now)
+    )
+    changes = [
+        f"{name} was {was[name]}, is {here[name]}"
+        for name in was
+        if was[name] is not None and was[name] != here[name]
+    ]
+    if changes:
+        warn(
+            f"after epoch {epoch} the last bits may differ from those of a run that never stopped:"
+            f" {'; '.join(changes)}"
+        )
 
 
 def stretches_of(workdir: Workdir, records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

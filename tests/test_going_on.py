@@ -11,7 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from command_lines import QUICK, ROOT, command, copy_of, final_state, here, timeless
+from command_lines import QUICK, ROOT, come_from, command, copy_of, final_state, here, timeless
 from patience import PATIENCE
 
 from dynhp_jax import checkpoint
@@ -47,6 +47,31 @@ def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(finished, tmp_pat
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
     for name in ("batch", "spec", "keeps", "memory_kib", "best"):
         assert mine.host[name] == theirs.host[name]
+
+
+def test_a_run_that_goes_on_with_other_cores_or_another_jax_says_so_in_a_line(
+    finished, tmp_path, capfd
+):
+    workdir = Workdir(copy_of(finished[0], tmp_path))
+    (here_and_now,) = json.loads(workdir.provenance_file.read_text())
+    machine = here_and_now["machine"]
+    cores = re.search(r"\d+ cores?", machine)[0]
+    earlier = here_and_now | {
+        "machine": machine.replace(cores, "77 cores"),
+        "versions": here_and_now["versions"] | {"jaxlib": "0.1", "numpy": "1.0"},
+    }
+    come_from(workdir, [earlier])
+    arguments = [*QUICK, "--config.epochs=7", f"--workdir={workdir.path}"]
+    code, _, said = here(capfd, train.main, *arguments)
+    assert code == 0 and said.count("\n") == 1, said
+    assert said.startswith("warning: after epoch 6 the last bits may differ")
+    assert "77 cores" in said and f"is {machine}" in said and "jaxlib was 0.1, is " in said
+    assert "numpy" not in said
+    stretches = json.loads(workdir.provenance_file.read_text())
+    assert [each["from_epoch"] for each in stretches] == [1, 7]
+    # Once more, on the same machine.
+    code, _, said = here(capfd, train.main, *arguments, "--config.epochs=8")
+    assert (code, said) == (0, "")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path, capfd):
