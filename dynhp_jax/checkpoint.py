@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from dynhp_jax import disk, json_files, schema
@@ -107,7 +108,8 @@ def restore(
 
     Args:
       directory: as given to `save`.
-      shapes: host -> the state's pytree, of jax.ShapeDtypeStruct.
+      shapes: host -> the state's pytree, of jax.ShapeDtypeStruct; of NumPy arrays where it is to
+        stay in the memory of the host.
       warn: told, in a line, of every checkpoint that is damaged and passed over.
 
     Returns:
@@ -194,7 +196,12 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
     # Placed here and now: what was saved on another machine's accelerator comes back on this one's.
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), expected
+        lambda leaf: (
+            leaf  # to the host
+            if isinstance(leaf, np.ndarray)
+            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+        ),
+        expected,
     )
     with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
         with _as_corruption():

@@ -285,7 +285,7 @@ class Trainer:
         keeps = keeps_of(host["keeps"])
         network, state, earlier = self._network(host), checkpoint.state, ()
         if host["earlier"]:
-            state, earlier = state[0], jax.device_get(state[1])
+            state, earlier = state
         self.budget.remember(network, host["looks"])
         return Run(
             epoch=checkpoint.epoch,
@@ -313,7 +313,11 @@ class Trainer:
         schema.check(host, HOST)
         network = self._network(host)
         state = train_state.state_shapes(network, self.config, self.tx)
-        return _with_earlier(state, (state.evaluated[0],) * host["earlier"])
+        # Earlier variables stay on the host: a budget has room for the state alone.
+        kept = jax.tree.map(
+            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), state.evaluated[0]
+        )
+        return _with_earlier(state, (kept,) * host["earlier"])
 
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> Given:
         """What steps read beside the state, for a network of these units."""

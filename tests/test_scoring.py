@@ -141,6 +141,7 @@ def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, p
 def goes_on_as(trainer, checkpoints, records, run):
     """Resumed from its newest checkpoint a run has these records and ends like `run`."""
     found = trainer.resume(checkpoint.restore(checkpoints, trainer.state_shapes))
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.earlier))
     for record in records:
         found, now = loop.advance(trainer, found)
         assert now["test_cross_entropy"] == record["test_cross_entropy"]
