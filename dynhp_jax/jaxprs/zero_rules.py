@@ -248,17 +248,6 @@ def _gather(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) 
     return result(operands, axes, known.nil)
 
 
-@zero_rule("scatter", "scatter-add", "scatter-sub", "scatter-max", "scatter-min", "scatter-mul")
-def _scatter(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) -> Known:
-    """Of a token that is set in place, say: zero where both it and what it replaces are."""
-    known, _, updates = operands
-    axes = values[2].axes
-    written = [updates.along(d) for d, axis in enumerate(axes) if zeros.matters(axis)] or [LOUD]
-    written = [NIL] if updates.nil else written
-    states = [added([known.along(d), *written]) for d in range(len(known.axes))]
-    return result(operands, states, known.nil and updates.nil)
-
-
 # Reductions
 
 
