@@ -15,7 +15,8 @@ from dynhp_jax.jaxprs import (  # noqa: F401  (importing registers the rules)
     writing,
     zero_rules,
 )
+from dynhp_jax.jaxprs.analysis import analyse
 from dynhp_jax.jaxprs.labels import Labels
-from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse, known_primitives
+from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, known_primitives
 
 __all__ = ["Analysis", "Labels", "Value", "Walk", "analyse", "known_primitives"]

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import linear_util as lu
 
+from dynhp_jax.jaxprs.analysis import analyse
 from dynhp_jax.jaxprs.constants import CALLS, open_jaxpr, scan_counts
 from dynhp_jax.jaxprs.control import tie
 from dynhp_jax.jaxprs.evaluate import BODIES, Run, bind
 from dynhp_jax.jaxprs.trace import typed_as
-from dynhp_jax.jaxprs.walk import Analysis, Value, analyse
+from dynhp_jax.jaxprs.walk import Analysis, Value
 
 _SYMBOLIC = (
     "with symbolic_zeros=True it cannot be made smaller; define it without, or do not cut the"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from dynhp_jax.jaxprs.analysis import analyse
 from dynhp_jax.jaxprs.constants import (
     CALLS,
     OWN_DERIVATIVE,
@@ -15,7 +16,7 @@ from dynhp_jax.jaxprs.constants import (
     open_jaxpr,
     scan_counts,
 )
-from dynhp_jax.jaxprs.walk import SPOILED, Bodies, Value, Walk, analyse, body_rule, follows
+from dynhp_jax.jaxprs.walk import SPOILED, Bodies, Value, Walk, body_rule, follows
 
 follows(*CALLS)(lambda walk, eqn, operands, results: results)  # it was followed inside
 

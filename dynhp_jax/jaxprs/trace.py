@@ -12,10 +12,11 @@ import jax
 import numpy as np
 from jax.sharding import ManualAxisType
 
+from dynhp_jax.jaxprs.analysis import analyse
 from dynhp_jax.jaxprs.blocks import Arrays
 from dynhp_jax.jaxprs.labels import Axis, Labels
 from dynhp_jax.jaxprs.shardings import evenly, explicit
-from dynhp_jax.jaxprs.walk import Analysis, Value, Walk, analyse
+from dynhp_jax.jaxprs.walk import Analysis, Value, Walk
 
 Path = str
 
