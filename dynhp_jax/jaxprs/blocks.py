@@ -10,11 +10,12 @@ went.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dynhp_jax.jaxprs.labels import Axis, Digit, Labels, axis_size
+from dynhp_jax.jaxprs.repeated import NONE, Dims, Repeated
 from dynhp_jax.jaxprs.walk import Analysis, Value
 
 _MADE_WHOLE = ("iota", "random_bits")  # their positions are taken after they were made
@@ -99,21 +100,29 @@ def with_units(labels: Labels, axis: Axis, index: np.ndarray, blocks: int) -> Bl
     return None
 
 
+class _Held(NamedTuple):
+    """An array, whether it is made whole, and then the axes along which it is the same."""
+
+    value: Value
+    whole: bool
+    same: Dims
+
+
 class Arrays:
     """The arrays of a jaxpr, to be asked many times which of them have some atoms."""
 
     def __init__(self, analysis: Analysis):
-        self._values = list(_values(analysis))
+        self._values = list(_values(analysis, Repeated(analysis)))
         self._digits: dict[int, Digit] = {}
         self._holders: dict[int, set[int]] = {}  # by digit, which are shared by many arrays
-        for k, (value, _) in enumerate(self._values):
+        for k, (value, _, _) in enumerate(self._values):
             for axis in value.axes:
                 for digit in axis:
                     self._digits[id(digit)] = digit
                     self._holders.setdefault(id(digit), set()).add(k)
 
-    def holding(self, atoms: np.ndarray) -> Iterator[tuple[Value, bool]]:
-        """Those with any of the atoms (bool[all]), and whether they are made whole."""
+    def holding(self, atoms: np.ndarray) -> Iterator[_Held]:
+        """Those with any of the atoms (bool[all])."""
         holders = (self._holders[k] for k, digit in self._digits.items() if atoms[digit].any())
         for k in set().union(*holders):
             yield self._values[k]
@@ -127,29 +136,30 @@ def may_differ(labels: Labels, arrays: Arrays, blocks: Blocks) -> bool:
     has_inner, has_outer = labels.dead_mask(blocks.inner), labels.dead_mask(blocks.outer)
     return all(
         _in_order(labels, value, blocks, has_inner, has_outer)
-        and (not whole or _alike(value, has_inner))
-        for value, whole in arrays.holding(has_inner)
+        and (not whole or _alike(value, same, has_inner))
+        for value, whole, same in arrays.holding(has_inner)
     )
 
 
-def _values(analysis: Analysis) -> Iterator[tuple[Value, bool]]:
-    """Every array of a jaxpr as it is made and as it is used, and whether it is made whole.
+def _values(analysis: Analysis, repeated: Repeated) -> Iterator[_Held]:
+    """Every array of a jaxpr as it is made and as it is used.
 
-    So are constants, of which each reader takes its positions.
+    Constants are made whole: each reader takes its positions.
     """
+
+    def held(atom: Any, value: Value, made_whole: bool = False) -> _Held:
+        whole = made_whole or analysis.value(atom).is_constant
+        return _Held(value, whole, repeated.dims(analysis, atom) if whole else NONE)
+
     for var in (*analysis.jaxpr.constvars, *analysis.jaxpr.invars):
-        yield analysis.values[var], analysis.values[var].is_constant
+        yield held(var, analysis.values[var])
     for index, eqn in enumerate(analysis.jaxpr.eqns):
-        for atom, used in zip(eqn.invars, analysis.operands[index], strict=True):
-            held = analysis.value(atom)
-            yield used, held.is_constant
+        yield from map(held, eqn.invars, analysis.operands[index])
         for var in eqn.outvars:
-            value = analysis.values[var]
-            yield value, value.is_constant or eqn.primitive.name in _MADE_WHOLE
+            yield held(var, analysis.values[var], eqn.primitive.name in _MADE_WHOLE)
         for body in analysis.inner.get(index, ()):
-            yield from _values(body)
-    for value in analysis.outputs:
-        yield value, value.is_constant
+            yield from _values(body, repeated)
+    yield from map(held, analysis.jaxpr.outvars, analysis.outputs)
 
 
 def _in_order(
@@ -181,13 +191,10 @@ def _in_order(
     return outer[0] != inner[0] or outer[1] < inner[1]
 
 
-def _alike(value: Value, has_inner: np.ndarray) -> bool:
+def _alike(value: Value, same: Dims, has_inner: np.ndarray) -> bool:
     """Whether an array is known to be the same at all places."""
-    if value.const is None:
-        return False
-    for d, axis in enumerate(value.axes):
-        if any(has_inner[digit].any() for digit in axis):
-            moved = np.moveaxis(value.const, d, 0)
-            if (moved != moved[:1]).any():
-                return False
-    return True
+    return all(
+        d in same
+        for d, axis in enumerate(value.axes)
+        if any(has_inner[digit].any() for digit in axis)
+    )
