@@ -391,5 +391,5 @@ def test_what_cannot_be_explained_is_refused():
         relevant(lambda _, x: x, "z")
     evidence = models.evidence("mlp")
     flat = dataclasses.replace(evidence, apply=lambda v, x: evidence.apply(v, x).sum(1))
-    with pytest.raises(UserError, match=r"logits \[batch, classes\]; the outputs are \(7,\)"):
+    with pytest.raises(UserError, match=r"\[batch, positions, classes\]; the outputs are \(7,\)"):
         criteria.score("relevance", flat)
