@@ -68,6 +68,7 @@ def resumed_run(settings: Config, programs: Kept, start: Path, folder: Path) -> 
 
 
 def save(folder: Path, trainer: runs.Trainer, run: runs.Run) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)  # a checkpoint makes its own folder alone
     checkpoint.save(folder, run.epoch, run.state, runs.host_part(run, trainer))
 
 
