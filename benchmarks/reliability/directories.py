@@ -4,9 +4,9 @@
 
 A small run on the digits is made, and a sweep of two. Every damage of `damage` is done to a copy;
 then the network is evaluated, and the run is lengthened. Right is: one line, exit code 2, and
-nothing changed on disk; or exit code 0, and all numbers those of a run that was never damaged. Where
-a damaged checkpoint is passed over for an earlier one, a line says so, and the numbers are that
-one's. The counts go to results/reliability/directories.json.
+nothing changed on disk; or exit code 0, and all numbers those of a run that was never damaged.
+Where a damaged checkpoint is passed over for an earlier one, a line says so, and the numbers are
+that one's. The counts go to results/reliability/directories.json.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.reliability import damage
-from benchmarks.reliability.serving import ROOT, Answer, Server
+from benchmarks.reliability.calling import ROOT, Answer, call
 
 CLOCKS = {"seconds", "compile_seconds", "compilations"}
 SMALL = [
@@ -40,22 +40,20 @@ class Trial:
     """A whole directory, the same after more epochs, and what both say.
 
     Args:
-      server: that runs the programs.
       scratch: an empty folder.
       program: 'train' or 'sweep'.
       flags: of it.
       inside: where the run to evaluate lies in the directory.
     """
 
-    def __init__(self, server: Server, scratch: Path, program: str, flags: list[str], inside: str):
-        self._server, self._scratch, self.program, self._inside = server, scratch, program, inside
-        self._flags = flags
+    def __init__(self, scratch: Path, program: str, flags: list[str], inside: str):
+        self._scratch, self._flags, self._inside, self.program = scratch, flags, inside, program
         self.whole, longer = scratch / "whole", scratch / "longer"
         assert self._trained(self.whole, BEFORE).code == 0
         shutil.copytree(self.whole, longer)
         answer = self._trained(longer, AFTER)
         assert answer.code == 0, answer.said
-        self._records = _records(longer)
+        self._records = records_of(longer)
         self._outputs = {}
         answer = self._evaluated(self.whole)
         assert answer.code == 0, answer.said
@@ -69,11 +67,11 @@ class Trial:
 
     def _trained(self, workdir: Path, epochs: int) -> Answer:
         flags = [*self._flags, f"--config.epochs={epochs}", f"--workdir={workdir}"]
-        return self._server.call(self.program, flags, self._scratch)
+        return call(self.program, flags, self._scratch)
 
     def _evaluated(self, workdir: Path) -> Answer:
         flags = [f"--workdir={workdir / self._inside}"]
-        return self._server.call("evaluate", flags, self._scratch)
+        return call("evaluate", flags, self._scratch)
 
     def case(self, change: damage.Damage, action: str) -> tuple[str, Answer]:
         """(what came of one damage and one program, how it ended)."""
@@ -83,7 +81,7 @@ class Trial:
         change(copy)
         before = _snapshot(copy)
         answer = self._evaluated(copy) if action == "evaluate" else self._trained(copy, AFTER)
-        if answer.code is None or "Traceback" in answer.said:
+        if answer.traced:
             return "traceback", answer
         if answer.code == 2:
             if not answer.one_line:
@@ -96,11 +94,11 @@ class Trial:
             found = self._outputs.get(answer.out)
             right = found == "last" or (found == "earlier" and said)
         else:
-            right = _records(copy) == self._records
+            right = records_of(copy) == self._records
         return ("right, and said" if said else "right") if right else "wrong", answer
 
 
-def _records(workdir: Path) -> dict[str, list[dict[str, Any]]]:
+def records_of(workdir: Path) -> dict[str, list[dict[str, Any]]]:
     """The lines of every metrics.jsonl without clocks, and what the summaries say."""
     found = {}
     for file in sorted(workdir.rglob("metrics.jsonl")):
@@ -134,13 +132,12 @@ def main() -> None:
     flags.add_argument("--part", default=1.0, type=float, help="share of the cases to try")
     flags = flags.parse_args()
     counts, failed, cases = collections.Counter(), [], 0
-    server = Server()
     with tempfile.TemporaryDirectory() as scratch:
         trials = []
         for program, further, inside in (("train", [], "."), ("sweep", ["--seeds=0,1"], "seed0")):
             folder = Path(scratch, program)
             folder.mkdir()
-            trials.append(Trial(server, folder, program, [*SMALL, *further], inside))
+            trials.append(Trial(folder, program, [*SMALL, *further], inside))
         for trial in trials:
             damages = list(damage.of_directory(trial.whole, flags.seed))
             step = max(1, round(1 / flags.part))
@@ -157,7 +154,6 @@ def main() -> None:
                             f"{trial.program} {name}: {action}: {outcome}: {said[-200:]}",
                             flush=True,
                         )
-    server.close()
     result = record.head(f"python -m benchmarks.reliability.directories --seed={flags.seed}")
     result |= {"cases": cases, "outcomes": dict(sorted(counts.items())), "failed": failed}
     record.write(flags.out, result)
