@@ -50,7 +50,7 @@ KINDS = {
     ),
 }  # fmt: skip
 _CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "commit", "versions",
-            "machine", "segments", "side_by_side"}  # fmt: skip
+            "machine", "segments", "side_by_side", "runs"}  # fmt: skip
 
 
 def command(kind: str, folder: Path) -> list[str]:
