@@ -1,15 +1,17 @@
-"""Trials: a compiled program is run once on zeros, in a process of its own, and its memory is read.
+"""Trials: a compiled program is run on zeros, in a process of its own, and its memory is read.
 
 What a program takes beside its arguments is by how much it raises the resident set of an idle
-process (Linux). The figure is rounded up and kept beside the compiled programs, under a fingerprint
-of the program, the cores and the versions: a program is tried once, and every later run counts the
-same bytes, bit for bit.
+process (Linux), at its highest of several runs. The figure is rounded up to one of a few sizes, so
+that two trials of a program mostly agree, and kept beside the compiled programs, under a
+fingerprint of the program, the cores and the versions: a program is tried once, and every later run
+counts the same bytes, bit for bit.
 """
 
 import atexit
 import functools
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
@@ -31,6 +33,7 @@ from dynhp_jax import machine, trial_process
 LIMIT_S = 600.0  # a trial that takes longer hangs, or the machine swaps
 SHARE = 1 / 4  # of the machine's memory: what takes more is not tried
 UNCACHED = "xla_disable_hlo_passes"  # of a name that no pass has: only the key in the cache changes
+SIZES = 8  # that figures are rounded to, from one power of 2 to the next
 SETTINGS = {  # the process computes on the CPU only, and its allocator gives back what is freed
     "JAX_PLATFORMS": "cpu",
     "JAX_ENABLE_X64": "1",
@@ -62,7 +65,7 @@ def rise(compiled: jax.stages.Compiled, text: str) -> int | None:
       text: of the program, as `compiled.as_text()` gives it.
 
     Returns:
-      The bytes, rounded up by at most a sixteenth; None where they cannot be measured: the system
+      The bytes, rounded up by at most a tenth; None where they cannot be measured: the system
       is not Linux, the program takes too large a share of the machine's memory, or the trial fails.
     """
     if not trial_process.measures() or _bytes(compiled) > SHARE * machine.memory_bytes():
@@ -80,13 +83,14 @@ def rise(compiled: jax.stages.Compiled, text: str) -> int | None:
 
 
 def rounded(size: int) -> int:
-    """A size rounded up by at most a sixteenth, so that the same program has the same figure.
+    """A size rounded up by at most a tenth, one of SIZES from a power of 2 to the next.
 
     >>> rounded(1000), rounded(1024), rounded(1025)
-    (1024, 1024, 1088)
+    (1024, 1024, 1117)
     """
-    step = 2 ** max(0, size.bit_length() - 5)
-    return -(-size // step) * step
+    below = 2 ** max(0, size.bit_length() - 1)
+    sizes = (math.ceil(below * 2 ** (place / SIZES)) for place in range(SIZES))
+    return next((found for found in sizes if found >= size), 2 * below)
 
 
 def _bytes(compiled: jax.stages.Compiled) -> int:
@@ -100,7 +104,9 @@ def _fingerprint(text: str) -> str:
     """Names a program on this machine, without the lines of the source that it comes from."""
     plain = re.sub(r", metadata=\{[^}]*\}", "", text)
     cores = sorted(os.sched_getaffinity(0))
-    made = json.dumps([jaxlib.__version__, len(cores), machine.memory_bytes(), plain])
+    made = json.dumps(
+        [trial_process.METHOD, jaxlib.__version__, len(cores), machine.memory_bytes(), plain]
+    )
     return hashlib.sha256(made.encode()).hexdigest()
 
 
