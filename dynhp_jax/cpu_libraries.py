@@ -22,7 +22,7 @@ from dynhp_jax.hlo_text import Computation, Instruction
 LEAST = 64 * 1024  # a buffer below it is on a thread's stack
 WORTH_A_TRIAL = 4 * LEAST, 1 / 20  # bytes of a bound, and its share of XLA's own
 SLICES = 2 * 320  # Eigen packs two slices at a time of up to 320 along the axis that is summed
-ONE_THREAD = 3 * 2**20  # what Eigen packs at most if a product is not spread over threads
+ONE_THREAD = 4 * 2**20  # what Eigen packs at most if a product is not spread over threads
 COLUMNS, PANEL = 64, 2**20  # YNNPACK packs so many columns at a time, up to so many bytes
 TILE = 2**18  # of a chain of elementwise operations, for each thread
 FREE = ("parameter", "constant", "bitcast", "broadcast", "reshape", "get-tuple-element", "iota")
