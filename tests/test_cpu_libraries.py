@@ -192,7 +192,7 @@ def test_what_was_found_is_kept_and_a_damaged_file_is_made_anew(monkeypatch, tmp
 def test_of_a_trial_the_first_run_is_left_out_and_the_most_of_the_others_counts(monkeypatch):
     compiled = jax.jit(lambda x: x + 1).lower(np.zeros(3, np.float32)).compile()
     program, inputs, outputs = serialize_executable.serialize(compiled)
-    figures = iter((9000, 100, 300, *[200] * trial_process.RUNS))
+    figures = iter((9000, 100, 300, *[200] * 2 * trial_process.RUNS))
     monkeypatch.setattr(trial_process, "_added", lambda _: next(figures))
     assert trial_process.took(program, inputs.num_leaves, outputs.num_leaves) == 300
     monkeypatch.setattr(trial_process, "WORK_S", 0.0)  # a program that takes long
