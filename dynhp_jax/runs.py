@@ -301,7 +301,9 @@ class Trainer:
             memory_kib=tuple(host["memory_kib"]),
             best=tuple(host["best"]),
             plan=host["plan"] and Plan.from_dict(host["plan"]),
-            score_chunk=host["score_chunk"] or self.config.scores.examples,
+            score_chunk=host["score_chunk"]
+            or (self.criterion and self.config.scores.examples)
+            or 0,
         )
 
     def state_shapes(self, host: Mapping[str, Any]) -> Any:

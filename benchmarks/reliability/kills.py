@@ -32,7 +32,7 @@ KINDS = {
     "scores": (
         "train",
         ["--config.method=scores", "--config.scores.criterion=taylor", "--config.scores.start=2",
-         "--config.scores.fraction=0.5", "--config.batch.variance=none",
+         "--config.scores.fraction=0.5", "--config.scores.end=6", "--config.batch.variance=none",
          "--config.scores.schedule=each_epoch", "--config.data.validation=0.2"],
     ),
     "mean of weights": ("train", ["--config.optimizer.ema=1.5"]),
