@@ -287,6 +287,9 @@ class Trainer:
         if host["earlier"]:
             state, earlier = state
         self.budget.remember(network, host["looks"])
+        score_chunk = host["score_chunk"]
+        if not score_chunk and self.criterion is not None:  # a comparison's warm-up has none
+            score_chunk = self.config.scores.examples
         return Run(
             epoch=checkpoint.epoch,
             batch=host["batch"],
@@ -301,9 +304,7 @@ class Trainer:
             memory_kib=tuple(host["memory_kib"]),
             best=tuple(host["best"]),
             plan=host["plan"] and Plan.from_dict(host["plan"]),
-            score_chunk=host["score_chunk"]
-            or (self.criterion and self.config.scores.examples)
-            or 0,
+            score_chunk=score_chunk,
         )
 
     def state_shapes(self, host: Mapping[str, Any]) -> Any:
