@@ -49,7 +49,7 @@ KINDS = {
          "--config.compare.lams=(0.5,)", "--config.compare.epochs=3"],
     ),
 }  # fmt: skip
-_CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "commit", "versions",
+_CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "score_seconds", "commit", "versions",
             "machine", "segments", "side_by_side", "runs"}  # fmt: skip
 
 
