@@ -49,8 +49,8 @@ KINDS = {
          "--config.compare.lams=(0.5,)", "--config.compare.epochs=3"],
     ),
 }  # fmt: skip
-_CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "score_seconds", "commit", "versions",
-            "machine", "segments", "side_by_side", "runs"}  # fmt: skip
+_CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "score_seconds",
+            "commit", "versions", "machine", "segments", "side_by_side", "runs"}  # fmt: skip
 
 
 def command(kind: str, folder: Path) -> list[str]:
