@@ -23,6 +23,7 @@ from dynhp_jax import (
     metering,
     models,
     named,
+    run_criterion,
     schema,
     splits,
     train_state,
@@ -31,7 +32,7 @@ from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
 from dynhp_jax.config import Config
 from dynhp_jax.counting import numbers_in, prices_of
-from dynhp_jax.criteria import naming, trial
+from dynhp_jax.criteria import trial
 from dynhp_jax.criteria.evidence import Criterion
 from dynhp_jax.data import Dataset
 from dynhp_jax.errors import ConfigError, UserError
@@ -110,7 +111,7 @@ class Trainer:
     ):
         augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
-        self.criterion = naming.of_run(config, criterion)
+        self.criterion = run_criterion.of_run(config, criterion)
         named.spec_of(config, dataset, train_state.copies(config))  # analysing it may take memory
         self.whole = named.network_of(config, dataset)
         self.meter = memory.PaperMeter(memory.example_bytes(dataset.example_shape))

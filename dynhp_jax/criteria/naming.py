@@ -7,7 +7,6 @@ L1(members='both', scale='mean', reduction='mean')
 """
 
 from dynhp_jax import own_code
-from dynhp_jax.config import Config
 from dynhp_jax.criteria import CRITERIA, get
 from dynhp_jax.criteria.contract import check_object
 from dynhp_jax.criteria.evidence import Criterion
@@ -37,22 +36,3 @@ def parse(text: str, origin: Origin = Origin.PERSON) -> Criterion:
     criterion = own_code.instance(text, _ROLE, origin)
     check_object(criterion, text)
     return criterion
-
-
-def of_run(config: Config, given: Criterion | None = None) -> Criterion | None:
-    """The criterion of a run; None with methods other than scores, or if none is named.
-
-    Args:
-      config: of the run; one that was read from a file names only the library's own.
-      given: the criterion itself, instead of the one that the config names.
-
-    Raises:
-      UserError: as in `parse`.
-    """
-    if config.method != "scores" or (given is None and not config.scores.criterion):
-        return None
-    if given is None:
-        return parse(config.scores.criterion, config.origin)
-    check_object(given)
-    config.scores.check(config.epochs)
-    return given
