@@ -333,7 +333,7 @@ def test_ctrl_c_while_a_program_imports_is_one_line(delay):
 def test_a_ctrl_c_that_is_swallowed_is_not_lost(capfd):
     def main(argv):
         try:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         except BaseException:
             print("swallowed")
 

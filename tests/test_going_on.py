@@ -99,7 +99,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(finished, tmp_path, capfd):
 
 STOPPING = """
     import dataclasses
-    import os
     import signal
     from pathlib import Path
 
@@ -112,7 +111,7 @@ STOPPING = """
         def scores(self, evidence):
             if (Path(self.workdir) / "metrics.jsonl").exists():  # training has begun
                 for _ in range(self.times):
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
             return {name: evidence.kernels(name)[0].sum(1) for name in evidence.scored}
 """
 
@@ -158,10 +157,10 @@ def test_ctrl_c_does_not_stop_what_is_being_saved(capfd):
     with Interruptions() as interruptions:
         with interruptions.saving():
             for _ in range(2):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
         assert interruptions.wanted and "being saved" in capfd.readouterr().err
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_none_left_is_an_error(finished, tmp_path, capfd):

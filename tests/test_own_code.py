@@ -217,7 +217,7 @@ def test_a_command_is_no_criterion(text, tmp_path, capfd):
 
 def test_ctrl_c_is_no_failure_of_the_code_that_it_meets():
     with pytest.raises(KeyboardInterrupt), own_code.guarded("mine"):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
     with (
         pytest.raises(OwnCodeError, match="mine fails: KeyboardInterrupt"),
         own_code.guarded("mine"),
