@@ -36,7 +36,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
       Where it stands now, and what metrics.jsonl says of the epoch.
 
     Raises:
-      Diverged: the loss is no longer a number.
+      Diverged: the loss or the variance of the gradients is no longer a number.
     """
     programs = trainer.programs
     began, waited_before = time.perf_counter(), programs.waited
@@ -73,6 +73,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
 
     # Choose the batch, and with it the shapes to come.
     means = jax.device_get(state.means)
+    outcome.check(epoch, means.grad_variance)
     choice = outcome.choose(trainer, network, run.batch, batch, pruned.parameters, means)
     materialised = numbers_in(state.variables["params"])
     record = outcome.record(

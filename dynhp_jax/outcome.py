@@ -25,7 +25,7 @@ Record = dict[str, Any]
 
 
 class Diverged(UserError):
-    """A loss or a parameter is no longer a finite number.
+    """A loss, a variance of gradients or a parameter is no longer a finite number.
 
     Attributes:
       epoch: in which it happened.
@@ -34,7 +34,8 @@ class Diverged(UserError):
 
     def __init__(self, epoch: int, members: Sequence[int] = (0,)):
         self.epoch, self.members = epoch, tuple(members)
-        super().__init__(f"the loss or a parameter became NaN or infinite in epoch {epoch}")
+        what = "the loss, the variance of the gradients or a parameter"
+        super().__init__(f"{what} became NaN or infinite in epoch {epoch}")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -202,9 +203,9 @@ def record(
     return written
 
 
-def check(epoch: int, *losses: float) -> None:
-    """Raises Diverged if a loss, of one run or of several side by side, is no number."""
-    diverged = [k for k, loss in enumerate(losses) if not math.isfinite(loss)]
+def check(epoch: int, *found: float) -> None:
+    """Raises Diverged if a number, of one run or of several side by side, is NaN or infinite."""
+    diverged = [k for k, number in enumerate(found) if not math.isfinite(number)]
     if diverged:
         raise Diverged(epoch, diverged)
 

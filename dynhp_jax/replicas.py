@@ -177,7 +177,7 @@ class Team:
           member's share.
 
         Raises:
-          Diverged: a loss is no longer a number.
+          Diverged: a loss or a variance of gradients is no longer a number.
         """
         began, waited_before = time.perf_counter(), self.programs.waited
         network, epoch = replicas.network, replicas.epoch + 1
@@ -208,6 +208,7 @@ class Team:
         outcome.check(epoch, *(each["test"]["cross_entropy"] for each in results))
 
         means = jax.device_get(state.means)
+        outcome.check(epoch, *means.grad_variance)
         materialised = numbers_in(state.variables["params"]) // len(everyone)
         members, records = [], []
         for k, trainer in enumerate(self.trainers):

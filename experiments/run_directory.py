@@ -114,6 +114,10 @@ class RunDirectory:
         except FileNotFoundError:
             return False
 
+    def finished(self, epochs: int) -> bool:
+        """Whether a run of so many epochs came to its end here: its summary is written last."""
+        return checkpoint.epochs(self.checkpoints)[-1:] == [epochs] and self.summary_file.is_file()
+
     def records(self) -> list[Record]:
         """The lines of metrics.jsonl; one that a killed run did not finish is left out.
 

@@ -23,7 +23,7 @@ from dynhp_jax import models
 from dynhp_jax.errors import ConfigError, UserError
 from dynhp_jax.network import whole_network
 from experiments import commandline, compare, provenance
-from experiments.comparison import results, running, settings, split_learning, tables
+from experiments.comparison import figures, results, running, settings, split_learning, tables
 from experiments.comparison.split_learning import Learning, Traffic, learning, traffic
 from experiments.workdir import Workdir
 
@@ -151,6 +151,28 @@ def test_print_only_prints(done, capfd, monkeypatch):
     assert {path: path.stat().st_mtime_ns for path in (folder / "results").iterdir()} == before
 
 
+def test_a_warm_up_that_was_killed_before_its_summary_gets_it(done, capfd, monkeypatch, tmp_path):
+    whole, flags, _ = done
+    folder = shutil.copytree(whole, tmp_path / "copy")
+    flags = [flag.replace(str(whole), str(folder)) for flag in flags]
+    run = folder / "runs" / "warm-up-seed0"
+    (run / "summary.json").unlink()  # its last checkpoint is there
+    (folder / "results" / "l1-f0.5-seed0.json").unlink()
+    monkeypatch.syspath_prepend(folder)
+    code, _, said = here(capfd, compare.main, *flags)
+    assert code == 0, said
+    written, expected = (
+        json.loads((place / "runs" / "warm-up-seed0" / "summary.json").read_text())
+        for place in (folder, whole)
+    )
+    clocks = {name for name in expected if "seconds" in name or name == "compilations"}
+    assert {n: v for n, v in written.items() if n not in clocks} == {
+        n: v for n, v in expected.items() if n not in clocks
+    }
+    before, after = (read(place)["l1-f0.5-seed0"] for place in (whole, folder))
+    assert after["pruned_test_error"] == before["pruned_test_error"]
+
+
 def test_results_of_another_config_are_refused(done, capfd):
     folder, flags, _ = done
     for flag, said in (
@@ -199,13 +221,19 @@ def test_the_pruned_network_and_the_scores_are_those_of_the_warm_up(done):
     assert result["pruned_test_error"] == pytest.approx(wrong, abs=0.3)  # an example is 0.28
 
 
-@pytest.mark.parametrize("criterion", ["taylor", "velocity"])
-def test_a_schedule_prunes_within_the_fine_tuning(criterion, tmp_path):
+@pytest.mark.parametrize(
+    ("criterion", "schedule"),
+    [
+        ("taylor", ("schedule=each_epoch", "end=2")),
+        ("velocity", ("schedule=each_epoch", "end=2")),
+        ("l1", ("start=1",)),
+    ],
+)
+def test_a_schedule_prunes_within_the_fine_tuning(criterion, schedule, tmp_path):
     values = config_dict(
         f"--config.compare.criteria=('{criterion}',)", "--config.compare.seeds=(0,)",
         "--config.compare.fractions=(0.8,)", "--config.compare.methods=()",
-        "--config.compare.epochs=3", "--config.scores.schedule=each_epoch",
-        "--config.scores.end=2",
+        "--config.compare.epochs=3", *(f"--config.scores.{each}" for each in schedule),
     )  # fmt: skip
     base, comparison = settings.from_config_dict(values)
     place = running.Place(base, comparison, tmp_path / "runs", tmp_path, provenance.present())
@@ -215,6 +243,7 @@ def test_a_schedule_prunes_within_the_fine_tuning(criterion, tmp_path):
     assert "pruned_test_error" not in found[1] and found[1]["removed"] >= 0.8
     assert len(found[1]["fine_tuning_test_errors"]) == 3
     assert len(tables.build(base, comparison, found)) == 1
+    figures.draw(base, comparison, found, tmp_path / "accuracy.png")
 
 
 @pytest.mark.parametrize(
@@ -285,6 +314,28 @@ def test_a_damaged_file_is_no_result(tmp_path):
     (tmp_path / "l1-seed0.json").write_text('{"row": "l1"}')
     with pytest.raises(UserError, match="no result of this program"):
         results.current(tmp_path / "l1-seed0.json", configuration.Config(), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda result: result.pop("pruned_test_error"), "it has no pruned_test_error"),
+        (lambda result: result.update(units={"hidden_1": 4}), "units of other groups"),
+        (lambda result: result["units"].update(hidden_2=9), "units of other groups"),
+    ],
+)
+def test_a_result_that_lacks_what_tables_show_is_refused(
+    done, change, said, capfd, monkeypatch, tmp_path
+):
+    whole, flags, _ = done
+    shutil.copytree(whole / "results", tmp_path / "results")
+    file = tmp_path / "results" / "l1-f0.5-seed0.json"
+    result = json.loads(file.read_text())
+    change(result)
+    file.write_text(json.dumps(result))
+    monkeypatch.syspath_prepend(whole)
+    flags = [*flags[:-1], f"--results={tmp_path / 'results'}", "--split-learning", "--print"]
+    assert said in fails(capfd, compare.main, *flags)
 
 
 # -- split learning --------------------------------------------------------------------------------

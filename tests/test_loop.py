@@ -259,6 +259,18 @@ def test_divergence_is_found_in_the_epoch_where_it_happens():
     assert caught.value.epoch == 1
 
 
+def test_gradients_whose_variance_overflows_are_no_gradients_without_variance():
+    # Its square grows with twice the layers of the loss, which is still a number.
+    settings = make(
+        model=dataclasses.replace(make().model, hidden=(12, 7, 7, 7, 7)),
+        optimizer=config.Optimizer(learning_rate=3e6),
+        batch=config.Batch(variance="norms"),
+    )
+    trainer, run = start(settings)
+    with pytest.raises(loop.Diverged, match="variance of the gradients"):
+        loop.advance(trainer, run)
+
+
 def test_a_budget_below_the_network_and_one_example_names_the_smallest_that_works():
     parameters = 64 * 12 + 12 + 12 * 7 + 7 + 7 * 10 + 10
     least = 4 * parameters + 256

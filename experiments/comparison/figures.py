@@ -10,7 +10,7 @@ import numpy as np
 
 from dynhp_jax.config import Config
 from experiments.comparison import tables
-from experiments.comparison.settings import Comparison
+from experiments.comparison.settings import Comparison, prunes_first
 from experiments.plots import COLORS, panels_of
 from experiments.reproduction.results import Result
 
@@ -19,9 +19,9 @@ _MARKERS = {"hp": "s", "dynhp": "D"}
 
 
 def draw(base: Config, comparison: Comparison, found: Sequence[Result], path: Path) -> Path:
-    """Writes the figure: on the left right after pruning (if all goes at once), then fine-tuned."""
-    one_shot = base.scores.schedule == "one_shot"
-    values = [tables.pruned_accuracy] if one_shot else []
+    """Writes the figure: on the left right after pruning (if all goes first), then fine-tuned."""
+    pruned_first = prunes_first(base)
+    values = [tables.pruned_accuracy] if pruned_first else []
     values.append(tables.accuracy)
     gone = "parameters" if base.scores.of == "parameters" else "units"
     with panels_of(path, 1, len(values), (5.2, 4.4), f"{gone} gone (%)") as panels:
@@ -33,7 +33,7 @@ def draw(base: Config, comparison: Comparison, found: Sequence[Result], path: Pa
                 shift = 1.6 * ((place + 0.5) / len(comparison.criteria) - 0.5)  # percent gone
                 _line(panel, comparison, found, criterion, value, color, style, label, shift)
             panel.set_ylabel("test accuracy (%)")
-        if one_shot:
+        if pruned_first:
             panels[0].set_title("after pruning, before fine-tuning")
         panels[-1].set_title(f"after {tables.fine_tuning(comparison)}")
         _whole_and_gates(panels[-1], base, comparison, found)

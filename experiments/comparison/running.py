@@ -103,7 +103,7 @@ class Start:
     def of(cls, place: Place, seed: int) -> "Start":
         config = settings.warm_up(place.base, seed)
         workdir = Workdir(place.workdirs / f"warm-up-seed{seed}")
-        if checkpoint.epochs(workdir.checkpoints)[-1:] != [config.epochs]:
+        if not workdir.finished(config.epochs):
             _train(place, config, workdir)
         with workdir.claim(config):  # refuses a run of another config
             trainer = runs.Trainer(config, place.dataset, place.programs)
@@ -240,7 +240,7 @@ def current(place: Place, cell: Cell) -> dict[str, Any] | None:
     config, path = cell.config(place.base, place.comparison), cell.path(place.results)
     there = results.current(path, config, place.base.epochs, len(place.dataset.y_test))
     if there is not None:
-        _check_cell(path, there, cell)
+        _check_cell(path, there, cell, settings.prunes_first(place.base))
     return there
 
 
@@ -264,13 +264,15 @@ def result(place: Place, cell: Cell, run: bool = True) -> dict[str, Any] | None:
     return found
 
 
-def _check_cell(path: Path, there: Mapping[str, Any], cell: Cell) -> None:
+def _check_cell(path: Path, there: Mapping[str, Any], cell: Cell, pruned_first: bool) -> None:
     for name in ("row", "seed", "fraction"):
         if there[name] != getattr(cell, name):
             raise UserError(
                 f"{path}: its {name} is {shown(there[name])}, not {getattr(cell, name)!r}, of which"
                 " the name of the file is; move it away"
             )
+    if cell.fraction and pruned_first and "pruned_test_error" not in there:
+        raise UserError(f"{path}: it has no pruned_test_error; move it away")
 
 
 def _by_criterion(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
@@ -287,7 +289,7 @@ def _by_criterion(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
             print(f"   {cell.row} at {cell.fraction:g}: delta {parsed.delta:g}", flush=True)
             scores = start.score(parsed)
             trainer.criterion = parsed  # also where a schedule has it score again
-        if config.scores.schedule == "one_shot" and config.scores.start == run.epoch:
+        if settings.prunes_first(place.base):
             run = _pruned(trainer, run, scores)
             measured["pruned_test_error"] = _error(trainer, run, "test")
     errors, seconds = [], 0.0

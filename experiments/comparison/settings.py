@@ -151,6 +151,11 @@ def cell(
     )
 
 
+def prunes_first(base: Config) -> bool:
+    """Whether all units go before the fine-tuning, so that the error before it can be had."""
+    return base.scores.schedule == "one_shot" and base.scores.start == 0
+
+
 def with_gates(base: Config, comparison: Comparison, seed: int, method: str, lam: float) -> Config:
     """A run of a method with gates, over as many epochs."""
     variance = base.batch.variance if method == "dynhp" else "none"

@@ -30,6 +30,7 @@ import numpy as np
 
 from dynhp_jax.criteria.evidence import Evidence
 from dynhp_jax.criteria.reading import captured
+from dynhp_jax.errors import UserError, shown
 from dynhp_jax.network import Network
 from dynhp_jax.targets import Flops
 from experiments.comparison import tables
@@ -135,6 +136,7 @@ def flops_left(network: Network, units: Mapping[str, int]) -> float:
 def report(place: Place, found: Sequence[Result]) -> list[Grid]:
     """By row and fraction, and what it takes to reach an accuracy."""
     whole, comparison = place.whole, place.comparison
+    _check_units(place, found)
     name = comparison.cut or next(iter(whole.groups))
     each = values_per_unit(whole, name)
     examples, epochs = len(place.dataset.y_train), (place.base.epochs, comparison.epochs)
@@ -194,6 +196,18 @@ def report(place: Place, found: Sequence[Result]) -> list[Grid]:
     if dense:
         grids.append(_by_target(place.base.name, by_row, dense, of))
     return grids
+
+
+def _check_units(place: Place, found: Sequence[Result]) -> None:
+    """Raises UserError for a result whose units are not of the network's groups."""
+    sizes = {name: group.size for name, group in place.whole.groups.items()}
+    for result in found:
+        units = result["units"]
+        if units.keys() != sizes.keys() or any(units[name] > sizes[name] for name in sizes):
+            raise UserError(
+                f"the result of {shown(result['row'])}, seed {result['seed']}, in {place.results}"
+                f" has units of other groups than the network ({', '.join(sizes)}); move it away"
+            )
 
 
 def _by_target(name: str, by_row, dense: Sequence[Result], made: Callable) -> Grid:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from dynhp_jax.config import Config
-from experiments.comparison.settings import Comparison
+from experiments.comparison.settings import Comparison, prunes_first
 from experiments.reproduction.results import Result, mean_and_deviation
 from experiments.reproduction.tables import Grid
 
@@ -23,7 +23,7 @@ def build(base: Config, comparison: Comparison, found: Sequence[Result]) -> list
     gone = tuple(f"{100 * fraction:g} % gone" for fraction in fractions)
     notes = _notes(base, comparison)
     grids = []
-    if base.scores.schedule == "one_shot":
+    if prunes_first(base):
         cells = [("criterion", *gone)]
         for criterion in comparison.criteria:
             each = [of(found, criterion, fraction) for fraction in fractions]
@@ -96,7 +96,7 @@ def differences(
 def _ordering(base: Config, comparison: Comparison, found: Sequence[Result], pairs) -> Grid:
     """How much better the first of two criteria is, seed by seed."""
     values = {f"after {fine_tuning(comparison)}": accuracy}
-    if base.scores.schedule == "one_shot":
+    if prunes_first(base):
         values = {"after pruning": pruned_accuracy} | values
     fractions = comparison.fractions
     cells = [("points of accuracy", "", *(f"{100 * f:g} % gone" for f in fractions))]
