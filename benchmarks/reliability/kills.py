@@ -3,10 +3,10 @@
     python -m benchmarks.reliability.kills
 
 Each kind of run is started, killed by SIGKILL after a time drawn between nothing and what a whole
-run takes, started again, and so on; then it ends undisturbed. What it leaves must be, bit for bit,
-what a run leaves that was never killed: all lines of metrics.jsonl without clocks, and the arrays
-and host part of the newest checkpoint; of a comparison its results. The counts go to
-results/reliability/kills.json.
+run takes, or after the beginning of each of its phases; started again, and so on; then it ends
+undisturbed. What it leaves must be, bit for bit, what a run leaves that was never killed: all lines
+of metrics.jsonl, the summary and the results of a comparison without clocks, and the arrays and
+host part of the newest checkpoint. The counts go to results/reliability/kills.json.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import record
 from benchmarks.reliability.calling import ROOT
-from benchmarks.reliability.directories import SMALL, records_of
+from benchmarks.reliability.damaged import SMALL, left_in
 
 EPOCHS = "--config.epochs=8"
 KINDS = {
@@ -49,6 +49,16 @@ KINDS = {
          "--config.compare.lams=(0.5,)", "--config.compare.epochs=3"],
     ),
 }  # fmt: skip
+# The file that opens each phase of a run that has several, in each of which it is killed in turn.
+PHASES = {
+    "compare": (
+        "run/warm-up-seed0/.lock", "run/warm-up-seed0/checkpoints/000001",
+        "run/warm-up-seed0/checkpoints/000008", "run/warm-up-seed0/summary.json",
+        "results/dense-seed0.json", "results/l1-f0.5-seed0.json",
+        "run/hp-lam0.5-seed0/checkpoints/000001", "run/hp-lam0.5-seed0/checkpoints/000011",
+    ),
+}  # fmt: skip
+_PHASE = 0.7  # seconds from its beginning, at most
 _CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "score_seconds",
             "commit", "versions", "machine", "segments", "side_by_side", "runs"}  # fmt: skip
 
@@ -63,24 +73,33 @@ def command(kind: str, folder: Path) -> list[str]:
     return [sys.executable, "-m", f"experiments.{program}", *flags, f"--workdir={folder / 'run'}"]
 
 
-def run(kind: str, folder: Path, seconds: float | None = None) -> tuple[int, float]:
-    """(exit code, seconds) of a run; with `seconds` it is killed then."""
+def run(kind: str, folder: Path, seconds: float | None = None, mark: str = "") -> tuple[int, float]:
+    """(exit code, seconds) of a run.
+
+    Args:
+      kind: one of KINDS.
+      folder: of the run.
+      seconds: after which it is killed; None: it is not.
+      mark: a path in the folder from whose appearance on the seconds count; '': from the start.
+    """
     began = time.monotonic()
     running = subprocess.Popen(
-        command(kind, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        command(kind, folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         env=os.environ | {"JAX_PLATFORMS": "cpu"}, start_new_session=True,
     )  # fmt: skip
+    while mark and running.poll() is None and not (folder / mark).exists():
+        time.sleep(0.001)
     try:
-        running.communicate(timeout=seconds)
+        running.wait(seconds)
     except subprocess.TimeoutExpired:
         os.killpg(running.pid, signal.SIGKILL)
-        running.communicate()
+        running.wait()
     return running.returncode, time.monotonic() - began
 
 
 def left_by(folder: Path) -> dict[str, Any]:
     """What a run leaves, without what depends on time and place."""
-    found: dict[str, Any] = records_of(folder)
+    found = {name: _without_clocks(each) for name, each in left_in(folder).items()}
     for file in sorted(folder.glob("results/**/*.json")):
         found[str(file.relative_to(folder))] = _without_clocks(json.loads(file.read_text()))
     for checkpoints in sorted(folder.rglob("checkpoints")):
@@ -116,29 +135,43 @@ def _arrays(state: Path) -> str:
 
 
 def trial(kind: str, kills: int, draws: random.Random, scratch: Path) -> dict[str, Any]:
-    """One kind of run, killed so many times."""
-    whole, killed = scratch / "whole", scratch / "killed"
+    """One kind of run, killed so many times; a run that ends meanwhile gives way to a new one."""
+    whole = scratch / "whole"
     run(kind, scratch / "first")  # its programs are compiled and kept
     code, seconds = run(kind, whole)
     assert code == 0, kind
-    expected, times = left_by(whole), []
-    while len(times) < kills:
-        after = draws.uniform(0, seconds)
-        code, _ = run(kind, killed, after)
+    expected, moments, number, differs = left_by(whole), [], 0, []
+    code = -signal.SIGKILL
+    while not differs and (code == -signal.SIGKILL or len(moments) < kills):
+        killed, after, mark = scratch / f"killed{number}", draws.uniform(0, seconds), ""
+        if kind in PHASES:
+            mark = next((each for each in PHASES[kind] if not (killed / each).exists()), None)
+            after = draws.uniform(0, _PHASE)
+        if mark is None or len(moments) == kills:
+            after, mark = None, ""  # undisturbed
+        code, _ = run(kind, killed, after, mark)
         if code == -signal.SIGKILL:
-            times.append(round(after, 2))
-        elif code == 0:  # it was faster than the whole one; a longer one begins again
-            same = left_by(killed) == expected
-            if not same:
-                break
-            killed = scratch / f"killed{len(times)}"
-        else:
-            break
-    code, _ = run(kind, killed)
-    found = left_by(killed) if code == 0 else {}
-    differs = sorted(name for name in expected if found.get(name) != expected[name])
-    return {"kind": kind, "kills": len(times), "after_seconds": times, "whole_seconds": seconds,
-            "exit_code": code, "differs": differs}  # fmt: skip
+            moments.append({"after": round(after, 2), "there": _there(killed)})
+            continue
+        found = left_by(killed) if code == 0 else {}
+        differs = sorted(name for name in expected if found.get(name) != expected[name])
+        number += 1
+    return {"kind": kind, "kills": len(moments), "runs": number, "moments": moments,
+            "whole_seconds": round(seconds, 1), "exit_code": code, "differs": differs}  # fmt: skip
+
+
+def _there(folder: Path) -> str:
+    """What a killed run had left: lines of each run, its newest checkpoint, its end; results."""
+    found = []
+    for lines in sorted(folder.rglob("metrics.jsonl")):
+        place = lines.parent
+        saved = [int(path.name) for path in place.glob("checkpoints/0*")]
+        count = lines.read_bytes().count(b"\n")
+        what = f"{place.relative_to(folder)}: {count} epochs"
+        what += f", checkpoint {max(saved)}" if saved else ""
+        found.append(what + (", summary" if (place / "summary.json").exists() else ""))
+    results = len(list(folder.glob("results/*.json")))
+    return "; ".join([*found, *([f"{results} results"] if results else [])]) or "nothing"
 
 
 def main() -> None:
