@@ -39,6 +39,7 @@ def main(argv: Sequence[str]) -> None:
     program_cache.use_cache(config.compiling.cache_dir)
     trainer = runs.Trainer(config, dataset, compiling.Programs())
     run = _of_sweep(trainer, workdir) if workdir.members else _single(trainer, workdir)
+    _say_if_earlier(workdir, run.epoch)
     result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test", run.chunk)
     dense, size = reports.dense_numbers(trainer), loop.size_of(trainer, run)
 
@@ -94,6 +95,19 @@ def _single(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
     if found is None:
         raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
     return trainer.resume(found)
+
+
+def _say_if_earlier(workdir: Workdir, epoch: int) -> None:
+    """Says so where the network is not that of the last epoch: its checkpoint is not there."""
+    try:
+        records = workdir.records()
+    except UserError:
+        return  # nothing here is read from them
+    if records and records[-1]["epoch"] > epoch:
+        warn(
+            f"{workdir.metrics_file} has epoch {records[-1]['epoch']}; the network is that of the"
+            f" newest checkpoint, of epoch {epoch}"
+        )
 
 
 def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:

@@ -6,7 +6,7 @@ import threading
 import time
 
 import pytest
-from command_lines import CLOCKS, fails, here, process
+from command_lines import CLOCKS, fails, here, one_line, process
 
 from dynhp_jax.config import Config
 from experiments import commandline, evaluate, provenance, sweep, train
@@ -78,6 +78,16 @@ def test_a_member_s_network_is_evaluated(swept, capsys, tmp_path):
         assert f"parameters: {last['parameters']:,} of" in said
         for group, units in last["units"].items():
             assert f"units of {group}: {units} of" in said
+
+
+def test_a_network_that_is_not_of_the_last_epoch_is_said_to_be_earlier(swept, capfd, tmp_path):
+    folder = shutil.copytree(swept[0], tmp_path / "copy")
+    last = folder / "checkpoints" / "000003"
+    last.rename(folder / "checkpoints" / "of-epoch-3")
+    code, said, warned = here(capfd, evaluate.main, f"--workdir={folder / NAMES[1]}")
+    assert code == 0 and "after epoch 2" in said
+    assert one_line(warned.replace("warning: ", "error: "))
+    assert f"{NAMES[1]}/metrics.jsonl has epoch 3; the network is that of the newest" in warned
 
 
 def test_a_member_without_its_sweep_is_named(swept, capfd, tmp_path):
