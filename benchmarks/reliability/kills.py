@@ -2,11 +2,12 @@
 
     python -m benchmarks.reliability.kills
 
-Each kind of run is started, killed by SIGKILL after a time drawn between nothing and what a whole
-run takes, or after the beginning of each of its phases; started again, and so on; then it ends
-undisturbed. What it leaves must be, bit for bit, what a run leaves that was never killed: all lines
-of metrics.jsonl, the summary and the results of a comparison without clocks, and the arrays and
-host part of the newest checkpoint. The counts go to results/reliability/kills.json.
+Each kind of run is started, killed by SIGKILL at a moment drawn between its beginning, when it
+takes its directory, and its end, or after the beginning of each of its phases; started again, and
+so on; then it ends undisturbed. What it leaves must be, bit for bit, what a run leaves that was
+never killed: all lines of metrics.jsonl, the summary and the results of a comparison without
+clocks, and the arrays and host part of the newest checkpoint. The counts go to
+results/reliability/kills.json.
 """
 
 import argparse
@@ -138,12 +139,14 @@ def trial(kind: str, kills: int, draws: random.Random, scratch: Path) -> dict[st
     """One kind of run, killed so many times; a run that ends meanwhile gives way to a new one."""
     whole = scratch / "whole"
     run(kind, scratch / "first")  # its programs are compiled and kept
+    began = time.time()
     code, seconds = run(kind, whole)
     assert code == 0, kind
+    begins = next(whole.rglob(".lock")).stat().st_ctime - began
     expected, moments, number, differs = left_by(whole), [], 0, []
     code = -signal.SIGKILL
     while not differs and (code == -signal.SIGKILL or len(moments) < kills):
-        killed, after, mark = scratch / f"killed{number}", draws.uniform(0, seconds), ""
+        killed, after, mark = scratch / f"killed{number}", draws.uniform(begins, seconds), ""
         if kind in PHASES:
             mark = next((each for each in PHASES[kind] if not (killed / each).exists()), None)
             after = draws.uniform(0, _PHASE)
