@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ PHASES = {
         "run/hp-lam0.5-seed0/checkpoints/000001", "run/hp-lam0.5-seed0/checkpoints/000011",
     ),
 }  # fmt: skip
+_WORKERS = 2
 _PHASE = 0.7  # seconds from its beginning, at most
 _CHANGES = {"seconds", "compile_seconds", "compilations", "compile_waited", "score_seconds",
             "commit", "versions", "machine", "segments", "side_by_side", "runs"}  # fmt: skip
@@ -144,12 +146,13 @@ def trial(kind: str, kills: int, draws: random.Random, scratch: Path) -> dict[st
     assert code == 0, kind
     begins = next(whole.rglob(".lock")).stat().st_ctime - began
     expected, moments, number, differs = left_by(whole), [], 0, []
-    code = -signal.SIGKILL
+    code, phases = -signal.SIGKILL, list(PHASES.get(kind, ()))
     while not differs and (code == -signal.SIGKILL or len(moments) < kills):
         killed, after, mark = scratch / f"killed{number}", draws.uniform(begins, seconds), ""
         if kind in PHASES:
-            mark = next((each for each in PHASES[kind] if not (killed / each).exists()), None)
-            after = draws.uniform(0, _PHASE)
+            while phases and (killed / phases[0]).exists():
+                phases.pop(0)
+            mark, after = (phases.pop(0) if phases else None), draws.uniform(0, _PHASE)
         if mark is None or len(moments) == kills:
             after, mark = None, ""  # undisturbed
         code, _ = run(kind, killed, after, mark)
@@ -158,7 +161,7 @@ def trial(kind: str, kills: int, draws: random.Random, scratch: Path) -> dict[st
             continue
         found = left_by(killed) if code == 0 else {}
         differs = sorted(name for name in expected if found.get(name) != expected[name])
-        number += 1
+        number, phases = number + 1, list(PHASES.get(kind, ()))
     return {"kind": kind, "kills": len(moments), "runs": number, "moments": moments,
             "whole_seconds": round(seconds, 1), "exit_code": code, "differs": differs}  # fmt: skip
 
@@ -184,11 +187,16 @@ def main() -> None:
     flags.add_argument("--kills", default=8, type=int, help="of each kind of run")
     flags.add_argument("--seed", default=0, type=int)
     flags = flags.parse_args()
-    draws, found = random.Random(flags.seed), []
-    for kind in KINDS:
+
+    def tried(kind: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
-            found.append(trial(kind, flags.kills, draws, Path(scratch)))
-        print(json.dumps(found[-1]), flush=True)
+            draws = random.Random(f"{flags.seed} {kind}")
+            found = trial(kind, flags.kills, draws, Path(scratch))
+        print(json.dumps(found), flush=True)
+        return found
+
+    with ThreadPoolExecutor(_WORKERS) as workers:
+        found = list(workers.map(tried, KINDS))
     head = record.head(f"python -m benchmarks.reliability.kills --kills={flags.kills}")
     bad = [each["kind"] for each in found if each["exit_code"] or each["differs"]]
     total = {"kills": sum(each["kills"] for each in found), "not_as_if_never_killed": bad}
