@@ -97,7 +97,8 @@ class Trial:
             right = found == "last" or (found == "earlier" and said)
             right = right and _snapshot(copy) == before
         else:
-            right = left_in(copy) == self._left
+            left = left_in(copy)  # what was renamed may lie beside it
+            right = all(left.get(name) == each for name, each in self._left.items())
         return ("right, and said" if said else "right") if right else "wrong", answer
 
 
