@@ -26,6 +26,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.reliability.calling import ROOT
 from benchmarks.reliability.damaged import SMALL, left_in
+from experiments import reports
 
 EPOCHS = "--config.epochs=8"
 KINDS = {
@@ -162,8 +163,16 @@ def trial(kind: str, kills: int, draws: random.Random, scratch: Path) -> dict[st
         found = left_by(killed) if code == 0 else {}
         differs = sorted(name for name in expected if found.get(name) != expected[name])
         number, phases = number + 1, list(PHASES.get(kind, ()))
-    return {"kind": kind, "kills": len(moments), "runs": number, "moments": moments,
-            "whole_seconds": round(seconds, 1), "exit_code": code, "differs": differs}  # fmt: skip
+    return {
+        "kind": kind,
+        "commit": reports.commit(),
+        "kills": len(moments),
+        "runs": number,
+        "moments": moments,
+        "whole_seconds": round(seconds, 1),
+        "exit_code": code,
+        "differs": differs,
+    }
 
 
 def _there(folder: Path) -> str:
@@ -186,7 +195,11 @@ def main() -> None:
     flags.add_argument("--out", default="results/reliability/kills.json", type=Path)
     flags.add_argument("--kills", default=8, type=int, help="of each kind of run")
     flags.add_argument("--seed", default=0, type=int)
+    flags.add_argument(
+        "--kinds", default=",".join(KINDS), help="to try; of the others the file keeps what it has"
+    )
     flags = flags.parse_args()
+    head = record.head(f"python -m benchmarks.reliability.kills --kills={flags.kills}")
 
     def tried(kind: str) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as scratch:
@@ -196,8 +209,10 @@ def main() -> None:
         return found
 
     with ThreadPoolExecutor(_WORKERS) as workers:
-        found = list(workers.map(tried, KINDS))
-    head = record.head(f"python -m benchmarks.reliability.kills --kills={flags.kills}")
+        fresh = list(workers.map(tried, flags.kinds.split(",")))
+    kept = json.loads(flags.out.read_text())["runs"] if flags.out.exists() else []
+    by_kind = {each["kind"]: each for each in [*kept, *fresh]}
+    found = [by_kind[kind] for kind in KINDS if kind in by_kind]
     bad = [each["kind"] for each in found if each["exit_code"] or each["differs"]]
     total = {"kills": sum(each["kills"] for each in found), "not_as_if_never_killed": bad}
     record.write(flags.out, head | total | {"runs": found})
