@@ -20,8 +20,10 @@ SMALL = [
 ]
 BEFORE, AFTER = 3, 4  # epochs
 RIGHT = ("refused", "right", "right, and said")
-_CLOCKS = {"seconds", "compile_seconds", "compile_seconds_in_all", "compilations"}
-_WHOLE = ("config.json", "sweep.json", "provenance.json")
+_CLOCKS = {
+    "seconds", "compile_seconds", "compile_seconds_in_all", "compilations", "from_epoch"
+}  # fmt: skip
+_WHOLE = ("summary.json", "config.json", "sweep.json", "provenance.json")
 
 
 class Trial:
@@ -110,17 +112,18 @@ def left_in(workdir: Path) -> dict[str, Any]:
         if file.name == "metrics.jsonl":
             lines = [json.loads(line) for line in file.read_text().splitlines()]
             found[name] = [_without_clocks(line) for line in lines]
-        elif file.name == "summary.json":
-            found[name] = _without_clocks(json.loads(file.read_text()))
         elif file.name in _WHOLE:
-            found[name] = json.loads(file.read_text())
+            found[name] = _without_clocks(json.loads(file.read_text()))
         elif file.suffix == ".png":
             found[name] = "a figure"
     return found
 
 
-def _without_clocks(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if name not in _CLOCKS}
+def _without_clocks(values: Any) -> Any:
+    """Nor the epochs from which commits are: a run that goes on may train some of them again."""
+    if isinstance(values, dict):
+        return {name: _without_clocks(each) for name, each in values.items() if name not in _CLOCKS}
+    return [_without_clocks(each) for each in values] if isinstance(values, list) else values
 
 
 def _ended_well(answer: Answer) -> Answer:
