@@ -181,6 +181,11 @@ class RunDirectory:
         known = self.known()
         return Records(self.metrics_file, self._copy, known and Seal(**known["records"]))
 
+    @property
+    def trials(self) -> Mapping[str, Any]:
+        """What the newest checkpoint knows of the run's programs; see `trial_records`."""
+        return checkpoint.newest_host(self.all_checkpoints).get("trials", {})
+
     def known(self) -> dict[str, Any] | None:
         """What the newest checkpoint that is whole knows of the run's files.
 
