@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from dynhp_jax import budget, compiling, config, loop, memory, named, program_cache, runs
+from dynhp_jax import budget, compiling, config, loop, named, program_cache, runs
 from experiments import reports
 
 EXAMPLES, EPOCHS = 512, 2
@@ -78,8 +78,8 @@ def run(model: str, rule: str, limit: int, programs: compiling.Programs) -> dict
 
 
 def usual(model: str) -> int:
-    """Bytes of a step of the whole network with 32 examples."""
-    free = settings(model, "fixed", memory.UNLIMITED)
+    """Bytes of a step of the whole network with 32 examples, in the form that a budget chooses."""
+    free = settings(model, "fixed", f"{2**60}")  # a budget in which all fits
     trainer = runs.Trainer(free, named.dataset_of(free), compiling.Programs())
     held: budget.Budget = trainer.budget
     return held.total(trainer.whole, 32)
