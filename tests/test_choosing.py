@@ -198,12 +198,15 @@ def test_a_run_goes_on_by_its_checkpoint_where_the_cache_is_another_s(told, tmp_
     assert cpu_libraries.library_bytes(again) == LITTLE.bytes - trials.own_bytes(again)
 
 
-def test_a_checkpoint_without_records_and_one_with_others_are_taken_as_they_are():
-    assert not Records({}) and not Records({"a": {"fusion": 3}}) and not Records([])
-    trainer, run = start(make())
-    host = json.loads(json.dumps(runs.host_part(go_on(trainer, run, 1)[0], trainer)))
-    assert host.pop("trials") == {}
-    trainer.state_shapes(host)
+@pytest.mark.parametrize("found", [None, [], {"a": {"fusion": 3}}, {"a": None}])
+def test_records_that_are_none_are_told_of_only_when_the_checkpoint_is_read(found, tmp_path):
+    workdir = Workdir(tmp_path / "run")
+    workdir.path.mkdir()
+    assert workdir.trials == {}
+    checkpoint.save(workdir.checkpoints, 1, {"x": np.zeros(3)}, {"trials": found})
+    assert workdir.trials == {}
+    checkpoint.save(workdir.checkpoints, 2, {"x": np.zeros(3)}, {})
+    assert workdir.trials == {}
 
 
 # -- really ----------------------------------------------------------------------------------------
