@@ -31,7 +31,7 @@ def main() -> None:
     for model in MODELS:
         for fusion, environment in FUSION.items():
             head = record.head("python -m benchmarks.fusion", jax.devices()[0].device_kind)
-            found = meter_check.one(names.index(model), cores, False, environment)
+            found = meter_check.one(names.index(model), cores, False, "none", environment)
             rows += [{"fusion": fusion, **row} for row in found]
             record.write(flags.out, {**head, "rows": rows})
             print(*rows[-len(found) :], sep="\n", flush=True)

@@ -6,7 +6,9 @@ A process per size: it loads the data, compiles and meters, runs once (the first
 starts threads), reads its resident set, runs again and reads the highest resident set since. That
 and the state, which is there while it is read, is what the step took. The allocator is told to give
 every large block back at once, so that memory which was freed before is not counted as there.
-XLA's own count stands beside training and evaluation: without what the libraries of the CPU take.
+There is a budget, though one in which all fits, so that programs have the form that takes fewer
+bytes (`dynhp_jax.choosing`). XLA's own count stands beside training and evaluation: without what
+the libraries of the CPU take.
 Scoring takes twice the examples of a mini-batch in two chunks, as under a budget.
 
 The JSON is written after every size, and one that is there already is not run again.
@@ -28,7 +30,19 @@ from typing import Any
 import jax
 
 from benchmarks import record
-from dynhp_jax import compiling, config, data, loop, metering, named, runs, scoring
+from dynhp_jax import (
+    compiling,
+    config,
+    loop,
+    metering,
+    named,
+    runs,
+    scoring,
+    trial_records,
+    trials,
+)
+from dynhp_jax.criteria import naming
+from dynhp_jax.scorer import Scorer
 from dynhp_jax.scores import Scores
 from dynhp_jax.trial_process import resident
 
@@ -47,6 +61,7 @@ CRITERIA = ("taylor", "flexrel")  # a gradient of the units, and relevance
 STEPS = 2  # of an epoch
 TIMED = 3
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # of glibc
+BUDGET = "1000GB"
 Row = dict[str, Any]
 
 
@@ -90,11 +105,9 @@ def row(what: str, metered: Callable[[], metering.Bytes], state: int, call: Call
     }
 
 
-def steps_of(asked: config.Config, dataset: data.Dataset, chunk: int) -> Iterator[Row]:
+def steps_of(trainer: runs.Trainer, run: runs.Run, chunk: int) -> Iterator[Row]:
     """The rows of evaluation and training."""
-    trainer = runs.Trainer(asked, dataset, compiling.Programs())
-    run = trainer.start()
-    steps, network, batch = trainer.steps, run.network, asked.batch.size
+    steps, network, batch = trainer.steps, run.network, trainer.config.batch.size
     state = metering.total(metering.state_bytes(run.state))
 
     def train() -> None:
@@ -119,29 +132,25 @@ def steps_of(asked: config.Config, dataset: data.Dataset, chunk: int) -> Iterato
             train,
         ),
     ):
-        own = program.memory_analysis()
-        beside = own.temp_size_in_bytes + own.output_size_in_bytes - own.alias_size_in_bytes
-        yield {**row(what, metered, state, call), "xla": state + beside}
+        fusion = (trial_records.attached(program) or trial_records.Record()).fusion
+        beside = state + trials.own_bytes(program)
+        yield {**row(what, metered, state, call), "xla": beside, "fusion": fusion}
 
 
-def scoring_of(asked: config.Config, dataset: data.Dataset) -> Iterator[Row]:
+def scoring_of(trainer: runs.Trainer, run: runs.Run) -> Iterator[Row]:
     """The rows of scoring, a criterion each."""
-    batch = asked.batch.size
+    batch, found = trainer.config.batch.size, scoring.scored(trainer, run)
     for criterion in CRITERIA:
-        by = Scores(criterion=criterion, examples=2 * batch)
-        scores = dataclasses.replace(asked, method="scores", scores=by)
-        trainer = runs.Trainer(scores, dataset, compiling.Programs())
-        run = trainer.start()
-        found, scorer = scoring.scored(trainer, run), trainer.scorer
+        scorer = Scorer(naming.parse(criterion), trainer.budget, criterion)
         yield row(
             f"scoring by {criterion}, 2 x {batch}",
-            lambda found=found, scorer=scorer: scorer.bytes(found, batch),
+            lambda scorer=scorer: scorer.bytes(found, batch),
             metering.total(metering.state_bytes(run.state)),
-            lambda found=found, scorer=scorer: scorer.scores(found, batch),
+            lambda scorer=scorer: scorer.scores(found, batch),
         )
 
 
-def check(size: int, cores: int, scored: bool) -> list[Row]:
+def check(size: int, cores: int, scored: bool, budget: str) -> list[Row]:
     """The rows of one size, in this process."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])  # before XLA starts threads
     name, model, batch, chunk = SIZES[size]
@@ -150,26 +159,37 @@ def check(size: int, cores: int, scored: bool) -> list[Row]:
         data=config.Data(name=name, examples=STEPS * batch),
         model=model,
         batch=config.Batch(size=batch),
-        memory=config.Memory("xla", "none"),
+        memory=config.Memory("xla", budget, smallest=batch),
+        scores=Scores(examples=2 * batch),
     )
     dataset = named.dataset_of(asked)
     few = {"x_test": dataset.x_test[:chunk], "y_test": dataset.y_test[:chunk]}
     dataset = dataclasses.replace(dataset, **few)
     options = {"width": model.width, "hidden": list(model.hidden)}
-    rows = [*steps_of(asked, dataset, chunk), *(scoring_of(asked, dataset) if scored else ())]
+    trainer = runs.Trainer(asked, dataset, compiling.Programs())
+    rows = list(steps_of(trainer, trainer.start(), chunk))  # training consumes the run
+    if scored:
+        rows += scoring_of(trainer, trainer.start())
     return [{"model": model.name, "options": options, **row} for row in rows]
 
 
-def one(size: int, cores: int, scored: bool = True, environment: dict | None = None) -> list[Row]:
+def one(
+    size: int,
+    cores: int,
+    scored: bool = True,
+    budget: str = BUDGET,
+    environment: dict | None = None,
+) -> list[Row]:
     """The rows of one size, from a process of its own.
 
     Args:
       size: place in SIZES.
       cores: that it may use.
       scored: whether with those of scoring.
+      budget: of memory; with 'none' programs have the form that they have by default.
       environment: variables beside those of this process.
     """
-    what = f"{size},{cores},{int(scored)}"
+    what = f"{size},{cores},{int(scored)},{budget}"
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.meter_check", f"--one={what}"],
         check=True,
@@ -188,8 +208,9 @@ def main() -> None:
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if flags.one:
-        size, cores, *scored = map(int, flags.one.split(","))
-        print(json.dumps(check(size, cores, bool(scored and scored[0]))))
+        *whole, budget = flags.one.split(",")
+        size, cores, scored = map(int, whole)
+        print(json.dumps(check(size, cores, bool(scored), budget)))
         return
     models = flags.models.split(",") if flags.models else [model.name for _, model, *_ in SIZES]
     available = len(os.sched_getaffinity(0))

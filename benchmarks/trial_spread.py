@@ -3,9 +3,9 @@
     python -m benchmarks.trial_spread --out=results/memory/trials.json
 
 What a CPU's libraries take is measured by a trial (`dynhp_jax.trials`), and threads meet in another
-order each time. Training steps and evaluation of a LeNet-5 and a narrow ResNet-20 are compiled once
-and then tried in TRIALS processes, as runs without a cache would. The figures, before and after
-they are rounded up, are in the JSON.
+order each time. Training steps and evaluation of a LeNet-5 and a narrow ResNet-20 are compiled
+once, as without a budget, and then tried in TRIALS processes, as runs without a cache would. The
+figures, before and after they are rounded up, and the processor seconds of one run are in the JSON.
 """
 
 import argparse
@@ -51,19 +51,21 @@ def programs(data: str, model: config.Model, batch: int, chunk: int) -> dict[str
         (f"evaluation of {chunk}", trainer.steps.evaluation_program(trainer.whole, chunk, "test")),
     ):
         program, inputs, outputs = serialize_executable.serialize(compiled)
-        found[f"{model.name}, {what}"] = program, inputs.num_leaves, outputs.num_leaves
+        found[f"{model.name}, {what}"] = program, inputs.num_leaves, outputs.num_leaves, 0.0
     return found
 
 
-def row(program: str, figures: list[int]) -> dict[str, Any]:
-    """Of one program: how many trials came to the figure that most came to."""
-    counts = collections.Counter(map(trials.rounded, figures))
+def row(program: str, figures: list[tuple[int, float]]) -> dict[str, Any]:
+    """Of one program: how many trials came to the figure that most came to, and their times."""
+    sizes, seconds = zip(*figures, strict=True)
+    counts = collections.Counter(map(trials.rounded, sizes))
     return {
         "program": program,
         "trials": len(figures),
         "of_one_figure": max(counts.values()),
         "rounded": dict(sorted(counts.items())),
-        "bytes": sorted(figures),
+        "bytes": sorted(sizes),
+        "processor_seconds": sorted(seconds),
     }
 
 
@@ -78,7 +80,7 @@ def main() -> None:
         print(json.dumps({name: trial_process.took(*what) for name, what in asked.items()}))
         return
     asked = {name: what for size in SIZES for name, what in programs(*size).items()}
-    found: dict[str, list[int]] = {name: [] for name in asked}
+    found: dict[str, list[tuple[int, float]]] = {name: [] for name in asked}
     head = record.head("python -m benchmarks.trial_spread", jax.devices()[0].device_kind)
     with tempfile.NamedTemporaryFile() as file:
         file.write(pickle.dumps(asked))
@@ -89,8 +91,8 @@ def main() -> None:
             done = subprocess.run(
                 command, check=True, stdout=subprocess.PIPE, text=True, env=environment
             )
-            for name, size in json.loads(done.stdout.splitlines()[-1]).items():
-                found[name].append(size)
+            for name, figures in json.loads(done.stdout.splitlines()[-1]).items():
+                found[name].append(tuple(figures))
             record.write(flags.out, {**head, "rows": [row(*item) for item in found.items()]})
     for name, figures in found.items():
         print(name, f"{row(name, figures)['of_one_figure']} of {len(figures)}")

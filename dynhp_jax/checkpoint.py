@@ -212,6 +212,17 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
     return Checkpoint(epoch, state, host)
 
 
+def newest_host(directory: Path) -> dict[str, Any]:
+    """The host part of the newest checkpoint in which that is whole; {} if there is none.
+
+    It is for what has to be known before `restore` can be told what shapes to expect.
+    """
+    for epoch in reversed(epochs(directory)):
+        with contextlib.suppress(Corrupted):
+            return read_host(directory, epoch)
+    return {}
+
+
 def read_host(directory: Path, epoch: int) -> dict[str, Any]:
     """The `host` of the checkpoint of one epoch; its arrays are not looked at.
 

@@ -12,17 +12,20 @@ import concurrent.futures
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 
-from dynhp_jax import trials
+from dynhp_jax import choosing
+from dynhp_jax.choosing import Measured
+from dynhp_jax.trial_records import Records
 
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """One compilation: what it was for and how long tracing and compiling took."""
+    """One program: what it is for and how long tracing, compiling and trying it took."""
 
     name: str
     key: Hashable
@@ -36,6 +39,12 @@ class Programs:
       compilations: how many an earlier, interrupted process made; counted on from there.
       seconds: how long those took.
       waited: for how long of that training stood still.
+      known: what its checkpoint says of programs, as `records` has it.
+
+    Attributes:
+      compilations, seconds, waited: as given, and what came to them.
+      log: of the compilations of this process.
+      records: what is known of programs that were measured.
 
     >>> programs = Programs()
     >>> number = jax.ShapeDtypeStruct((), "float32")
@@ -45,7 +54,14 @@ class Programs:
     1
     """
 
-    def __init__(self, compilations: int = 0, seconds: float = 0.0, waited: float = 0.0):
+    def __init__(
+        self,
+        compilations: int = 0,
+        seconds: float = 0.0,
+        waited: float = 0.0,
+        known: Mapping[str, Any] = MappingProxyType({}),
+    ):
+        self.records = Records(known)
         self.compilations = compilations
         self.seconds = seconds
         self.waited = waited
@@ -55,7 +71,14 @@ class Programs:
         self._worker: concurrent.futures.ThreadPoolExecutor | None = None
         self._here = threading.local()
 
-    def get(self, name: str, key: Hashable, make: Callable, *arguments) -> jax.stages.Compiled:
+    def get(
+        self,
+        name: str,
+        key: Hashable,
+        make: Callable,
+        *arguments: Any,
+        measured: Measured = Measured.NOT,
+    ) -> jax.stages.Compiled:
         """The executable of a function for arguments of these shapes.
 
         Args:
@@ -64,6 +87,7 @@ class Programs:
           make: called on a miss only; returns the function, as `jax.jit` gives it.
           *arguments: arrays or jax.ShapeDtypeStructs; only shapes and types are looked at, and how
             they are spread over devices.
+          measured: how much has to be known of it; the same for all of a name and key.
         """
         with self._lock:
             program = self._programs.get((name, key))
@@ -74,18 +98,19 @@ class Programs:
         start = time.perf_counter()
         try:
             if missing:
-                self._compile(program, name, key, make, arguments)
+                self._compile(program, name, key, make, arguments, measured)
             return program.result()
         finally:
             if not self._in_background:
                 self.waited += time.perf_counter() - start
 
-    def _compile(self, program, name: str, key: Hashable, make: Callable, arguments) -> None:
+    def _compile(
+        self, program, name: str, key: Hashable, make: Callable, arguments, measured: Measured
+    ) -> None:
         start = time.perf_counter()
         try:
             lowered = make().lower(*jax.tree.map(_shape, arguments))
-            compiled = lowered.compile()
-            trials.keep(compiled, lowered)
+            compiled = choosing.compile(lowered, self.records, measured)
         except BaseException as error:
             with self._lock:
                 del self._programs[name, key]

@@ -8,6 +8,7 @@ of the program alone, and what a trial of the program took (`trials`).
 """
 
 import dataclasses
+import functools
 import math
 import os
 import re
@@ -16,8 +17,9 @@ from collections.abc import Iterator
 
 import jax
 
-from dynhp_jax import hlo_text, trials
+from dynhp_jax import hlo_text, trial_records, trials
 from dynhp_jax.hlo_text import Computation, Instruction
+from dynhp_jax.trial_records import Record, Records
 
 LEAST = 64 * 1024  # a buffer below it is on a thread's stack
 WORTH_A_TRIAL = 4 * LEAST, 1 / 20  # bytes of a bound, and its share of XLA's own
@@ -43,9 +45,6 @@ class Bound:
     whole: int = 0
 
 
-_known: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
-
-
 def library_bytes(compiled: jax.stages.Compiled, tried: bool = True) -> int:
     """Bytes that libraries take beside XLA's buffers while a compiled function runs.
 
@@ -57,31 +56,67 @@ def library_bytes(compiled: jax.stages.Compiled, tried: bool = True) -> int:
     Returns:
       The bytes, the same on every call.
     """
-    found = _known.setdefault(compiled, {})
+    found = _known().setdefault(compiled, {})
     if tried not in found:
         found[tried] = _library_bytes(compiled, tried)
-        trials.drop(compiled)
     return found[tried]
 
 
 def _library_bytes(compiled: jax.stages.Compiled, tried: bool) -> int:
-    devices = {d for s in jax.tree.leaves(compiled.input_shardings) for d in s.device_set}
-    if any(device.platform != "cpu" for device in devices):
+    if any(device.platform != "cpu" for device in _devices(compiled)):
         return 0
-    text = compiled.as_text()
-    limit = bound(text, threads())
-    analysis = compiled.memory_analysis()
-    own = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-    own -= analysis.alias_size_in_bytes
+    record = trial_records.attached(compiled) if tried else None
+    if record is None or record.trial is None:
+        limit = bound(compiled.as_text(), threads())
+        if record is not None or not _says_little(limit, compiled):
+            return max(limit.packed, limit.whole)
+        if not tried:
+            return limit.packed
+        record = _own_record(compiled)
+        if record.trial is None:
+            return max(limit.packed, limit.whole)
+    return max(0, record.trial.bytes - trials.own_bytes(compiled))
+
+
+def worth_a_trial(compiled: jax.stages.Compiled) -> bool:
+    """Whether a program is for one CPU and the bound says little of what libraries take."""
+    if {device.platform for device in _devices(compiled)} != {"cpu"} or len(_devices(compiled)) > 1:
+        return False
+    return _says_little(bound(compiled.as_text(), threads()), compiled)
+
+
+def fuses_convolutions(compiled: jax.stages.Compiled) -> bool:
+    """Whether a library runs convolutions of a program together with other operations."""
+    parts = hlo_text.computations(compiled.as_text())
+    return any(
+        line.operation == "convolution" for chain in _chains(parts) for line in chain.values()
+    )
+
+
+def _own_record(compiled: jax.stages.Compiled) -> Record:
+    """Of a program of somebody else's, by its text alone."""
+    if len(_devices(compiled)) > 1:
+        return Record()
+    records, name = Records(), trial_records.fingerprint(compiled.as_text())
+    record = records.get(name)
+    if record is None:
+        record = Record(fused=trials.tried(compiled))
+        records.keep(name, record)
+    return record
+
+
+def _devices(compiled: jax.stages.Compiled) -> set[jax.Device]:
+    return {d for s in jax.tree.leaves(compiled.input_shardings) for d in s.device_set}
+
+
+def _says_little(limit: Bound, compiled: jax.stages.Compiled) -> bool:
     least, share = WORTH_A_TRIAL
-    if limit.whole <= max(least, share * own):
-        return max(limit.packed, limit.whole)
-    if not tried:
-        return limit.packed
-    rise = trials.rise(compiled, text) if len(devices) <= 1 else None
-    if rise is None:
-        return max(limit.packed, limit.whole)
-    return max(0, rise - own)
+    return limit.whole > max(least, share * trials.own_bytes(compiled))
+
+
+@functools.cache
+def _known() -> weakref.WeakKeyDictionary:
+    return weakref.WeakKeyDictionary()
 
 
 def threads() -> int:
@@ -117,8 +152,16 @@ def _calls(parts: dict[str, Computation], threads: int) -> Iterator[Bound]:
                 rows, summed, columns = _product(line, part)
                 size = _eigen(rows, summed, columns, threads)
                 yield Bound(size) if line.operation == "dot" else Bound(whole=size)
-            elif line.operation == "fusion" and '"kind":"__ynn_fusion"' in line.rest:
-                yield _chain(parts[line.attribute("calls")], threads)
+    for part in _chains(parts):
+        yield _chain(part, threads)
+
+
+def _chains(parts: dict[str, Computation]) -> Iterator[Computation]:
+    """The computations that YNNPACK runs, each as one call."""
+    for part in parts.values():
+        for line in part.values():
+            if line.operation == "fusion" and '"kind":"__ynn_fusion"' in line.rest:
+                yield parts[line.attribute("calls")]
 
 
 def _chain(part: Computation, threads: int) -> Bound:

@@ -1,8 +1,13 @@
-"""What the machine can hold, so that what cannot be in its memory is refused before work starts."""
+"""What the machine is, and what it can hold.
+
+What cannot be in its memory is refused before work starts.
+"""
 
 import math
 import os
+import platform
 import resource
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,6 +38,15 @@ def _container_limits() -> Iterable[int]:
             yield int(file.read_text())
         except (OSError, ValueError):  # no such file, or the word "max"
             continue
+
+
+def processor() -> str:
+    """Names the instructions that this machine has: a program compiled for others may crash."""
+    known = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        known += next((line for line in info.read_text().splitlines() if "flags" in line), "")
+    return f"{platform.machine()}-{zlib.crc32(known.encode()):08x}"
 
 
 def check_holds(shapes: Any, what: str, remedy: str) -> None:

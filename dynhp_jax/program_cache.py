@@ -5,7 +5,6 @@ and, as there is a file of that name, keeps nothing, so that every later process
 again. Here the damaged files go at that warning, which comes before JAX writes.
 """
 
-import platform
 import re
 import threading
 import warnings
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from dynhp_jax import paths
+from dynhp_jax import machine, paths
 from dynhp_jax.data.cached import default_folder
 from dynhp_jax.errors import ConfigError
 
@@ -69,7 +68,7 @@ def _folder(directory: str) -> Path | None:
     if directory:
         return paths.given(directory, "config.compiling.cache_dir")
     default = default_folder()
-    return default and default / "xla" / _processor()
+    return default and default / "xla" / machine.processor()
 
 
 class _Healing:
@@ -128,12 +127,3 @@ def _whole(entry: Path) -> bool:
     except (OSError, zlib.error):
         return False
     return True
-
-
-def _processor() -> str:
-    """Names the instructions that this machine has: a program compiled for others may crash."""
-    known = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        known += next((line for line in info.read_text().splitlines() if "flags" in line), "")
-    return f"{platform.machine()}-{zlib.crc32(known.encode()):08x}"

@@ -27,6 +27,7 @@ from dynhp_jax import (
     schema,
     splits,
     train_state,
+    trial_records,
 )
 from dynhp_jax.budget import Budget
 from dynhp_jax.checkpoint import Checkpoint
@@ -74,7 +75,8 @@ HOST = schema.fields(  # what `host_part` gives
         "plan": schema.optional(PLAN),
         "score_chunk": schema.WHOLE,
         "spec": schema.MAPPING,
-    }
+    },
+    optional={"trials": trial_records.SEVERAL},  # what is not there is measured again
 )
 
 
@@ -380,6 +382,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "best": list(run.best),
         "plan": run.plan and run.plan.to_dict(),
         "seed": trainer.config.seed,
+        "trials": trainer.programs.records.to_dict(),
         "compilations": trainer.programs.compilations,
         "compile_seconds": trainer.programs.seconds,
         "compile_waited": trainer.programs.waited,

@@ -90,6 +90,7 @@ WHOLE = whole()
 POSITIVE = whole(1)
 NUMBER = Kind("a finite number", _is_number)
 NOT_NEGATIVE = Kind("a finite number, 0 or more", lambda v: _is_number(v) and v >= 0)
+BOOLEAN = Kind("true or false", lambda value: isinstance(value, bool))
 TEXT = Kind("a text", lambda value: isinstance(value, str))
 MAPPING = Kind("an object", lambda value: isinstance(value, Mapping))
 NAME = Kind(  # of a file or directory: one that leads nowhere else

@@ -151,9 +151,9 @@ class Scorer:
         statics, given = arguments[: piece.statics], arguments[piece.statics :]
         examples = given[-1].examples
         donated = tuple(place - piece.statics for place in piece.donated)
-        return self._steps.programs.get(
+        return self._steps.program(
             f"scoring {piece.name}",
-            (network, *statics, examples, self._steps.used, self._steps.compiled_for),
+            (network, *statics, examples, self._steps.used),
             lambda: devices.jitted(
                 functools.partial(piece.function, *statics), self._steps.devices, donated
             ),

@@ -1,16 +1,18 @@
 """The steps that a run executes, compiled for networks of any sizes, and the bytes they take."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
 from dynhp_jax import compiling, devices, feeding, metering, train_state, training
+from dynhp_jax.choosing import Measured
 from dynhp_jax.config import Config, compiled
 from dynhp_jax.errors import ConfigError
 from dynhp_jax.gradients import estimator
+from dynhp_jax.memory import UNLIMITED
 from dynhp_jax.metering import Bytes
 from dynhp_jax.network import Network
 from dynhp_jax.savings import NOTHING, Savings
@@ -35,6 +37,7 @@ class Steps:
       devices: how many there are that mini-batches are spread over.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
+      measured: how much has to be known of its programs.
       compiled_for: what programs depend on beside a spec, a mini-batch and `used`.
 
     Raises:
@@ -61,7 +64,8 @@ class Steps:
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
         given = whole.spec, whole.example_shape, tuple(sorted(examples.items()))
-        self.compiled_for = compiled(self.config), given
+        self.measured = _measured(self.config)
+        self.compiled_for = compiled(self.config), given, self.measured
         self._state_shapes: dict[Any, train_state.TrainState] = {}
 
     def check_parts(self, most: int, why: str) -> None:
@@ -80,6 +84,18 @@ class Steps:
         """The steps of the same run with these savings instead."""
         return Steps(self.asked, self.whole, self.programs, self.examples, used)
 
+    def program(self, name: str, key: tuple, make: Callable, *arguments: Any):
+        """An executable of the run; see `Programs.get`.
+
+        Args:
+          name: what it is for.
+          key: what tells it from others of the name, beside `compiled_for`; the spec comes first.
+          make: returns the function.
+          *arguments: arrays or shapes.
+        """
+        key = (*key, self.compiled_for)
+        return self.programs.get(name, key, make, *arguments, measured=self.measured)
+
     def training_program(self, network: Network, batch: int) -> jax.stages.Compiled:
         """What the run executes to train: an epoch, a part of one (streamed data), or a step.
 
@@ -88,7 +104,7 @@ class Steps:
           batch: examples of a mini-batch.
         """
         what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
-        key = (network.spec, batch, self.used, self.compiled_for)
+        key = (network.spec, batch, self.used)
         state, number = self.state_shapes(network), Shape((), np.int32)
         fed = self.fed(network, batch)
         images, labels = self._data_shapes(self._held(network, "train"), fed)
@@ -96,12 +112,12 @@ class Steps:
         data = (images, labels, train_state.given_shapes(state, moved), Shape((fed,), np.int32))
         if not self.on_host and not self.streams(network, "train"):
             make = functools.partial(training.make_epoch, *what)
-            return self.programs.get("epoch", key, make, state, *data, number)
+            return self.program("epoch", key, make, state, *data, number)
         name, make = "part", training.make_part
         if self.on_host:
             name, make = "step", training.make_one_step
         tally = jax.eval_shape(train_state.empty_tally, state)
-        return self.programs.get(
+        return self.program(
             name,
             key,
             lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
@@ -112,9 +128,9 @@ class Steps:
         """What makes the initial state of a network out of two keys, and its bytes."""
         make = functools.partial(train_state.initial_state, network, self.config, self.tx)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        program = self.programs.get(
+        program = self.program(
             "initial state",
-            (network.spec, self.used, self.compiled_for),
+            (network.spec, self.used),
             lambda: jax.jit(make),
             *(key, key),
         )
@@ -140,9 +156,9 @@ class Steps:
         """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
         state = self.state_shapes(network)
         fed = chunk if self.streams(network, split) else self.examples[split]
-        return self.programs.get(
+        return self.program(
             f"evaluation on {split}",
-            (network.spec, chunk, self.compiled_for),
+            (network.spec, chunk),
             lambda: training.make_evaluation(network, chunk, self.devices),
             *(state.variables, state.gates, state.masks),
             *self._data_shapes(network.spec.input_shape, fed),
@@ -166,7 +182,7 @@ class Steps:
     @property
     def tried(self) -> bool:
         """Whether programs are tried out to meter them: where bytes decide what is done."""
-        return self.config.memory.meter == "xla"
+        return self.measured is not Measured.NOT
 
     def state_shapes(self, network: Network) -> train_state.TrainState:
         """Shapes of the state of a network."""
@@ -185,3 +201,10 @@ class Steps:
     def _data_shapes(self, example: tuple[int, ...], count: int) -> tuple[Shape, Shape]:
         """Images and labels of so many examples."""
         return Shape((count, *example), np.float32), Shape((count,), np.int32)
+
+
+def _measured(config: Config) -> Measured:
+    """Bytes decide between forms of a program only where a budget holds it to them."""
+    if config.memory.meter != "xla":
+        return Measured.NOT
+    return Measured.BYTES if config.memory.budget == UNLIMITED else Measured.FORMS

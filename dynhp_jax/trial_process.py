@@ -7,6 +7,7 @@ import gc
 import os
 import pickle
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from jax.experimental import serialize_executable
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 IDLE_S = 20.0  # then the process ends: while training goes on it is in nobody's way
-METHOD = 2  # of measuring, by what follows: figures of another one are no figures of this one
+METHOD = 3  # of measuring, by what follows: figures of another one are no figures of this one
 RUNS, AT_LEAST = 6, 2  # threads meet in another order each time, so the most of several counts
 WORK_S = 4.0  # processor seconds, after which a program has run often enough
 
@@ -40,34 +41,53 @@ def resident(name: str) -> int:
 def added(call: Callable[[], Any]) -> int:
     """Bytes that a call adds to the resident set, at its highest."""
     gc.collect()
-    time.sleep(0.02)  # buffers are given back when their thread comes to it
-    before = resident("VmRSS")
-    RESET.write_text("5")  # VmHWM starts again from here
-    jax.block_until_ready(call())
-    return resident("VmHWM") - before
+    return _measured(call, 0.0)[0]
 
 
-def took(program: bytes, inputs: int, outputs: int) -> int:
-    """Runs a program on zeros, and says by how much that raises the resident set.
+def took(program: bytes, inputs: int, outputs: int, limit_s: float) -> tuple[int, float]:
+    """Runs a program on zeros, and says by how much that raises the resident set, and how long.
 
     Args:
       program: as `jax.experimental.serialize_executable` has it.
       inputs: how many arrays it takes.
       outputs: how many it returns.
+      limit_s: processor seconds of one run, after which this process ends; 0 for no limit.
+
+    Returns:
+      (the most bytes, the least processor seconds) of several runs.
     """
     trees = (jax.tree.structure(((0,) * inputs, {})), jax.tree.structure((0,) * outputs))
     compiled = serialize_executable.deserialize_and_load(program, *trees)
-    _added(compiled)  # loads code and starts threads, which stay: no later run adds them again
+    gc.collect()
+    infos = compiled.args_info[0]
+    arguments = [_made(info) for info in infos]
+
+    def run() -> tuple[int, float]:
+        for place, info in enumerate(infos):
+            if arguments[place].is_deleted():  # a run consumes what it is donated
+                arguments[place] = _made(info)
+        jax.block_until_ready(arguments)
+        return _measured(lambda: compiled(*arguments), limit_s)
+
+    run()  # loads code and starts threads, which stay: no later run adds them again
     found, start = [], time.process_time()
     while len(found) < AT_LEAST or (len(found) < RUNS and time.process_time() - start < WORK_S):
-        found.append(_added(compiled))
-    return max(found)
+        found.append(run())
+    most, seconds = zip(*found, strict=True)
+    return max(most), min(seconds)
 
 
-def _added(compiled: jax.stages.Compiled) -> int:
-    """Bytes that one run adds; arguments are made for each, as the run may consume them."""
-    arguments = jax.block_until_ready([_made(info) for info in compiled.args_info[0]])
-    return added(lambda: compiled(*arguments))
+def _measured(call: Callable[[], Any], limit_s: float) -> tuple[int, float]:
+    time.sleep(0.02)  # buffers are given back when their thread comes to it
+    before = resident("VmRSS")
+    RESET.write_text("5")  # VmHWM starts again from here
+    # The signal ends the process wherever it is: a program that runs cannot be interrupted.
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    start = time.process_time()
+    jax.block_until_ready(call())
+    seconds = time.process_time() - start
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    return resident("VmHWM") - before, seconds
 
 
 def _made(info: jax.stages.ArgInfo) -> jax.Array:

@@ -1,38 +1,33 @@
-"""Trials: a compiled program is run on zeros, in a process of its own, and its memory is read.
+"""Trials: a compiled program is run on zeros, in a process of its own, and what it takes is read.
 
 What a program takes beside its arguments is by how much it raises the resident set of an idle
 process (Linux), at its highest of several runs. The figure is rounded up to one of a few sizes, so
-that two trials of a program mostly agree, and kept beside the compiled programs, under a
-fingerprint of the program, the cores and the versions: a program is tried once, and every later run
-counts the same bytes, bit for bit.
+that two trials of a program mostly agree. Its time is in processor seconds, of the fastest run:
+they depend least on what else the machine does. What was found is kept by `trial_records`.
 """
 
 import atexit
+import dataclasses
 import functools
-import hashlib
-import json
 import math
 import os
 import pickle
-import re
 import select
+import signal
 import subprocess
 import sys
 import threading
-import uuid
 import warnings
-import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
-import jaxlib
 from jax.experimental import serialize_executable
 
 from dynhp_jax import machine, trial_process
 
 LIMIT_S = 600.0  # a trial that takes longer hangs, or the machine swaps
 SHARE = 1 / 4  # of the machine's memory: what takes more is not tried
-UNCACHED = "xla_disable_hlo_passes"  # of a name that no pass has: only the key in the cache changes
 SIZES = 8  # that figures are rounded to, from one power of 2 to the next
 SETTINGS = {  # the process computes on the CPU only, and its allocator gives back what is freed
     "JAX_PLATFORMS": "cpu",
@@ -41,45 +36,59 @@ SETTINGS = {  # the process computes on the CPU only, and its allocator gives ba
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
 
-_lowered: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
 
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """What one run of a program takes.
 
-def keep(compiled: jax.stages.Compiled, lowered: jax.stages.Lowered) -> None:
-    """Notes what a program was compiled from, until it is known what it takes.
-
-    A program that JAX has read from its cache can be tried only if it is compiled once more.
+    Attributes:
+      bytes: by which it raises the resident set beside its arguments, rounded up.
+      seconds: of the processor.
     """
-    _lowered[compiled] = lowered
+
+    bytes: int
+    seconds: float
 
 
-def drop(compiled: jax.stages.Compiled) -> None:
-    """Lets go of what a program was compiled from."""
-    _lowered.pop(compiled, None)
-
-
-def rise(compiled: jax.stages.Compiled, text: str) -> int | None:
-    """Bytes by which a run of a program raises the resident set, beside its arguments.
+def tried(
+    compiled: jax.stages.Compiled,
+    again: Callable[[], jax.stages.Compiled] | None = None,
+    limit_s: float = 0.0,
+) -> Trial | None:
+    """Runs a program.
 
     Args:
       compiled: the program, for one device.
-      text: of the program, as `compiled.as_text()` gives it.
+      again: compiles it once more; a program that JAX has read from its cache cannot be handed on
+        to the process (jaxlib 0.10).
+      limit_s: processor seconds that one run may take; 0 for any.
 
     Returns:
-      The bytes, rounded up by at most a tenth; None where they cannot be measured: the system
-      is not Linux, the program takes too large a share of the machine's memory, or the trial fails.
+      What it takes; None where that is not known: the system is not Linux, the program takes too
+      large a share of the machine's memory or longer than the limit, or the trial fails, which a
+      warning says.
     """
-    if not trial_process.measures() or _bytes(compiled) > SHARE * machine.memory_bytes():
+    if not trial_process.measures() or _all_bytes(compiled) > SHARE * machine.memory_bytes():
         return None
-    name = _fingerprint(text)
-    with _lock():
-        found = _remembered().get(name) or _read(name)
-        if found is None:
-            found = _tried(compiled, _lowered.get(compiled))
-            if found is not None:
-                _write(name, found)
-        if found is not None:
-            _remembered()[name] = found
-    return found
+    try:
+        with _lock():
+            try:
+                size, seconds = _asked(compiled, limit_s)
+            except Unanswered:
+                if again is None:
+                    raise
+                size, seconds = _asked(again(), limit_s)
+    except TooSlow:
+        return None
+    except Exception as error:  # whatever it is, there is a bound that is safe
+        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
+        warnings.warn(
+            f"a program could not be tried out ({reason}): as the memory of the CPU's libraries an"
+            " upper bound is counted",
+            stacklevel=2,
+        )
+        return None
+    return Trial(rounded(max(1, size)), seconds)
 
 
 def rounded(size: int) -> int:
@@ -93,100 +102,31 @@ def rounded(size: int) -> int:
     return next((found for found in sizes if found >= size), 2 * below)
 
 
-def _bytes(compiled: jax.stages.Compiled) -> int:
-    """What XLA allocates to run it."""
+def own_bytes(compiled: jax.stages.Compiled) -> int:
+    """What XLA allocates to run a program, beside its arguments."""
     found = compiled.memory_analysis()
-    own = found.output_size_in_bytes - found.alias_size_in_bytes + found.temp_size_in_bytes
-    return found.argument_size_in_bytes + own
+    return found.temp_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
 
 
-def _fingerprint(text: str) -> str:
-    """Names a program on this machine, without the lines of the source that it comes from."""
-    plain = re.sub(r", metadata=\{[^}]*\}", "", text)
-    cores = sorted(os.sched_getaffinity(0))
-    made = json.dumps(
-        [trial_process.METHOD, jaxlib.__version__, len(cores), machine.memory_bytes(), plain]
-    )
-    return hashlib.sha256(made.encode()).hexdigest()
-
-
-# -- what is known ---------------------------------------------------------------------------------
-
-
-@functools.cache
-def _lock() -> threading.Lock:
-    return threading.Lock()
-
-
-@functools.cache
-def _remembered() -> dict[str, int]:
-    return {}
-
-
-def _path(name: str) -> Path | None:
-    folder = jax.config.jax_compilation_cache_dir
-    return Path(folder) / "trials" / f"{name}.json" if folder else None
-
-
-def _read(name: str) -> int | None:
-    """What an earlier process found; None if there is nothing, or nothing that can be read."""
-    path = _path(name)
-    try:
-        found = json.loads(path.read_text())["bytes"] if path else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if isinstance(found, int) and found > 0 else None
-
-
-def _write(name: str, found: int) -> None:
-    """Keeps it for later processes, whole or not at all."""
-    path = _path(name)
-    if path is None:
-        return
-    part = path.with_suffix(f".{uuid.uuid4().hex}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({"bytes": found}))
-        part.replace(path)
-    except OSError as error:
-        warnings.warn(
-            f"what a program takes is not kept in {path.parent} ({error.strerror or error}) and is"
-            " measured again next time",
-            stacklevel=2,
-        )
+def _all_bytes(compiled: jax.stages.Compiled) -> int:
+    return compiled.memory_analysis().argument_size_in_bytes + own_bytes(compiled)
 
 
 # -- the process -----------------------------------------------------------------------------------
-
-
-def _tried(compiled: jax.stages.Compiled, lowered: jax.stages.Lowered | None) -> int | None:
-    """Has the process run a program; None, said once, if it cannot."""
-    try:
-        try:
-            return rounded(_asked(compiled))
-        except Unanswered:
-            # A program that JAX has read from its cache cannot be handed on (jaxlib 0.10).
-            if lowered is None:
-                raise
-            return rounded(_asked(lowered.compile({UNCACHED: uuid.uuid4().hex})))
-    except Exception as error:  # whatever it is, there is a bound that is safe
-        reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
-        warnings.warn(
-            f"a program could not be tried out ({reason}): as the memory of the CPU's libraries an"
-            " upper bound is counted",
-            stacklevel=2,
-        )
-        return None
 
 
 class Unanswered(RuntimeError):
     """The process could not run a program."""
 
 
-def _asked(compiled: jax.stages.Compiled) -> int:
+class TooSlow(RuntimeError):
+    """A program did not end within its limit."""
+
+
+def _asked(compiled: jax.stages.Compiled, limit_s: float) -> tuple[int, float]:
     """What the process says of a program."""
     program, inputs, outputs = serialize_executable.serialize(compiled)
-    question = pickle.dumps((program, inputs.num_leaves, outputs.num_leaves))
+    question = pickle.dumps((program, inputs.num_leaves, outputs.num_leaves, limit_s))
     process = _process()
     try:
         process.stdin.write(question)
@@ -201,7 +141,10 @@ def _asked(compiled: jax.stages.Compiled) -> int:
     try:
         found = pickle.load(process.stdout)
     except EOFError:
-        raise Unanswered(f"its process ended with {process.wait()}") from None
+        status = process.wait()
+        if status == -signal.SIGPROF:
+            raise TooSlow from None
+        raise Unanswered(f"its process ended with {status}") from None
     if isinstance(found, str):
         raise Unanswered(found)
     return found
@@ -240,3 +183,8 @@ def _end() -> None:
 @functools.cache
 def _held() -> list[subprocess.Popen]:
     return []
+
+
+@functools.cache
+def _lock() -> threading.Lock:
+    return threading.Lock()

@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> None:
     config = here(workdir.config(warn))
     dataset = named.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
-    trainer = runs.Trainer(config, dataset, compiling.Programs())
+    trainer = runs.Trainer(config, dataset, compiling.Programs(known=workdir.trials))
     run = _of_sweep(trainer, workdir) if workdir.members else _single(trainer, workdir)
     _say_if_earlier(workdir, run.epoch)
     result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test", run.chunk)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, json_files, paths, schema
+from dynhp_jax import checkpoint, json_files, paths, schema, trial_records
 from dynhp_jax import config as configuration
 from dynhp_jax.config import Config
 from dynhp_jax.errors import UserError
@@ -180,6 +180,15 @@ class RunDirectory:
         """Their files, with what the newest checkpoint knows of them."""
         known = self.known()
         return Records(self.metrics_file, self._copy, known and Seal(**known["records"]))
+
+    @property
+    def trials(self) -> Mapping[str, Any]:
+        """What the newest checkpoint knows of the run's programs; see `trial_records`."""
+        found = checkpoint.newest_host(self.all_checkpoints).get("trials", {})
+        with contextlib.suppress(schema.Unfit):  # which is said when all of the checkpoint is read
+            schema.check(found, trial_records.SEVERAL)
+            return found
+        return {}
 
     def known(self) -> dict[str, Any] | None:
         """What the newest checkpoint that is whole knows of the run's files.

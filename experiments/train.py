@@ -57,7 +57,7 @@ def train(
     """
     dataset = dataset or named.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
-    trainer = runs.Trainer(config, dataset, compiling.Programs())
+    trainer = runs.Trainer(config, dataset, compiling.Programs(known=workdir.trials))
     run = _start(trainer, workdir, begin)
     records = workdir.begin(run.epoch)
     if run.epoch < config.epochs:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from convolutions import convolved
 from hypothesis import given
 from hypothesis import strategies as st
 from jax.experimental import serialize_executable
@@ -131,7 +132,7 @@ def test_sizes_are_rounded_up_a_little(size):
 
 
 def test_programs_of_products_are_not_tried(monkeypatch):
-    monkeypatch.setattr(trials, "rise", lambda *_: pytest.fail("tried"))
+    monkeypatch.setattr(trials, "tried", lambda *_: pytest.fail("tried"))
     compiled = jax.jit(lambda a, b: jnp.maximum(a.T @ b, 0)).lower(
         *(jax.ShapeDtypeStruct((400, n), np.float32) for n in (784, 300))
     )
@@ -142,72 +143,38 @@ def test_programs_of_products_are_not_tried(monkeypatch):
     )
 
 
-def convolved(size: int = 40):
-    """A program of two convolutions, whose values the library may hold."""
-
-    def f(x, k, m):
-        for kernel in (k, m):
-            x = jnp.maximum(
-                jax.lax.conv_general_dilated(
-                    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-                ),
-                0,
-            )
-        return x.sum()
-
-    shapes = ((size, 28, 28, 3), (3, 3, 3, 16), (3, 3, 16, 16))
-    return jax.jit(f).lower(*(jax.ShapeDtypeStruct(s, np.float32) for s in shapes)).compile()
-
-
 def test_where_nothing_can_be_tried_the_bound_counts(monkeypatch):
     monkeypatch.setattr(trial_process, "measures", lambda: False)
-    compiled = convolved()
+    compiled = convolved().compile()
     limit = cpu_libraries.bound(compiled.as_text(), cpu_libraries.threads())
     assert cpu_libraries.library_bytes(compiled) == max(limit.packed, limit.whole) > 0
     assert cpu_libraries.library_bytes(compiled, tried=False) == limit.packed
 
 
-@needs_linux
-def test_what_was_found_is_kept_and_a_damaged_file_is_made_anew(monkeypatch, tmp_path):
-    found = iter((5000, 6000))
-    monkeypatch.setattr(trials, "_tried", lambda *_: next(found))
-    known = {}
-    monkeypatch.setattr(trials, "_remembered", lambda: known)
-    compiled, before = convolved(), jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    try:
-        rises = [trials.rise(compiled, compiled.as_text()) for _ in range(2)]
-        known.clear()  # as in another process
-        rises.append(trials.rise(compiled, compiled.as_text()))
-        (path,) = (tmp_path / "trials").iterdir()
-        known.clear()
-        path.write_text('{"bytes": ')
-        rises.append(trials.rise(compiled, compiled.as_text()))
-        assert json.loads(path.read_text()) == {"bytes": 6000}
-    finally:
-        jax.config.update("jax_compilation_cache_dir", before)
-    assert rises == [5000, 5000, 5000, 6000]
-
-
-def test_of_a_trial_the_first_run_is_left_out_and_the_most_of_the_others_counts(monkeypatch):
-    compiled = jax.jit(lambda x: x + 1).lower(np.zeros(3, np.float32)).compile()
+def test_of_a_trial_the_first_run_is_left_out(monkeypatch):
+    """Of the others the most bytes and the fewest seconds count."""
+    compiled = jax.jit(lambda x: x + 1, donate_argnums=0).lower(np.zeros(3, np.float32)).compile()
     program, inputs, outputs = serialize_executable.serialize(compiled)
-    figures = iter((9000, 100, 300, *[200] * 2 * trial_process.RUNS))
-    monkeypatch.setattr(trial_process, "_added", lambda _: next(figures))
-    assert trial_process.took(program, inputs.num_leaves, outputs.num_leaves) == 300
+    figures = iter([(9000, 0.1), (100, 3.0), (300, 2.0), *[(200, 4.0)] * 2 * trial_process.RUNS])
+
+    def measured(call, limit_s):
+        call()
+        return next(figures)
+
+    monkeypatch.setattr(trial_process, "_measured", measured)
+    what = (program, inputs.num_leaves, outputs.num_leaves, 0.0)
+    assert trial_process.took(*what) == (300, 2.0)
     monkeypatch.setattr(trial_process, "WORK_S", 0.0)  # a program that takes long
-    assert trial_process.took(program, inputs.num_leaves, outputs.num_leaves) == 200
+    assert trial_process.took(*what) == (200, 4.0)
 
 
 @needs_linux
 def test_a_trial_that_fails_is_said_and_the_bound_counts(monkeypatch):
-    monkeypatch.setattr(trials, "_remembered", dict)
-
     def broken(*_):
         raise trials.Unanswered("no memory\nat all")
 
     monkeypatch.setattr(trials, "_asked", broken)
-    compiled = convolved(41)
+    compiled = convolved(41).compile()
     with pytest.warns(UserWarning, match=r"could not be tried out \(no memory\)"):
         found = cpu_libraries.library_bytes(compiled)
     limit = cpu_libraries.bound(compiled.as_text(), cpu_libraries.threads())

@@ -1,5 +1,6 @@
 """The loop over epochs: pruning, resizing, resuming, counting compilations."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -216,7 +217,9 @@ def test_a_checkpoint_s_host_part_is_checked_field_by_field():
     assert {path.strip(".") for path, *_ in runs.HOST.parts(host)} == read
     for field in read:
         less = {name: value for name, value in host.items() if name != field}
-        with pytest.raises(schema.Unfit, match=f"it has no {field}$"):
+        with contextlib.ExitStack() as stack:
+            if field != "trials":  # which are made anew
+                stack.enter_context(pytest.raises(schema.Unfit, match=f"it has no {field}$"))
             trainer.state_shapes(less)
         with pytest.raises(schema.Unfit, match=f"its {field} is not "):
             trainer.state_shapes({**host, field: "text"})

@@ -5,6 +5,7 @@ start from its last epoch. Units go by masks on the arrays of the whole network,
 compiled program serves all cells; a masked network computes what the cut one does.
 """
 
+import collections
 import dataclasses
 import functools
 import time
@@ -58,7 +59,13 @@ class Place:
 
     @functools.cached_property
     def programs(self) -> compiling.Programs:
-        return compiling.Programs()
+        warm_ups = (self.warm_up(seed) for seed in self.comparison.seeds)
+        known = (Workdir(path).trials for path in warm_ups)
+        return compiling.Programs(known=collections.ChainMap(*known))
+
+    def warm_up(self, seed: int) -> Path:
+        """The workdir of a warm-up."""
+        return self.workdirs / f"warm-up-seed{seed}"
 
     @functools.cached_property
     def whole(self) -> Network:
@@ -102,7 +109,7 @@ class Start:
     @classmethod
     def of(cls, place: Place, seed: int) -> "Start":
         config = settings.warm_up(place.base, seed)
-        workdir = Workdir(place.workdirs / f"warm-up-seed{seed}")
+        workdir = Workdir(place.warm_up(seed))
         if not workdir.finished(config.epochs):
             _train(place, config, workdir)
         with workdir.claim(config):  # refuses a run of another config
