@@ -20,8 +20,9 @@ from jax.experimental import serialize_executable
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 IDLE_S = 20.0  # then the process ends: while training goes on it is in nobody's way
-METHOD = 3  # of measuring, by what follows: figures of another one are no figures of this one
+METHOD = 4  # of measuring, by what follows: figures of another one are no figures of this one
 RUNS, AT_LEAST = 6, 2  # threads meet in another order each time, so the most of several counts
+PAUSE_S, PATIENCE = 0.1, 50  # between two looks at memory that is given back, and how many
 WORK_S = 4.0  # processor seconds, after which a program has run often enough
 
 
@@ -41,7 +42,8 @@ def resident(name: str) -> int:
 def added(call: Callable[[], Any]) -> int:
     """Bytes that a call adds to the resident set, at its highest."""
     gc.collect()
-    return _measured(call, 0.0)[0]
+    before, most, _ = _measured(call, 0.0)
+    return most - before
 
 
 def took(program: bytes, inputs: int, outputs: int, limit_s: float) -> tuple[int, float]:
@@ -62,7 +64,7 @@ def took(program: bytes, inputs: int, outputs: int, limit_s: float) -> tuple[int
     infos = compiled.args_info[0]
     arguments = [_made(info) for info in infos]
 
-    def run() -> tuple[int, float]:
+    def run() -> tuple[int, int, float]:
         for place, info in enumerate(infos):
             if arguments[place].is_deleted():  # a run consumes what it is donated
                 arguments[place] = _made(info)
@@ -73,13 +75,14 @@ def took(program: bytes, inputs: int, outputs: int, limit_s: float) -> tuple[int
     found, start = [], time.process_time()
     while len(found) < AT_LEAST or (len(found) < RUNS and time.process_time() - start < WORK_S):
         found.append(run())
-    most, seconds = zip(*found, strict=True)
-    return max(most), min(seconds)
+    idle, most, seconds = zip(*found, strict=True)
+    # The same arguments are there before each run: what more there is has not been given back yet.
+    return max(most) - min(*idle, _settled()), min(seconds)
 
 
-def _measured(call: Callable[[], Any], limit_s: float) -> tuple[int, float]:
-    time.sleep(0.02)  # buffers are given back when their thread comes to it
-    before = resident("VmRSS")
+def _measured(call: Callable[[], Any], limit_s: float) -> tuple[int, int, float]:
+    """Resident bytes before a call and, at their highest, in it; its processor seconds."""
+    before = _settled()
     RESET.write_text("5")  # VmHWM starts again from here
     # The signal ends the process wherever it is: a program that runs cannot be interrupted.
     signal.setitimer(signal.ITIMER_PROF, limit_s)
@@ -87,7 +90,19 @@ def _measured(call: Callable[[], Any], limit_s: float) -> tuple[int, float]:
     jax.block_until_ready(call())
     seconds = time.process_time() - start
     signal.setitimer(signal.ITIMER_PROF, 0)
-    return resident("VmHWM") - before, seconds
+    return before, resident("VmHWM"), seconds
+
+
+def _settled() -> int:
+    """Resident bytes once they fall no more: a thread gives buffers back when its turn comes."""
+    found = resident("VmRSS")
+    for _ in range(PATIENCE):
+        time.sleep(PAUSE_S)
+        now = resident("VmRSS")
+        if now >= found:
+            break
+        found = now
+    return found
 
 
 def _made(info: jax.stages.ArgInfo) -> jax.Array:
