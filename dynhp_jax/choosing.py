@@ -21,8 +21,8 @@ from dynhp_jax.trials import Trial
 FUSION = "xla_cpu_experimental_ynn_fusion_type"  # the kinds of operations that are fused
 UNCACHED = "xla_disable_hlo_passes"  # of a name that no pass has: only the key in the cache changes
 LEAST = 2**18  # bytes that there may be to gain: the other form is not tried for less
-# A budget asks for bytes, and processor seconds of the same program differ by up to a third while
-# the machine is busy: so much longer may the smaller form take.
+# A budget asks for bytes, so the smaller form may take longer; and as processor seconds vary while
+# the machine is busy, a narrow margin would have chance decide.
 SLOWER = 1.5
 # A run that takes many times as long is not waited for, but one of milliseconds says little.
 STOPPED, AT_LEAST_S = 4.0, 3.0
