@@ -10,9 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record
-from dynhp_jax import compiling, metering, runs
-from dynhp_jax.config import Config
-from dynhp_jax.data import Dataset
+from dynhp_jax.data.loading import Dataset
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.compiled.step_bytes import total
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
 
 EXAMPLES_PER_TURN = 25_600
 
@@ -33,14 +36,14 @@ class Contestant:
     step_bytes: int
     analysis_seconds: float
     compile_seconds: float
-    trainer: runs.Trainer
-    run: runs.Run
+    trainer: Trainer
+    run: Run
 
 
 def training(settings: Config, dataset: Dataset, batch: int) -> Contestant:
     """A run's own epoch, of a turn's length."""
     began = time.perf_counter()
-    trainer = runs.Trainer(settings, dataset, compiling.Programs())
+    trainer = Trainer(settings, dataset, programs.Programs())
     analysed = time.perf_counter()
     run = trainer.start()
     started = time.perf_counter()
@@ -54,7 +57,7 @@ def training(settings: Config, dataset: Dataset, batch: int) -> Contestant:
         held[0], _ = program(held[0], *data, np.int32(steps))
         jax.block_until_ready(held[0])
 
-    step_bytes = metering.total(trainer.steps.training_bytes(run.network, batch))
+    step_bytes = total(trainer.steps.training_bytes(run.network, batch))
     return Contestant(turn, step_bytes, analysed - began, compiled - started, trainer, run)
 
 

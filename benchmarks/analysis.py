@@ -46,8 +46,8 @@ def measure(calls: int) -> dict:
     import numpy as np
     from foreign.resnet_linen import ResNet50
 
-    from dynhp_jax.groups import find_groups
-    from dynhp_jax.surgery import cut
+    from dynhp_jax.structure.find import find_groups
+    from dynhp_jax.surgery.cut import cut
 
     module = ResNet50(num_classes=1000)
 

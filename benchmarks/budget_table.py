@@ -19,7 +19,11 @@ from pathlib import Path
 import jax
 
 from benchmarks import record
-from dynhp_jax import budget, compiling, config, loop, named, program_cache, runs
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import budget, program_cache
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import reports
 
 EXAMPLES, EPOCHS = 512, 2
@@ -50,10 +54,10 @@ def settings(model: str, rule: str, limit: str) -> config.Config:
     )
 
 
-def run(model: str, rule: str, limit: int, programs: compiling.Programs) -> dict:
+def run(model: str, rule: str, limit: int, programs: Programs) -> dict:
     """Trains and says what its largest step took."""
     asked = settings(model, rule, f"{limit}")
-    trainer = runs.Trainer(asked, named.dataset_of(asked), programs)
+    trainer = Trainer(asked, build.dataset_of(asked), programs)
     state, largest, bound = trainer.start(), 0, 0
     if state.batch < trainer.config.batching.size:
         bound = trainer.budget.total(state.network, state.batch_in_use)
@@ -82,7 +86,7 @@ def run(model: str, rule: str, limit: int, programs: compiling.Programs) -> dict
 def usual(model: str) -> int:
     """Bytes of a step of the whole network with 32 examples, in the form that a budget chooses."""
     free = settings(model, "fixed", f"{2**60}")  # a budget in which all fits
-    trainer = runs.Trainer(free, named.dataset_of(free), compiling.Programs())
+    trainer = Trainer(free, build.dataset_of(free), Programs())
     held: budget.Budget = trainer.budget
     return held.total(trainer.whole, 32)
 
@@ -104,7 +108,7 @@ def main() -> None:
             for rule in RULES:
                 if (model, rule, factor) in done:
                     continue
-                row = run(model, rule, round(factor * base), compiling.Programs())
+                row = run(model, rule, round(factor * base), Programs())
                 rows.append({**row, "factor": factor})
                 device = jax.devices()[0].device_kind
                 head = record.head("python -m benchmarks.budget_table", device)

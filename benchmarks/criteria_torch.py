@@ -38,21 +38,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import record, turns
-from dynhp_jax import criteria, models
-from dynhp_jax.criteria import Evidence
-from dynhp_jax.criteria.coupling import Coupled
-from dynhp_jax.errors import UserError
-from dynhp_jax.jaxprs.trace import leaf_paths
-from dynhp_jax.network import Network, whole_network
-from dynhp_jax.pruning import prune_to
-from dynhp_jax.targets import Units
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.tree_paths import leaf_paths
+from dynhp_jax.models.registry import build
+from dynhp_jax.pruning.criteria import registry, score
+from dynhp_jax.pruning.criteria.evidence import Evidence
+from dynhp_jax.pruning.criteria.kernels import Coupled
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.pruning.targets import Units
+from dynhp_jax.training.network import Network, whole_network
 from experiments import commandline
 
 RATIOS = (0.25, 0.5, 0.75)
 COUNTS = ("groups", "same_groups", "units", "same_units", "emptied")
 NETWORKS = {
-    "LeNet-5": models.build("lenet", (28, 28, 1), 10),
-    "ResNet-8": models.build("resnet", (32, 32, 3), 10, depth=8),
+    "LeNet-5": build("lenet", (28, 28, 1), 10),
+    "ResNet-8": build("resnet", (32, 32, 3), 10, depth=8),
 }
 
 
@@ -66,11 +67,11 @@ class Squares(Coupled):
 
 
 OURS = {
-    "l1": criteria.get("l1", members="both", scale="none"),
+    "l1": registry.get_criterion("l1", members="both", scale="none"),
     "l2, squared": Squares(members="both", scale="none"),
-    "l2, one kernel": criteria.get("l2", scale="none"),
-    "batch_norm": criteria.get("batch_norm"),
-    "defaults": criteria.get("l2"),
+    "l2, one kernel": registry.get_criterion("l2", scale="none"),
+    "batch_norm": registry.get_criterion("batch_norm"),
+    "defaults": registry.get_criterion("l2"),
 }
 
 
@@ -127,7 +128,7 @@ def kept(
 ) -> dict[str, np.ndarray]:
     """Our choice: {makers: units that stay}."""
     seen = Evidence(network.evaluate, network.groups, variables, names=tuple(network.groups))
-    scores = criteria.score(OURS[importance], seen)
+    scores = score.score(OURS[importance], seen)
     sizes = [group.size for group in network.groups.values()]
     if scope == "global":
         most = int(sum(sizes) * (1 - ratio))

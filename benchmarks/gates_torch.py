@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import record, turns, whole
-from dynhp_jax import config, named
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training import build, config
 from experiments import commandline
 
 HIDDEN, LAM = (300, 100), 0.1
@@ -47,7 +47,7 @@ def settings_for(per_example: bool, examples: int, batch: int) -> config.Config:
 
 def save_data(settings: config.Config, path: Path) -> None:
     """For PyTorch: examples as rows, labels as 64-bit integers."""
-    dataset, arrays = named.dataset_of(settings), {}
+    dataset, arrays = build.dataset_of(settings), {}
     for split in ("train", "test"):
         images = np.asarray(getattr(dataset, f"x_{split}"))
         arrays[f"x_{split}"] = images.reshape(len(images), -1)

@@ -15,7 +15,11 @@ import time
 import jax
 
 from benchmarks import turns
-from dynhp_jax import compiling, config, loop, named, program_cache, runs
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import program_cache, programs
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
 
 KEPT = (
     "epoch", "train_loss", "cross_entropy", "penalty", "test_error", "units", "parameters",
@@ -28,9 +32,9 @@ def main() -> None:
     settings = config.from_dict(json.loads(sys.argv[1]))
     turn = train_only if sys.argv[2:] == ["train"] else whole_epoch
     program_cache.use_cache(settings.compiling.cache_dir or "none")
-    dataset = named.dataset_of(settings)
+    dataset = build.dataset_of(settings)
     began = time.perf_counter()
-    trainer = runs.Trainer(settings, dataset, compiling.Programs())
+    trainer = Trainer(settings, dataset, programs.Programs())
     held = [trainer.start()]
     jax.block_until_ready(held[0].state)
     ready = {
@@ -47,7 +51,7 @@ def main() -> None:
     turns.serve(ready, answer)
 
 
-def whole_epoch(trainer: runs.Trainer, run: runs.Run) -> tuple[runs.Run, turns.Answer]:
+def whole_epoch(trainer: Trainer, run: Run) -> tuple[Run, turns.Answer]:
     """As a run of the library does it."""
     began = time.perf_counter()
     run, record = loop.advance(trainer, run)
@@ -55,7 +59,7 @@ def whole_epoch(trainer: runs.Trainer, run: runs.Run) -> tuple[runs.Run, turns.A
     return run, {"wall": time.perf_counter() - began} | {name: record[name] for name in KEPT}
 
 
-def train_only(trainer: runs.Trainer, run: runs.Run) -> tuple[runs.Run, turns.Answer]:
+def train_only(trainer: Trainer, run: Run) -> tuple[Run, turns.Answer]:
     """Training timed; evaluation after it, not timed."""
     steps, epoch = trainer.examples // run.batch_in_use, run.epoch + 1
     began = time.perf_counter()

@@ -7,9 +7,9 @@ starts threads), reads its resident set, runs again and reads the highest reside
 and the state, which is there while it is read, is what the step took. The allocator is told to give
 every large block back at once, so that memory which was freed before is not counted as there.
 There is a budget, though one in which all fits, so that programs have the form that takes fewer
-bytes (`dynhp_jax.choosing`). XLA's own count stands beside training and evaluation: without what
-the libraries of the CPU take.
-Scoring takes twice the examples of a mini-batch in two chunks, as under a budget.
+bytes (`dynhp_jax.memory.fusion`). XLA's own count stands beside training and evaluation: without
+what the libraries of the CPU take. Scoring takes twice the examples of a mini-batch in two chunks,
+as under a budget.
 
 The JSON is written after every size, and one that is there already is not run again.
 """
@@ -30,21 +30,15 @@ from typing import Any
 import jax
 
 from benchmarks import record
-from dynhp_jax import (
-    compiling,
-    config,
-    loop,
-    metering,
-    named,
-    runs,
-    scoring,
-    trial_records,
-    trials,
-)
-from dynhp_jax.criteria import naming
-from dynhp_jax.scorer import Scorer
-from dynhp_jax.scores import Scores
-from dynhp_jax.trial_process import resident
+from dynhp_jax.memory import trial_records, trials
+from dynhp_jax.memory.trial_process import resident
+from dynhp_jax.pruning.criteria import parse
+from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import programs, step_bytes
+from dynhp_jax.training.compiled.scorer import Scorer
+from dynhp_jax.training.run import loop, prune_by_criterion
+from dynhp_jax.training.run.trainer import Run, Trainer
 
 SIZES = (  # data, model, mini-batch, examples that are evaluated at once
     ("fashion_mnist", config.Model(name="mlp", hidden=(300, 100)), 500, 1000),
@@ -82,7 +76,7 @@ def taken(call: Callable[[], Any]) -> Row:
     return {"resident": added, "seconds": min(seconds), "processor_seconds": min(processor)}
 
 
-def row(what: str, metered: Callable[[], metering.Bytes], state: int, call: Callable) -> Row:
+def row(what: str, metered: Callable[[], step_bytes.Bytes], state: int, call: Callable) -> Row:
     """Metered and resident bytes of a program that is compiled, or will be by the meter.
 
     Args:
@@ -92,7 +86,7 @@ def row(what: str, metered: Callable[[], metering.Bytes], state: int, call: Call
       call: runs it.
     """
     start = time.perf_counter()
-    counted = metering.total(metered())
+    counted = step_bytes.total(metered())
     seconds = time.perf_counter() - start
     found = taken(call)
     found["resident"] += state
@@ -105,10 +99,10 @@ def row(what: str, metered: Callable[[], metering.Bytes], state: int, call: Call
     }
 
 
-def steps_of(trainer: runs.Trainer, run: runs.Run, chunk: int) -> Iterator[Row]:
+def steps_of(trainer: Trainer, run: Run, chunk: int) -> Iterator[Row]:
     """The rows of evaluation and training."""
     steps, network, batch = trainer.steps, run.network, trainer.config.batch.size
-    state = metering.total(metering.state_bytes(run.state))
+    state = step_bytes.total(step_bytes.state_bytes(run.state))
 
     def train() -> None:
         nonlocal run
@@ -137,15 +131,15 @@ def steps_of(trainer: runs.Trainer, run: runs.Run, chunk: int) -> Iterator[Row]:
         yield {**row(what, metered, state, call), "xla": beside, "fusion": fusion}
 
 
-def scoring_of(trainer: runs.Trainer, run: runs.Run) -> Iterator[Row]:
+def scoring_of(trainer: Trainer, run: Run) -> Iterator[Row]:
     """The rows of scoring, a criterion each."""
-    batch, found = trainer.config.batch.size, scoring.scored(trainer, run)
+    batch, found = trainer.config.batch.size, prune_by_criterion.scored(trainer, run)
     for criterion in CRITERIA:
-        scorer = Scorer(naming.parse(criterion), trainer.budget, criterion)
+        scorer = Scorer(parse.parse(criterion), trainer.budget, criterion)
         yield row(
             f"scoring by {criterion}, 2 x {batch}",
             lambda scorer=scorer: scorer.bytes(found, batch),
-            metering.total(metering.state_bytes(run.state)),
+            step_bytes.total(step_bytes.state_bytes(run.state)),
             lambda scorer=scorer: scorer.scores(found, batch),
         )
 
@@ -160,13 +154,13 @@ def check(size: int, cores: int, scored: bool, budget: str) -> list[Row]:
         model=model,
         batch=config.Batch(size=batch),
         memory=config.Memory("xla", budget, smallest=batch),
-        scores=Scores(examples=2 * batch),
+        scores=ScoreOptions(examples=2 * batch),
     )
-    dataset = named.dataset_of(asked)
+    dataset = build.dataset_of(asked)
     few = {"x_test": dataset.x_test[:chunk], "y_test": dataset.y_test[:chunk]}
     dataset = dataclasses.replace(dataset, **few)
     options = {"width": model.width, "hidden": list(model.hidden)}
-    trainer = runs.Trainer(asked, dataset, compiling.Programs())
+    trainer = Trainer(asked, dataset, programs.Programs())
     rows = list(steps_of(trainer, trainer.start(), chunk))  # training consumes the run
     if scored:
         rows += scoring_of(trainer, trainer.start())

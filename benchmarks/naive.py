@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import record, turns, whole
-from dynhp_jax import config
+from dynhp_jax.training import config
 from experiments import commandline
 
 KINDS = ("vmap", "outer")

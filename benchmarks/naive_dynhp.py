@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynhp_jax import config as library
-from dynhp_jax.errors import ConfigError
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.training import config as library
 
 TEMPERATURE, LOW, HIGH, EPS = 2 / 3, -0.1, 1.1, 1e-6
 

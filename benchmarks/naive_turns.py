@@ -12,8 +12,8 @@ import time
 import jax
 
 from benchmarks import naive_dynhp, turns
-from dynhp_jax import config as library
-from dynhp_jax import named
+from dynhp_jax.training import build
+from dynhp_jax.training import config as library
 
 
 class Compiling:
@@ -32,7 +32,7 @@ class Compiling:
 def main() -> None:
     """Prepares the run and serves."""
     config = library.from_dict(json.loads(sys.argv[1]))
-    dataset, compiling = named.dataset_of(config), Compiling()
+    dataset, compiling = build.dataset_of(config), Compiling()
 
     def said(began: float, before: float) -> turns.Answer:
         return {

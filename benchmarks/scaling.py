@@ -19,7 +19,8 @@ import jax
 import numpy as np
 
 from benchmarks import alternation, record
-from dynhp_jax import config, named, plans
+from dynhp_jax.training import build, config
+from dynhp_jax.training.run import shape_plans
 
 ROUNDS, BATCH = 9, 128
 DENSE = config.Config(
@@ -36,7 +37,7 @@ DATA = [3_750, 7_500, 15_000, 30_000, 60_000]
 
 def measure(hidden: tuple[int, ...], examples: int) -> dict:
     """Costs of one network and one training set."""
-    dataset = named.dataset_of(DENSE)
+    dataset = build.dataset_of(DENSE)
     dataset = dataclasses.replace(
         dataset, x_train=dataset.x_train[:examples], y_train=dataset.y_train[:examples]
     )
@@ -68,7 +69,7 @@ def cut_seconds(contestant: alternation.Contestant) -> float:
     run = trainer.start()
     keeps = {name: np.arange(0, group.size, 2) for name, group in run.network.groups.items()}
     began = time.perf_counter()
-    _, state = plans.resize(run.network, run.state, trainer.tx, keeps)
+    _, state = shape_plans.resize(run.network, run.state, trainer.tx, keeps)
     jax.block_until_ready(state.variables)
     return time.perf_counter() - began
 

@@ -22,10 +22,14 @@ PROGRAM = """
 import sys, time
 import jax, numpy as np
 from configs import fmnist
-from dynhp_jax import compiling, config, loop, named, program_cache, runs
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import program_cache
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
 program_cache.use_cache(sys.argv[1])
 settings = config.from_config_dict(fmnist.get_config())
-trainer = runs.Trainer(settings, named.dataset_of(settings), compiling.Programs())
+trainer = Trainer(settings, build.dataset_of(settings), Programs())
 run = trainer.start()
 jax.block_until_ready(loop.train_epoch(trainer, run, run.batch_in_use, 1, 1))
 print(time.time())

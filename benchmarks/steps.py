@@ -18,7 +18,8 @@ import jax
 
 from benchmarks import alternation, record
 from benchmarks.alternation import EXAMPLES_PER_TURN
-from dynhp_jax import config, named, program_cache
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import program_cache
 
 ROUNDS = 15
 DENSE = config.Config(
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--hidden", default="300-100,200-100-50")
     flags = parser.parse_args()
     program_cache.use_cache()
-    dataset, rows = named.dataset_of(DENSE), []
+    dataset, rows = build.dataset_of(DENSE), []
     for widths in flags.hidden.split(","):
         hidden = tuple(map(int, widths.split("-")))
         for batch in map(int, flags.batches.split(",")):

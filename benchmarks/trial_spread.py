@@ -2,10 +2,11 @@
 
     python -m benchmarks.trial_spread --out=results/memory/trials.json
 
-What a CPU's libraries take is measured by a trial (`dynhp_jax.trials`), and threads meet in another
-order each time. Training steps and evaluation of a LeNet-5 and a narrow ResNet-20 are compiled
-once, as without a budget, and then tried in TRIALS processes, as runs without a cache would. The
-figures, before and after they are rounded up, and the processor seconds of one run are in the JSON.
+What a CPU's libraries take is measured by a trial (`dynhp_jax.memory.trials`), and threads meet in
+another order each time. Training steps and evaluation of a LeNet-5 and a narrow ResNet-20 are
+compiled once, as without a budget, and then tried in TRIALS processes, as runs without a cache
+would. The figures, before and after they are rounded up, and the processor seconds of one run are
+in the JSON.
 """
 
 import argparse
@@ -24,7 +25,10 @@ import jax
 from jax.experimental import serialize_executable
 
 from benchmarks import record
-from dynhp_jax import compiling, config, named, runs, trial_process, trials
+from dynhp_jax.memory import trial_process, trials
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.run.trainer import Trainer
 
 TRIALS = 20
 SIZES = (  # data, model, mini-batch, examples that are evaluated at once
@@ -42,9 +46,9 @@ def programs(data: str, model: config.Model, batch: int, chunk: int) -> dict[str
         batch=config.Batch(size=batch),
         memory=config.Memory("xla", "none"),
     )
-    dataset = named.dataset_of(asked)
+    dataset = build.dataset_of(asked)
     few = {"x_test": dataset.x_test[:chunk], "y_test": dataset.y_test[:chunk]}
-    trainer = runs.Trainer(asked, dataclasses.replace(dataset, **few), compiling.Programs())
+    trainer = Trainer(asked, dataclasses.replace(dataset, **few), Programs())
     found = {}
     for what, compiled in (
         (f"training with {batch}", trainer.steps.training_program(trainer.whole, batch)),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import record, turns
-from dynhp_jax import config
+from dynhp_jax.training import config
 from experiments import commandline
 
 SMALL = ("--config.penalty.lam=0.15", "--config.batch.alpha=0.5")

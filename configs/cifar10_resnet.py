@@ -17,7 +17,7 @@ after two epochs, with 0.98 it was 66 %. Gates that are nearly always open have 
 gradients; they get a larger step size and a larger lambda (0.02 closed none in five epochs).
 """
 
-from dynhp_jax import config as configuration
+from dynhp_jax.training import config as configuration
 
 
 def get_config():

@@ -20,7 +20,7 @@ lambda and the learning rate were chosen for a small network on a held-out fifth
     0.2          4.18 %, 28.5 KiB         3.83 %, 47.4 KiB
 """
 
-from dynhp_jax import config as configuration
+from dynhp_jax.training import config as configuration
 
 
 def get_config():

@@ -16,7 +16,7 @@ results/runs/fmnist/.
 The budget is the memory of the soft-pruning run: the whole network and 128 examples.
 """
 
-from dynhp_jax import config as configuration
+from dynhp_jax.training import config as configuration
 
 
 def get_config():

@@ -13,7 +13,7 @@ gradients is exact. The data comes from a directory that tensorflow-datasets pre
 (TFDS_DATA_DIR or --config.data.dir), or is downloaded.
 """
 
-from dynhp_jax import config as configuration
+from dynhp_jax.training import config as configuration
 
 
 def get_config():

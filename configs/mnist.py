@@ -16,7 +16,7 @@ results/runs/mnist/.
 The budget is the memory of the soft-pruning run: the whole network and 512 examples.
 """
 
-from dynhp_jax import config as configuration
+from dynhp_jax.training import config as configuration
 
 
 def get_config():

@@ -15,7 +15,7 @@ How each setting was chosen, on a tenth of the training set held out, is in
 results/reproduction/search.md.
 """
 
-from dynhp_jax import config as configuration
+from dynhp_jax.training import config as configuration
 
 
 def get_config():

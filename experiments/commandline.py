@@ -13,8 +13,8 @@ from types import MappingProxyType
 from absl import flags
 from ml_collections import config_flags
 
-from dynhp_jax import config as configuration
-from dynhp_jax.errors import ConfigError, UserError, shown
+from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.training import config as configuration
 from experiments import config_file
 from experiments.interrupting import AT_ONCE, INTERRUPTED, raised
 
@@ -98,7 +98,7 @@ def parse(
       with_config: whether there is a `--config`; then it has to be given.
       options: further flags that take a string, as (name, default, help).
       switches: further flags that are given or not, as (name, help).
-      sections: of the config, beside those of `dynhp_jax.config`, by name.
+      sections: of the config, beside those of `dynhp_jax.training.config`, by name.
       workdir: the help of `--workdir`, with what the program takes where it is not given; '' for a
         program that has none.
 

@@ -18,11 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax import paths, program_cache, pruning
-from dynhp_jax.criteria import naming, trial
-from dynhp_jax.disk import write_text
-from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.scorer import Scorer
+from dynhp_jax.common import paths
+from dynhp_jax.common.disk import write_text
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.pruning.criteria import parse
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.training import criterion_check
+from dynhp_jax.training.compiled import program_cache
+from dynhp_jax.training.compiled.scorer import Scorer
 from experiments import commandline, provenance
 from experiments.comparison import figures, running, settings, split_learning, tables
 from experiments.comparison.running import Place
@@ -97,7 +100,7 @@ def check(place: Place) -> None:
         asked = dataclasses.replace(base.scores, fraction=fraction)
         any_scores = {name: np.arange(groups[name].size) for name in groups}
         most = asked.most(groups)
-        pruning.prune_to(any_scores, groups, asked.target(most), scope=asked.scope)
+        prune_to(any_scores, groups, asked.target(most), scope=asked.scope)
         settings.cell(base, place.comparison, 0, place.comparison.criteria[0], fraction)
     cut = place.comparison.cut
     if cut and cut not in groups:
@@ -105,8 +108,8 @@ def check(place: Place) -> None:
 
 
 def _check_criterion(place: Place, text: str) -> None:
-    criterion, base = naming.parse(text), place.base
-    needed = trial.earlier_epochs(criterion)
+    criterion, base = parse.parse(text), place.base
+    needed = criterion_check.earlier_epochs(criterion)
     if needed >= settings.KEPT:
         allowed = f"one that looks at {settings.KEPT - 1} earlier epochs at most, not at {needed}"
         raise ConfigError("compare.criteria", text, allowed)
@@ -115,7 +118,7 @@ def _check_criterion(place: Place, text: str) -> None:
         raise ConfigError("epochs", base.epochs, allowed)
     dataset, count = place.dataset, base.scores.examples
     images, labels = dataset.x_validation[:count], dataset.y_validation[:count]
-    trial.check("compare.criteria", text, criterion, place.whole, images, labels)
+    criterion_check.check("compare.criteria", text, criterion, place.whole, images, labels)
     again = base.scores.schedule != "one_shot"  # by then other units are masked
     Scorer(criterion, place.budget, text).check(place.whole, len(labels), again)
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import ml_collections
 
-from dynhp_jax.errors import UserError
-from dynhp_jax.own_code import guarded
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.own_code import guarded
 
 _MODULE = "config_of_the_run"
 
@@ -56,7 +56,7 @@ def load(named: str) -> ml_collections.ConfigDict:
             kind = type(config).__name__
             raise UserError(
                 f"its get_config() gives a {kind}; allowed: a ConfigDict, such as"
-                " dynhp_jax.config.default_config_dict() with changes"
+                " dynhp_jax.training.config.default_config_dict() with changes"
             )
         config.to_dict()  # fields may be computed, by code that fails, too
     return config

@@ -14,10 +14,16 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from dynhp_jax import alone, checkpoint, compiling, loop, named, paths, program_cache, runs
-from dynhp_jax.config import Config
-from dynhp_jax.errors import UserError
-from dynhp_jax.scores import Scores
+from dynhp_jax.common import paths
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.training import build
+from dynhp_jax.training.compiled import program_cache, programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.sweep import member
 from experiments import commandline, reports
 from experiments.commandline import warn
 from experiments.run_directory import RUNS
@@ -35,9 +41,9 @@ def main(argv: Sequence[str]) -> None:
         one = workdir.path / workdir.members[0]
         raise UserError(f"{workdir.path} holds a sweep; take a member's directory, such as {one}")
     config = here(workdir.config(warn))
-    dataset = named.dataset_of(config)
+    dataset = build.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
-    trainer = runs.Trainer(config, dataset, compiling.Programs(known=workdir.trials))
+    trainer = Trainer(config, dataset, programs.Programs(known=workdir.trials))
     run = _of_sweep(trainer, workdir) if workdir.members else _single(trainer, workdir)
     _say_if_earlier(workdir, run.epoch)
     result = loop.evaluate(trainer, run.network, run.state, run.splits["test"], "test", run.chunk)
@@ -69,7 +75,7 @@ def here(config: Config) -> Config:
         config,
         devices=1,
         memory=memory,
-        scores=Scores(),
+        scores=ScoreOptions(),
         data=_found(config.data, "dir", "cache_dir"),
         compiling=dataclasses.replace(config.compiling, cache_dir=cached),
     )
@@ -90,7 +96,7 @@ def _usable(directory: str) -> bool:
         return False
 
 
-def _single(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
+def _single(trainer: Trainer, workdir: Workdir) -> Run:
     found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
     if found is None:
         raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
@@ -110,7 +116,7 @@ def _say_if_earlier(workdir: Workdir, epoch: int) -> None:
         )
 
 
-def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
+def _of_sweep(trainer: Trainer, workdir: Workdir) -> Run:
     """A member, from the checkpoint that lies in the sweep's folder."""
     name, members, folder = workdir.path.name, workdir.members, Workdir(workdir.path.parent)
     if name not in members or folder.members != members:
@@ -118,7 +124,7 @@ def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
             f"{workdir.path} belongs to a sweep over {', '.join(members)}, which is not in"
             f" {folder.path}; put the directory back into that sweep's folder"
         )
-    shapes_of = functools.partial(alone.state_shapes, trainer)
+    shapes_of = functools.partial(member.abstract_states, trainer)
     found = checkpoint.restore(folder.checkpoints, shapes_of, warn)
     if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet; go on with its sweep first")
@@ -127,7 +133,7 @@ def _of_sweep(trainer: runs.Trainer, workdir: Workdir) -> runs.Run:
             f"{workdir.sweep_file} has other members than the checkpoint, which is of"
             f" {', '.join(found.host[RUNS])}; put it back as it was"
         )
-    return alone.run_of(trainer, found, members.index(name))
+    return member.run_of(trainer, found, members.index(name))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 
-from dynhp_jax.disk import naming
+from dynhp_jax.common.disk import naming
 
 
 class Events:

@@ -13,13 +13,16 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from dynhp_jax import budget, compiling, memory, metering, named, program_cache
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError, UserError, shown
-from dynhp_jax.fields import LARGEST_WHOLE
-from dynhp_jax.network import Network
-from dynhp_jax.steps import Steps
+from dynhp_jax.common import byte_sizes
+from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.common.fields import LARGEST_WHOLE
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled import budget, program_cache, step_bytes
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.compiled.steps import Steps
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
 from experiments import commandline, reports
 from experiments.values import each_once, numbers
 
@@ -45,7 +48,7 @@ def _limits(budgets: str) -> dict[str, int]:
     """Bytes by the text that names them."""
     parts = list(filter(None, budgets.split(",")))
     try:
-        found = [memory.parse_bytes(part) for part in parts]
+        found = [byte_sizes.parse_bytes(part) for part in parts]
     except ConfigError as error:
         raise UserError(f"--budgets: {shown(budgets)} is not allowed; {error.allowed}") from None
     return dict(zip(parts, each_once("budgets", budgets, found), strict=True))
@@ -55,13 +58,13 @@ def plan(
     config: Config, shares: Sequence[float], batches: Sequence[int], limits: dict[str, int]
 ) -> list[str]:
     """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
-    dataset = named.dataset_of(config)
+    dataset = build.dataset_of(config)
     counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
     if max(batches) > counts["train"]:
         raise UserError(f"--batches: {max(batches)} is above the {counts['train']} examples")
-    whole = named.network_of(config, dataset)
+    whole = build.network_of(config, dataset)
     networks = {share: whole.share(share) for share in shares}
-    programs = compiling.Programs()
+    programs = Programs()
 
     def holding(limit: str) -> budget.Budget:
         section = dataclasses.replace(config.memory, meter="xla", budget=limit)
@@ -69,12 +72,12 @@ def plan(
         return budget.Budget(Steps(asked, whole, programs, counts))
 
     free = holding(f"{2**60}")  # any step fits, and programs are those that run under a budget
-    rows = [("units", "batch", *metering.PARTS, "sum, KiB")]
+    rows = [("units", "batch", *step_bytes.PARTS, "sum, KiB")]
     for network in networks.values():
         for batch in batches:
             parts = free.steps.training_bytes(network, batch)
-            kib = [f"{parts[part] / 1024:,.1f}" for part in metering.PARTS]
-            kib.append(f"{metering.total(parts) / 1024:,.1f}")
+            kib = [f"{parts[part] / 1024:,.1f}" for part in step_bytes.PARTS]
+            kib.append(f"{step_bytes.total(parts) / 1024:,.1f}")
             rows.append((_units(network), f"{batch}", *kib))
     lines = ["A training step, in KiB:", *reports.columns(rows), "", "The largest mini-batch:"]
     rows, refused = [("budget", "units", "batch", "takes, KiB", "by doing")], []

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynhp_jax.disk import write_json
+from dynhp_jax.common.disk import write_json
 from experiments import reports
 from experiments.commandline import warn
 from experiments.workdir import Workdir

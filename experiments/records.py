@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import disk, json_files, schema
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import disk, json_files, schema
+from dynhp_jax.common.errors import UserError
 from experiments.commandline import warn
 
 Record = dict[str, Any]

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 import dynhp_jax
-from dynhp_jax import memory
-from dynhp_jax.run_state import Run
-from dynhp_jax.runs import Trainer
+from dynhp_jax.memory import paper
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
 
 _METERS = {"paper": "paper", "xla": "XLA"}  # by which the final table counts
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
@@ -59,10 +59,10 @@ def summarise(trainer: Trainer, run: Run, records: Sequence[Mapping[str, Any]]) 
         "budget_kib": last["budget_kib"],
         "meter": config.memory.meter,
         "savings": list(trainer.steps.used.names),
-        "training_memory": memory.training_memory(run.memory_kib),
+        "training_memory": paper.training_memory(run.memory_kib),
         "batch_size": last["batch_size"],
         "dense": dense
-        | {"training_memory": memory.training_memory([dense["memory_kib"]] * run.epoch)},
+        | {"training_memory": paper.training_memory([dense["memory_kib"]] * run.epoch)},
         "seconds": sum(record["seconds"] for record in records),
         "compile_seconds": trainer.programs.waited,
         "compile_seconds_in_all": trainer.programs.seconds,

@@ -18,9 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dynhp_jax import paths, replicas
-from dynhp_jax.disk import write_text
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import paths
+from dynhp_jax.common.disk import write_text
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training.sweep import team
 from experiments import commandline, provenance
 from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
@@ -124,7 +125,7 @@ def _asked(given: Mapping[str, str]) -> Asked:
     for row in wanted:
         config = rows.config_of(row, table, settings, max(seeds), count or EPOCHS)
         if given["side_by_side"] and not row.base:
-            replicas.check([config])
+            team.check([config])
     complete = not (common or count or given["alphas"])
     return Asked(
         table, settings, common, tuple(wanted), tuple(seeds), count, given["side_by_side"],

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, json_files, paths, schema, trial_records
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import json_files, paths, schema
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.memory import trial_records
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint
 from experiments.records import SEAL, Record, Records, Seal
 
 _MEMBERS = schema.fields({"members": schema.list_of(schema.NAME, 1)})

@@ -4,10 +4,10 @@
 
 Every combination is a run with a directory of its own in the workdir, with the files that
 experiments.train writes but for the checkpoints, which lie in the workdir, of all members together.
-Each ends where it would have ended alone, up to rounding (see dynhp_jax.replicas). The same command
-goes on where it stopped; experiments.evaluate loads a member's network from its directory. On an
-accelerator that a small network leaves mostly idle, several runs take little longer than one; on a
-CPU they take as long as one after the other.
+Each ends where it would have ended alone, up to rounding (see dynhp_jax.training.sweep.team). The
+same command goes on where it stopped; experiments.evaluate loads a member's network from its
+directory. On an accelerator that a small network leaves mostly idle, several runs take little
+longer than one; on a CPU they take as long as one after the other.
 """
 
 import contextlib
@@ -20,14 +20,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, named, paths, program_cache
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.data import Dataset
-from dynhp_jax.disk import write_json
-from dynhp_jax.errors import UserError
-from dynhp_jax.outcome import Diverged
-from dynhp_jax.replicas import Replicas, Team, host_part
+from dynhp_jax.common import paths
+from dynhp_jax.common.disk import write_json
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.data.loading import Dataset
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled import program_cache, programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint
+from dynhp_jax.training.run.epoch_results import Diverged
+from dynhp_jax.training.sweep.team import Replicas, Team, host_part
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.terminal import Interruptions, Screen
@@ -55,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     config = configuration.from_config_dict(values)
     members = combinations(config, dict(zip(FIELDS, lists, strict=True)))
     folder = paths.given(path or f"runs/{config.name}-{config.method}-sweep", "--workdir")
-    run(members, named.dataset_of(config), folder)
+    run(members, build.dataset_of(config), folder)
 
 
 def combinations(config: Config, lists: Mapping[str, str]) -> dict[str, Config]:
@@ -124,7 +127,7 @@ def run(
     folder = Workdir(folder).path
     names, configs = list(members), list(members.values())
     program_cache.use_cache(configs[0].compiling.cache_dir)
-    team = Team(configs, dataset, compiling.Programs())
+    team = Team(configs, dataset, programs.Programs())
     with contextlib.ExitStack() as claims:
         place = claims.enter_context(Workdir(folder).claim(None, names))
         workdirs = [

@@ -11,13 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, compiling, loop, named, program_cache, runs
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.data import Dataset
-from dynhp_jax.disk import write_json
-from dynhp_jax.errors import UserError
-from dynhp_jax.own_code import OwnCodeError
+from dynhp_jax.common.disk import write_json
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.own_code import OwnCodeError
+from dynhp_jax.data.loading import Dataset
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled import program_cache, programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer, array_part, host_part
 from experiments import commandline, plots, provenance, reports
 from experiments.commandline import Interrupted, warn
 from experiments.events import Events, scalars
@@ -40,9 +44,9 @@ def train(
     config: Config,
     workdir: Workdir,
     dataset: Dataset | None = None,
-    begin: Callable[[runs.Trainer], runs.Run] = runs.Trainer.start,
+    begin: Callable[[Trainer], Run] = Trainer.start,
     now: Mapping[str, Any] | None = None,
-) -> tuple[runs.Trainer, runs.Run, list[dict[str, Any]]]:
+) -> tuple[Trainer, Run, list[dict[str, Any]]]:
     """Trains in a workdir that is claimed, from where an earlier run left it.
 
     Args:
@@ -55,9 +59,9 @@ def train(
     Returns:
       The trainer, the run at its end, and the lines of metrics.jsonl.
     """
-    dataset = dataset or named.dataset_of(config)
+    dataset = dataset or build.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
-    trainer = runs.Trainer(config, dataset, compiling.Programs(known=workdir.trials))
+    trainer = Trainer(config, dataset, programs.Programs(known=workdir.trials))
     run = _start(trainer, workdir, begin)
     records = workdir.begin(run.epoch)
     if run.epoch < config.epochs:
@@ -102,9 +106,7 @@ def train(
     return trainer, run, records
 
 
-def _start(
-    trainer: runs.Trainer, workdir: Workdir, begin: Callable[[runs.Trainer], runs.Run]
-) -> runs.Run:
+def _start(trainer: Trainer, workdir: Workdir, begin: Callable[[Trainer], Run]) -> Run:
     """The run as its newest whole checkpoint has it, or at its very beginning."""
     found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
     if found is None:
@@ -118,12 +120,12 @@ def _start(
     return run
 
 
-def _save(trainer: runs.Trainer, run: runs.Run, workdir: Workdir) -> None:
+def _save(trainer: Trainer, run: Run, workdir: Workdir) -> None:
     checkpoint.save(
         workdir.checkpoints,
         run.epoch,
-        runs.array_part(run),
-        runs.host_part(run, trainer) | seal([workdir]),
+        array_part(run),
+        host_part(run, trainer) | seal([workdir]),
         trainer.config.checkpoint.keep,
     )
 

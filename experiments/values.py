@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from dynhp_jax import config as configuration
-from dynhp_jax.errors import UserError, shown
+from dynhp_jax.common.errors import UserError, shown
+from dynhp_jax.training import config as configuration
 
 
 def value_of(flag: str, text: str, field: str) -> Any:

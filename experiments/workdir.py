@@ -6,7 +6,7 @@ metrics.jsonl     one line per epoch; by experiments.records
 summary.json      the end result; written when the last epoch is done
 provenance.json   of which commit, versions and machine the epochs are; by experiments.provenance
 tensorboard/      the same numbers as events
-checkpoints/      by dynhp_jax.checkpoint; those of a sweep lie in its folder, for all members
+checkpoints/      by dynhp_jax.training.run.checkpoint; a sweep's lie in its folder, for all members
 figures/          PNG
 
 It is read by experiments.run_directory, which says what is refused and what is written again.
@@ -20,11 +20,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import checkpoint, paths
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.disk import write_json
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import paths
+from dynhp_jax.common.disk import write_json
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint
 from experiments.commandline import warn
 from experiments.records import Record
 from experiments.run_directory import RUNS, RunDirectory

@@ -10,7 +10,10 @@ from pathlib import Path
 
 from patience import PATIENCE
 
-from dynhp_jax import checkpoint, compiling, data, runs
+from dynhp_jax import data
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.run import checkpoint
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import commandline
 from experiments.workdir import Workdir
 
@@ -70,7 +73,7 @@ def timeless(workdir):
 def final_state(workdir):
     directory = Workdir(workdir)
     config = directory.config()
-    trainer = runs.Trainer(config, data.load(config.data.name), compiling.Programs())
+    trainer = Trainer(config, data.load(config.data.name), programs.Programs())
     return checkpoint.restore(directory.checkpoints, trainer.state_shapes)
 
 

@@ -39,8 +39,8 @@ import pytest  # noqa: E402
 from command_lines import QUICK, process  # noqa: E402
 from data_files import FIRST_LABELS, LOAD, MD5, idx_files, python  # noqa: E402
 
-from dynhp_jax import program_cache  # noqa: E402
-from dynhp_jax.data import load  # noqa: E402
+from dynhp_jax.data.loading import load  # noqa: E402
+from dynhp_jax.training.compiled import program_cache  # noqa: E402
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import zoo
 
-from dynhp_jax.criteria import Evidence
-from dynhp_jax.groups import find_groups
 from dynhp_jax.models.lenet import LeNetSpec
 from dynhp_jax.models.mlp import MLPSpec
 from dynhp_jax.models.resnet import ResNetSpec
+from dynhp_jax.pruning.criteria.evidence import Evidence
+from dynhp_jax.structure.find import find_groups
 
 SPECS = {
     "mlp": MLPSpec((6, 8, 5, 3)),
@@ -109,7 +109,7 @@ def permuted(evidence, orders):
                     leaf = jnp.asarray(np.take(np.asarray(leaf), at, axis=member.axis))
         return leaf
 
-    from dynhp_jax.jaxprs.trace import path_name
+    from dynhp_jax.common.tree_paths import path_name
 
     def tree(variables, start=""):
         return jax.tree_util.tree_map_with_path(

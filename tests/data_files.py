@@ -84,8 +84,8 @@ class Hidden:
         if name in sys.argv[2:]:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Hidden)
-from dynhp_jax.data import load
-from dynhp_jax.errors import UserError
+from dynhp_jax.data.loading import load
+from dynhp_jax.common.errors import UserError
 try:
     dataset = load(sys.argv[1])
 except UserError as error:

@@ -6,10 +6,11 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.variance import probed
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 SHARE, SAME = PartitionSpec("d"), PartitionSpec()
 SPECS = {"in_specs": (SAME, SHARE, SHARE), "out_specs": (SHARE, SAME)}

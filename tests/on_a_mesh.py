@@ -19,11 +19,12 @@ from jax.sharding import (
     reshard,
 )
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.surgery import cut, cut_leaf, resized
-from dynhp_jax.variance import probed
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut, cut_leaf
+from dynhp_jax.surgery.optimizer import cut_optimizer
+from dynhp_jax.surgery.resized import resized
 
 AXES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 SPECS = {

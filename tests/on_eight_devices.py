@@ -15,9 +15,15 @@ import numpy as np
 import on_a_mesh
 from kept import Kept
 
-from dynhp_jax import checkpoint, compiling, config, data, loop, program_cache, runs
-from dynhp_jax.config import Config
-from dynhp_jax.errors import UserError
+from dynhp_jax import data
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import program_cache
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer, host_part
 
 EPOCHS, STOP = 6, 3
 DIGITS = data.load("digits")
@@ -39,9 +45,9 @@ def make(devices: int, per_example: bool = False, **changes) -> Config:
     return dataclasses.replace(base, **changes)
 
 
-def trainer_of(settings: Config, programs: compiling.Programs | None = None) -> runs.Trainer:
-    programs = compiling.Programs() if programs is None else programs
-    return runs.Trainer(settings, DIGITS, programs)
+def trainer_of(settings: Config, programs: Programs | None = None) -> Trainer:
+    programs = Programs() if programs is None else programs
+    return Trainer(settings, DIGITS, programs)
 
 
 def whole_run(settings: Config, programs: Kept, folder: Path) -> list[dict]:
@@ -67,9 +73,9 @@ def resumed_run(settings: Config, programs: Kept, start: Path, folder: Path) -> 
     return records
 
 
-def save(folder: Path, trainer: runs.Trainer, run: runs.Run) -> None:
+def save(folder: Path, trainer: Trainer, run: Run) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)  # a checkpoint makes its own folder alone
-    checkpoint.save(folder, run.epoch, run.state, runs.host_part(run, trainer))
+    checkpoint.save(folder, run.epoch, run.state, host_part(run, trainer))
 
 
 def refusal(**changes) -> str:

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynhp_jax import surgery
-from dynhp_jax.groups import find_groups
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
 
 WIDTHS = (6, 7, 5, 3)
 KEEPS = {"input": np.array([0, 1, 3, 5]), "a": np.array([0, 2, 3, 6]), "b": np.array([1, 2, 4])}
@@ -34,7 +34,7 @@ def network(seed=0):
 def alive(params, groups):
     """Tree of 0/1: the numbers that survive KEEPS."""
     numbered = jax.tree.map(lambda p: jnp.arange(p.size).reshape(p.shape), params)
-    kept = surgery.cut(numbered, groups, KEEPS)
+    kept = cut(numbered, groups, KEEPS)
     return jax.tree.map(lambda n, k: jnp.isin(n, k).astype(jnp.float64), numbered, kept)
 
 

@@ -5,8 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 
-from dynhp_jax import compiling, config, data, loop, runs
-from dynhp_jax.config import Config
+from dynhp_jax import data
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
 
 DIGITS = data.load("digits")
 FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:60], y_train=DIGITS.y_train[:60])
@@ -28,8 +32,8 @@ def make(**changes) -> Config:
 
 
 def start(settings: Config, dataset=DIGITS, programs=None):
-    programs = compiling.Programs() if programs is None else programs
-    trainer = runs.Trainer(settings, dataset, programs)
+    programs = Programs() if programs is None else programs
+    trainer = Trainer(settings, dataset, programs)
     return trainer, trainer.start()
 
 

@@ -7,7 +7,8 @@ import pytest
 from kept import Kept
 from small_runs import DIGITS, go_on, make, start
 
-from dynhp_jax import config, replicas
+from dynhp_jax.training import config
+from dynhp_jax.training.sweep.team import Team, host_part
 
 EPOCHS, MIDDLE = 11, 5
 NUMBERS = ("batch_size", "steps", "wanted_batch", "next_batch", "parameters")
@@ -32,13 +33,13 @@ def advance(team, everyone, epochs):
     for _ in range(epochs):
         everyone, records = team.advance(everyone)
         numbers = [[record[name] for name in NUMBERS] for record in records]
-        history.append((json.dumps(replicas.host_part(everyone)), numbers))
+        history.append((json.dumps(host_part(everyone)), numbers))
     return everyone, history
 
 
 @pytest.fixture(scope="module")
 def team():
-    return replicas.Team(members(), DIGITS, Kept())
+    return Team(members(), DIGITS, Kept())
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,6 @@ def test_a_plan_that_is_pending_is_resumed(together, team):
     assert all(each["alone"]["plan"]["due"] > MIDDLE + 1 for each in host["members"]), (
         "no plan; test more"
     )
-    again = replicas.Team(members(), DIGITS, team.programs)
+    again = Team(members(), DIGITS, team.programs)
     _, resumed = advance(again, again.resume(MIDDLE, state, host), EPOCHS - MIDDLE)
     assert resumed == history[MIDDLE:]

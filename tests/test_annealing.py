@@ -11,24 +11,19 @@ from epoch_oracle import Oracle
 from kept import NEVER_CUT, Kept
 from small_runs import DIGITS, FEW, NAMES, copy, go_on, make, start, timeless
 
-from dynhp_jax import (
-    annealing,
-    averaging,
-    checkpoint,
-    compiling,
-    config,
-    gates,
-    loop,
-    metering,
-    plans,
-    replicas,
-    runs,
-    sections,
-    train_state,
-    training,
-)
-from dynhp_jax.config import ConfigError
-from dynhp_jax.input_noise import make_perturb
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.gates import hard_concrete
+from dynhp_jax.training import config, options
+from dynhp_jax.training.compiled import step_bytes
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.run import checkpoint, epoch_schedules, loop, shape_plans
+from dynhp_jax.training.run.trainer import Trainer, host_part
+from dynhp_jax.training.step import weight_mean
+from dynhp_jax.training.step.input_noise import make_perturb
+from dynhp_jax.training.step.optimizer import make_optimizer
+from dynhp_jax.training.step.state import stream
+from dynhp_jax.training.step.step import make_draw
+from dynhp_jax.training.sweep.team import Team
 
 EVERYTHING = {
     "epochs": 7,
@@ -53,37 +48,37 @@ def optimizer(**changes):
 
 
 def test_rates_against_values_written_out():
-    constant = [annealing.rate(optimizer(), epoch) for epoch in range(1, 13)]
+    constant = [epoch_schedules.rate(optimizer(), epoch) for epoch in range(1, 13)]
     assert constant == [1.0] * 12
     linear = optimizer(schedule="linear", final=0.4, warmup=2)
     expected = [1 / 3, 2 / 3, *(1 - 0.06 * k for k in range(10))]
-    found = [annealing.rate(linear, epoch) for epoch in range(1, 13)]
+    found = [epoch_schedules.rate(linear, epoch) for epoch in range(1, 13)]
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     cosine = optimizer(schedule="cosine")
-    found = [annealing.rate(cosine, epoch) for epoch in range(1, 13)]
+    found = [epoch_schedules.rate(cosine, epoch) for epoch in range(1, 13)]
     # Degrees, so that the oracle has another form: cos^2 of half the angle.
     np.testing.assert_allclose(found, np.cos(np.deg2rad(7.5 * np.arange(12))) ** 2, rtol=1e-12)
     assert found == sorted(found, reverse=True) and found[0] == 1 and found[-1] > 0
-    assert annealing.rate(optimizer(warmup=3), 2) == 0.5
-    assert annealing.rate(optimizer(warmup=3), 400) == 1.0
+    assert epoch_schedules.rate(optimizer(warmup=3), 2) == 0.5
+    assert epoch_schedules.rate(optimizer(warmup=3), 400) == 1.0
 
 
 def test_lambda_rises_and_ends_and_pruning_has_its_epochs():
     settings = make(penalty=config.Penalty(lam=8.0, start=2, warmup=3, stop=7))
-    found = [annealing.lam(settings, epoch) for epoch in range(1, 10)]
+    found = [epoch_schedules.lam(settings, epoch) for epoch in range(1, 10)]
     assert found == [0, 0, 2, 4, 6, 8, 8, 0, 0]
-    assert {annealing.lam(make(), epoch) for epoch in (1, 2, 1000)} == {2.0}
+    assert {epoch_schedules.lam(make(), epoch) for epoch in (1, 2, 1000)} == {2.0}
     settings = make(pruning=config.Pruning(start=2, stop=4))
-    assert [annealing.prunes(settings, epoch) for epoch in range(1, 7)] == [
+    assert [epoch_schedules.prunes(settings, epoch) for epoch in range(1, 7)] == [
         False, False, True, True, False, False,
     ]  # fmt: skip
-    assert annealing.prunes(make(), 1) and not annealing.prunes(make(method="sp"), 1)
+    assert epoch_schedules.prunes(make(), 1) and not epoch_schedules.prunes(make(method="sp"), 1)
 
 
 def test_the_mean_forgets_by_epochs_whatever_the_mini_batch():
     settings = make(optimizer=config.Optimizer(ema=2.0))
     for steps in (1, 7, 600):
-        kept = (1 - annealing.forgetting(settings, steps)) ** (2 * steps)
+        kept = (1 - epoch_schedules.forgetting(settings, steps)) ** (2 * steps)
         assert kept == pytest.approx(math.exp(-1), rel=1e-12)
 
 
@@ -139,7 +134,7 @@ def test_two_epochs_are_what_numpy_computes():
     )
     trainer, run = start(settings, FEW)
     oracle = Oracle(run.state, settings, 60, True)
-    draw = training.make_draw(run.network, settings)
+    draw = make_draw(run.network, settings)
     perturb = make_perturb(run.network, 0.25)
     masks = {name: np.ones(group.size, np.float32) for name, group in run.network.groups.items()}
     mean, weight, step = [np.zeros_like(p) for p in oracle.parameters], 0.0, 0
@@ -156,7 +151,7 @@ def test_two_epochs_are_what_numpy_computes():
             log_alpha = dict(zip(NAMES, (jnp.float32(a) for a in oracle.a), strict=True))
             z = draw(log_alpha, masks, run.given, step, 16)
             z = [np.asarray(z[name], np.float64) for name in NAMES]
-            key = jax.random.fold_in(train_state.stream(settings.seed, "input noise"), step)
+            key = jax.random.fold_in(stream(settings.seed, "input noise"), step)
             images = FEW.x_train[rows].reshape(16, 64)
             x = np.asarray(perturb(images, key, run.given.units, 0), np.float64)
             before = [w.copy() for w in oracle.w]
@@ -181,7 +176,7 @@ def test_two_epochs_are_what_numpy_computes():
     assert 0.5 < weight < 0.99, "the start of the mean would not matter"
 
 
-@pytest.mark.parametrize("name", sections.OPTIMIZERS)
+@pytest.mark.parametrize("name", options.OPTIMIZERS)
 def test_weight_decay_is_decoupled_and_of_kernels_alone(name):
     trained = {
         "params": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full(3, 2.0)},
@@ -190,7 +185,7 @@ def test_weight_decay_is_decoupled_and_of_kernels_alone(name):
     found = []
     for decay in (0.0, 0.3):
         settings = config.Optimizer(name, 0.01, weight_decay=decay)
-        tx = train_state.make_optimizer(make(optimizer=settings))
+        tx = make_optimizer(make(optimizer=settings))
         state = tx.init(trained)
         for slope in (0.5, -2.0):
             gradients = jax.tree.map(lambda leaf, slope=slope: slope * leaf, trained)
@@ -205,9 +200,9 @@ def test_weight_decay_is_decoupled_and_of_kernels_alone(name):
 
 
 def test_the_mean_of_a_constant_is_the_constant_however_the_share_changes():
-    averages = averaging.start({"params": jnp.zeros(2)}, {"h": jnp.full(1, -7.0)})
+    averages = weight_mean.start({"params": jnp.zeros(2)}, {"h": jnp.full(1, -7.0)})
     for share in (0.01, 0.3, 0.001, 0.7):
-        averages = averaging.moved(
+        averages = weight_mean.moved(
             averages, {"params": jnp.array([3.0, -1.0])}, {"h": jnp.full(1, 2.0)}, share
         )
         np.testing.assert_allclose(averages.variables["params"], [3.0, -1.0], rtol=1e-6)
@@ -258,13 +253,13 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     records = []
     for epoch in range(7):
         if epoch in (1, 5):
-            checkpoint.save(tmp_path / str(epoch), epoch, run.state, runs.host_part(run, trainer))
+            checkpoint.save(tmp_path / str(epoch), epoch, run.state, host_part(run, trainer))
         run, record = loop.advance(trainer, run)
         records.append(record)
     assert records[4]["materialised"] < trainer.whole_parameters
     programs = Kept()  # apart from the uninterrupted run's
     for epoch in (5, 1):
-        another = runs.Trainer(settings, DIGITS, programs)
+        another = Trainer(settings, DIGITS, programs)
         resumed = another.resume(checkpoint.restore(tmp_path / str(epoch), another.state_shapes))
         resumed, rest = go_on(another, resumed, 7 - epoch)
         assert timeless(rest) == timeless(records[epoch:])
@@ -284,7 +279,9 @@ def test_cutting_changes_no_output_and_no_later_epoch():
     }
     masked = copy(state._replace(masks=masks))
     keeps = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-    network, smaller = plans.resize(run.network, state._replace(masks=masks), trainer.tx, keeps)
+    network, smaller = shape_plans.resize(
+        run.network, state._replace(masks=masks), trainer.tx, keeps
+    )
     assert smaller.averages.variables["params"]["hidden_2"]["kernel"].shape == (
         keeps["hidden_1"].size,
         keeps["hidden_2"].size,
@@ -313,11 +310,11 @@ def test_members_of_a_sweep_are_their_single_runs():
     base = make(**EVERYTHING)
     members = [base, dataclasses.replace(base, penalty=config.Penalty(lam=4.0, warmup=2, start=1))]
     with pytest.raises(ConfigError, match="penalty.warmup"):
-        replicas.Team(members, DIGITS, compiling.Programs())
+        Team(members, DIGITS, Programs())
     members[1] = dataclasses.replace(
         base, seed=3, penalty=dataclasses.replace(base.penalty, lam=6.0)
     )
-    team = replicas.Team(members, DIGITS, compiling.Programs())
+    team = Team(members, DIGITS, Programs())
     everyone, records = team.start(), [[], []]
     for _ in range(5):
         everyone, now = team.advance(everyone)
@@ -355,7 +352,7 @@ def test_the_mean_is_counted_with_the_optimizer():
         parts = trainer.steps.training_bytes(run.network, 16)
         found = trainer.steps.training_program(run.network, 16).memory_analysis()
         fed = 60 * (64 * 4 + 4) + 60 * 4 + 4 + 8 + 4 + (4 if ema else 0)  # ..., forgetting
-        assert metering.total(parts) == (
+        assert step_bytes.total(parts) == (
             found.argument_size_in_bytes
             + found.output_size_in_bytes
             - found.alias_size_in_bytes
@@ -376,7 +373,7 @@ def test_the_mean_of_the_gates_has_their_deterministic_values():
     x, mean = FEW.x_test.reshape(-1, 64), state.averages
     for k, name in enumerate(("hidden_1", "hidden_2", "output")):
         layer = mean.variables["params"][name]
-        x = x * np.asarray(gates.mean(mean.gates[NAMES[k]]))
+        x = x * np.asarray(hard_concrete.mean(mean.gates[NAMES[k]]))
         x = x @ np.asarray(layer["kernel"]) + np.asarray(layer["bias"])
         x = np.maximum(x, 0) if k < 2 else x
     found = loop.evaluate(trainer, run.network, state, run.splits["test"], "test")

@@ -9,9 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import augmentation, compiling, config, data, loop, runs, splits
-from dynhp_jax.config import Config, ConfigError
-from dynhp_jax.objective import Examples
+from dynhp_jax import data
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import examples, loop
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step import augmentation
+from dynhp_jax.training.step.objective import Examples
 
 DIGITS = data.load("digits", validation=0.1)
 FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:200], y_train=DIGITS.y_train[:200])
@@ -39,7 +45,7 @@ def make(**changes) -> Config:
 
 
 def start(asked, dataset=FEW):
-    trainer = runs.Trainer(asked, dataset, compiling.Programs())
+    trainer = Trainer(asked, dataset, programs.Programs())
     return trainer, trainer.start()
 
 
@@ -130,7 +136,7 @@ def test_places_are_those_of_the_inputs_that_are_left(model):
     if model == "mlp":
         keeps["input"] = np.array([3, 17, 63])
         assert augmentation.input_places(trainer.whole, keeps).tolist() == [3, 17, 63]
-    cut = splits.cut(trainer.config, large, trainer.whole, keeps, trainer.place)
+    cut = examples.cut(trainer.config, large, trainer.whole, keeps, trainer.place)
     assert cut["train"].images.shape == (200, *shape)
     assert cut["test"].images.shape[1:] == ((3,) if model == "mlp" else shape)
 
@@ -163,7 +169,7 @@ def test_where_the_images_are_kept_changes_nothing():
 
 def test_scores_are_taken_of_images_as_they_are():
     """Of the training set where nothing is held out: whole there, and cut in evaluation."""
-    asked = config.Scores(criterion="taylor", fraction=0.4)
+    asked = config.ScoreOptions(criterion="taylor", fraction=0.4)
     everything = dataclasses.replace(
         FEW, x_validation=FEW.x_validation[:0], y_validation=FEW.y_validation[:0]
     )

@@ -21,7 +21,10 @@ from command_lines import (
 )
 from patience import PATIENCE
 
-from dynhp_jax import checkpoint, compiling, data, runs
+from dynhp_jax import data
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.run import checkpoint
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import commandline, evaluate, train
 from experiments.workdir import Workdir
 
@@ -79,7 +82,7 @@ def test_the_smallest_budget_that_is_named_does_work(tmp_path, capfd):
     config = train.configuration.from_dict(
         {"model": {"hidden": (128, 64)}, "memory": {"budget": least}}
     )
-    trainer = runs.Trainer(config, data.load("digits"), compiling.Programs())
+    trainer = Trainer(config, data.load("digits"), programs.Programs())
     assert trainer.room(trainer.whole_parameters) == 1
 
 

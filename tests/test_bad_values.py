@@ -13,10 +13,10 @@ from command_lines import ROOT, command, fails, here, one_line
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from dynhp_jax import config as configuration
-from dynhp_jax import machine, paths
-from dynhp_jax.data import load
-from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.common import machine, paths
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.data.loading import load
+from dynhp_jax.training import config as configuration
 from experiments import commandline, compare, evaluate, interrupting, memory, sweep, train
 from experiments import reproduce as reproduction
 from experiments.comparison import running
@@ -200,7 +200,7 @@ def test_moments_and_the_mean_count(copies, optimizer, ema, tmp_path, capfd, mon
 
 def test_a_limit_on_the_process_is_what_there_is():
     code = (
-        "import resource; from dynhp_jax import machine; before = machine.memory_bytes();"
+        "import resource; from dynhp_jax.common import machine; before = machine.memory_bytes();"
         "resource.setrlimit(resource.RLIMIT_DATA, (2**33, 2**33));"
         "assert machine.memory_bytes() == min(before, 2**33)"
     )

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax import batch_size
-from dynhp_jax.batch_size import CABS, DynHP, Fixed
-from dynhp_jax.errors import ConfigError
-from dynhp_jax.memory import PaperMeter
+from dynhp_jax.batch_size import rules
+from dynhp_jax.batch_size.rules import CABS, DynHP, Fixed
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.memory.paper import PaperMeter
 
 sizes = st.integers(1, 5000)
 variances = st.floats(0, 1e6)
@@ -115,9 +115,9 @@ def test_controllers_are_validated_when_made():
 @settings(max_examples=300)
 @given(st.integers(1, 100_000), st.floats(1.02, 4))
 def test_grid_value_is_below_close_and_itself_on_the_grid(batch, ratio):
-    value = batch_size.on_grid(batch, ratio)
+    value = rules.on_grid(batch, ratio)
     assert 1 <= value <= batch
-    assert batch_size.on_grid(value, ratio) == value
+    assert rules.on_grid(value, ratio) == value
     assert value % 8 == 0 or value < 16
     # No further below than one step (at most an octave), plus what rounding may move a size.
     assert batch < value * min(ratio, 2) + (8 if batch >= 16 else 1)
@@ -125,24 +125,24 @@ def test_grid_value_is_below_close_and_itself_on_the_grid(batch, ratio):
 
 @given(st.integers(1, 20_000), st.integers(0, 5000), st.floats(1.02, 4))
 def test_grid_is_monotone(batch, more, ratio):
-    assert batch_size.on_grid(batch, ratio) <= batch_size.on_grid(batch + more, ratio)
+    assert rules.on_grid(batch, ratio) <= rules.on_grid(batch + more, ratio)
 
 
 @pytest.mark.parametrize("ratio", [1.1, 1.25, 1.5, 2.0, 3.0])
 def test_number_of_compilations_is_bounded_and_powers_of_two_are_kept(ratio):
-    used = {batch_size.on_grid(batch, ratio) for batch in range(16, 1025)}
+    used = {rules.on_grid(batch, ratio) for batch in range(16, 1025)}
     octaves = 6
     assert len(used) <= octaves * max(1, math.ceil(math.log(2) / math.log(ratio))) + 1
     assert {16, 32, 64, 128, 256, 512, 1024} <= used
 
 
 def test_grid_ratio_one_keeps_every_size_and_nonsense_is_refused():
-    assert [batch_size.on_grid(b, 1.0) for b in (1, 17, 333)] == [1, 17, 333]
+    assert [rules.on_grid(b, 1.0) for b in (1, 17, 333)] == [1, 17, 333]
     for ratio in (0.9, math.nan, math.inf):
         with pytest.raises(ConfigError, match="config.batch.grid"):
-            batch_size.on_grid(16, ratio)
+            rules.on_grid(16, ratio)
     with pytest.raises(ValueError, match="batch is 0"):
-        batch_size.on_grid(0, 1.25)
+        rules.on_grid(0, 1.25)
 
 
 # Calibration
@@ -152,7 +152,7 @@ def test_grid_ratio_one_keeps_every_size_and_nonsense_is_refused():
 @given(st.lists(st.floats(0, 2000), min_size=1, max_size=30), st.integers(17, 2000))
 def test_calibrated_alpha_reaches_the_target_and_the_next_one_does_not(ratios, target):
     assume(16 + sum(math.floor(r) for r in ratios) >= target)
-    alpha = batch_size.calibrate_alpha(ratios, 16, target)
+    alpha = rules.calibrate_alpha(ratios, 16, target)
 
     def run(alpha):
         batch = 16
@@ -166,8 +166,8 @@ def test_calibrated_alpha_reaches_the_target_and_the_next_one_does_not(ratios, t
 
 def test_calibration_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="non-finite"):
-        batch_size.calibrate_alpha([1.0, math.nan], 16, 20)
+        rules.calibrate_alpha([1.0, math.nan], 16, 20)
     with pytest.raises(ValueError, match="above start"):
-        batch_size.calibrate_alpha([1.0], 16, 16)
+        rules.calibrate_alpha([1.0], 16, 16)
     with pytest.raises(ValueError, match="to 18 at most"):
-        batch_size.calibrate_alpha([1.9, 1.2], 16, 100)
+        rules.calibrate_alpha([1.9, 1.2], 16, 100)

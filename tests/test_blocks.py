@@ -11,14 +11,18 @@ import numpy as np
 import optax
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.criteria.activation import keep_active
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups, parameter_count
-from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.pruning import compose, prune_to
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.targets import Flops, Parameters
+import dynhp_jax as dp
+from dynhp_jax.gates.activity import keep_active
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.criteria import evidence
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.pruning.targets import Flops, Parameters
+from dynhp_jax.structure.counts import parameter_count
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.keeps import compose
+from dynhp_jax.surgery.optimizer import cut_optimizer
+from dynhp_jax.surgery.resized import resized
 
 BATCH, TIME, WIDTH, SIZE, PAIRS, EACH = 2, 4, 6, 3, 2, 3
 HEADS = PAIRS * EACH
@@ -219,15 +223,15 @@ def test_criteria_score_each_head(found):
     def loss(outputs, labels):
         return jnp.sum(outputs**2, (1, 2))
 
-    seen = criteria.Evidence(apply, groups, p, (x,), jnp.zeros(BATCH, int), loss, names=(name,))
-    l2 = criteria.score("l2", seen)[name]
+    seen = evidence.Evidence(apply, groups, p, (x,), jnp.zeros(BATCH, int), loss, names=(name,))
+    l2 = dp.score("l2", seen)[name]
     assert l2.shape == (HEADS,) and np.unique(l2).size == HEADS
 
     def of_gates(z):
         return loss(gated(apply, groups)(p, {name: z}, x), None).mean()
 
     expected = np.abs(jax.grad(of_gates)(jnp.ones(HEADS)))
-    np.testing.assert_allclose(criteria.score("taylor", seen)[name], expected, rtol=1e-4)
+    np.testing.assert_allclose(dp.score("taylor", seen)[name], expected, rtol=1e-4)
 
 
 def test_gates_leave_equally_many_in_each_pair(found):

@@ -13,23 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from patience import PATIENCE
 
-from dynhp_jax import (
-    budget,
-    checkpoint,
-    compiling,
-    config,
-    data,
-    fitting,
-    loop,
-    metering,
-    ordering,
-    plans,
-    runs,
-    savings,
-)
-from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError
-from dynhp_jax.sections import SAVINGS
+from dynhp_jax import data
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.memory import largest_fit
+from dynhp_jax.memory.options import SAVINGS
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import budget, example_order, step_bytes
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint, loop, shape_plans
+from dynhp_jax.training.run.trainer import Trainer, host_part
+from dynhp_jax.training.step import savings
 
 ROOT = Path(__file__).resolve().parents[1]
 DIGITS = data.load("digits")
@@ -53,14 +47,14 @@ def make(limit: str, allow=(), smallest=0, **changes) -> Config:
 
 
 def start(settings: Config, dataset=FEW):
-    trainer = runs.Trainer(settings, dataset, compiling.Programs())
+    trainer = Trainer(settings, dataset, Programs())
     return trainer, trainer.start()
 
 
 @pytest.fixture(scope="module")
 def free():
     """The budget of a run without one: it meters."""
-    trainer = runs.Trainer(make("none"), FEW, compiling.Programs())
+    trainer = Trainer(make("none"), FEW, Programs())
     return trainer.budget
 
 
@@ -84,16 +78,18 @@ def test_the_largest_size_is_the_one_that_trying_all_finds(peaks, low, more):
     fits = [n for n in range(low, high + 1) if measure(n) <= limit]
     expected = fits[-1] if fits else low - 1
     looks.clear()
-    assert fitting.largest(measure, limit, low, high) == expected
+    assert largest_fit.largest(measure, limit, low, high) == expected
     assert len(looks) == len(set(looks)) and all(low <= n <= high for n in looks)
-    assert len(looks) <= 2 + fitting.LOOKS + math.ceil(math.log2(high - low + 1))
+    assert len(looks) <= 2 + largest_fit.LOOKS + math.ceil(math.log2(high - low + 1))
     assert not fits or expected in looks, "what is chosen was measured"
 
 
 @given(st.integers(1, 30), st.integers(0, 1000))
 def test_one_peak_takes_three_looks(each, fixed):
     looks = []
-    size = fitting.largest(lambda n: looks.append(n) or fixed + each * n, fixed + each * 77, 1, 999)
+    size = largest_fit.largest(
+        lambda n: looks.append(n) or fixed + each * n, fixed + each * 77, 1, 999
+    )
     assert size == 77 and len(looks) == 3
 
 
@@ -103,11 +99,11 @@ def test_one_peak_takes_three_looks(each, fixed):
 def test_the_parts_sum_to_what_xla_allocates_beside_the_data(free):
     program = free.steps.training_program(free.whole, 16)
     parts = free.steps.training_bytes(free.whole, 16)
-    assert tuple(parts) == metering.PARTS and min(parts.values()) >= 0
+    assert tuple(parts) == step_bytes.PARTS and min(parts.values()) >= 0
     found = program.memory_analysis()
     # Images, labels, order, number of steps; the key of the noise and lambda.
     fed = 96 * (64 * 4 + 4) + 96 * 4 + 4 + 8 + 4
-    assert metering.total(parts) == (
+    assert step_bytes.total(parts) == (
         found.argument_size_in_bytes
         + found.output_size_in_bytes
         - found.alias_size_in_bytes
@@ -138,7 +134,7 @@ def test_the_order_of_an_epoch_costs_the_step_nothing(free):
     more = dataclasses.replace(
         FEW, x_train=np.tile(FEW.x_train, (10, 1, 1, 1)), y_train=np.tile(FEW.y_train, 10)
     )
-    other = runs.Trainer(make("none"), more, compiling.Programs()).budget
+    other = Trainer(make("none"), more, Programs()).budget
     assert other.total(other.whole, 16) == free.total(free.whole, 16)
 
 
@@ -162,7 +158,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
         run, record = loop.advance(trainer, run)
         records.append(record)
         if record["epoch"] == 7:
-            checkpoint.save(tmp_path, 7, run.state, runs.host_part(run, trainer))
+            checkpoint.save(tmp_path, 7, run.state, host_part(run, trainer))
     assert records[-1]["materialised"] < records[0]["materialised"]
     assert records[-1]["batch_size"] > records[0]["batch_size"]
     for record in records:
@@ -184,7 +180,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
             assert following["batch_size"] == record["next_batch"]
             assert sum(following["allocated"]["training"].values()) > 0.95 * limit
 
-    another = runs.Trainer(settings, DIGITS, compiling.Programs())
+    another = Trainer(settings, DIGITS, Programs())
     resumed = another.resume(checkpoint.restore(tmp_path, another.state_shapes))
     for expected in records[7:]:
         resumed, record = loop.advance(another, resumed)
@@ -198,11 +194,11 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
 
 def test_evaluation_is_cut_until_it_fits(free):
     limit = free.total(free.whole, 2)
-    whole = metering.total(free.steps.evaluation_bytes(free.whole, budget.CHUNK, "test"))
+    whole = step_bytes.total(free.steps.evaluation_bytes(free.whole, budget.CHUNK, "test"))
     assert whole > limit, "nothing to cut"
     trainer, run = start(make(f"{limit}", batch=config.Batch(size=2)))
     assert 1 <= run.chunk < 60
-    assert metering.total(trainer.steps.evaluation_bytes(run.network, run.chunk, "test")) <= limit
+    assert step_bytes.total(trainer.steps.evaluation_bytes(run.network, run.chunk, "test")) <= limit
 
 
 def test_a_step_above_the_budget_is_an_internal_error(free):
@@ -212,21 +208,21 @@ def test_a_step_above_the_budget_is_an_internal_error(free):
 
 
 def test_sp_is_what_the_whole_network_takes_at_sp_batch(free):
-    trainer = runs.Trainer(make("sp"), FEW, compiling.Programs())
+    trainer = Trainer(make("sp"), FEW, Programs())
     assert trainer.budget_bytes == free.total(free.whole, 32)
 
 
 @pytest.mark.parametrize("text", ["0", "-4MiB", "plenty", "1 parsec", "none of it"])
 def test_nonsense_is_refused_in_one_line(text):
     with pytest.raises(ConfigError, match=r"^config.memory.budget is .*allowed: ") as caught:
-        runs.Trainer(make(text), FEW, compiling.Programs())
+        Trainer(make(text), FEW, Programs())
     assert "\n" not in str(caught.value)
 
 
 def test_too_small_a_budget_names_the_smallest_that_works(free):
     least = free.total(free.whole, 1)
     with pytest.raises(ConfigError, match="at least .*KiB.* with a mini-batch of 1") as caught:
-        runs.Trainer(make(f"{least - 1}"), FEW, compiling.Programs())
+        Trainer(make(f"{least - 1}"), FEW, Programs())
     assert "\n" not in str(caught.value)
     named = str(caught.value).split("at least ")[1].split("KiB")[0]
     assert float(named) * 1024 >= least > (float(named) - 0.1) * 1024
@@ -238,9 +234,9 @@ def test_too_small_a_budget_names_the_smallest_that_works(free):
 
 
 def test_the_initial_state_takes_what_it_is_and_its_numbers_are_those_of_jax(free):
-    wide = runs.Trainer(make("none", model=config.Model(hidden=(300,))), FEW, compiling.Programs())
+    wide = Trainer(make("none", model=config.Model(hidden=(300,))), FEW, Programs())
     program, parts = wide.steps.starting(wide.whole)
-    assert 0 <= parts["temporaries"] < 0.02 * metering.total(parts)
+    assert 0 <= parts["temporaries"] < 0.02 * step_bytes.total(parts)
     key = jax.random.key(7)
     state, drawn = program(key, key), jax.jit(wide.whole.spec.init)(key)
     for a, b in zip(jax.tree.leaves(state.variables), jax.tree.leaves(dict(drawn)), strict=True):
@@ -249,9 +245,9 @@ def test_the_initial_state_takes_what_it_is_and_its_numbers_are_those_of_jax(fre
 
 @pytest.mark.parametrize("examples", [1, 96, 2000])
 def test_an_order_that_the_host_sorts_is_the_one_of_the_device(examples):
-    source, programs = jax.random.key(3), compiling.Programs()
-    there = ordering.Order(source, examples, programs, None)
-    here = ordering.Order(source, examples, programs, 0)
+    source, programs = jax.random.key(3), Programs()
+    there = example_order.Order(source, examples, programs, None)
+    here = example_order.Order(source, examples, programs, 0)
     assert here.temporaries < 100 or here.temporaries < there.temporaries
     for number in (1, 2):
         expected = jax.random.permutation(jax.random.fold_in(source, number), examples)
@@ -264,8 +260,8 @@ def test_arrays_are_given_back_as_smaller_ones_are_made(free):
     states = [program(jax.random.key(0), jax.random.key(1)) for _ in range(2)]
     keeps = {"hidden_1": np.arange(5)}
     (_, kept), (_, cut) = (
-        plans.resize(free.whole, state, free.steps.tx, keeps, *how)
-        for state, how in zip(states, [(), (plans.consumed,)], strict=True)
+        shape_plans.resize(free.whole, state, free.steps.tx, keeps, *how)
+        for state, how in zip(states, [(), (shape_plans.consumed,)], strict=True)
     )
     jax.tree.map(np.testing.assert_array_equal, kept, cut)
     for before, after in zip(jax.tree.leaves(states[1]), jax.tree.leaves(cut), strict=True):
@@ -276,9 +272,9 @@ def test_arrays_are_given_back_as_smaller_ones_are_made(free):
 # -- savings ---------------------------------------------------------------------------------------
 
 
-def saving(used: savings.Savings, asked: Config) -> runs.Trainer:
+def saving(used: savings.Savings, asked: Config) -> Trainer:
     """That uses these savings, whatever the budget."""
-    trainer = runs.Trainer(asked, FEW, compiling.Programs())
+    trainer = Trainer(asked, FEW, Programs())
     trainer.budget._use(used)
     trainer.config, trainer.tx = trainer.steps.config, trainer.steps.tx
     return trainer
@@ -288,7 +284,7 @@ def run_with(used: savings.Savings, asked: Config):
     """One epoch of a run that uses these savings."""
     trainer = saving(used, asked)
     run = trainer.start()
-    size = metering.total(trainer.steps.training_bytes(run.network, 32))
+    size = step_bytes.total(trainer.steps.training_bytes(run.network, 32))
     state, tally = loop.train_epoch(trainer, run, 32, 1, 3)
     return size, jax.tree.map(np.array, state), tally
 
@@ -335,7 +331,7 @@ def test_bf16_moments_are_smaller_and_survive_a_resize():
     trainer = saving(savings.Savings(bf16_moments=True), settings)
     tx, network = trainer.steps.tx, trainer.whole
     keeps = {"hidden_1": np.arange(5)}
-    smaller, cut = plans.resize(network, state, tx, keeps)
+    smaller, cut = shape_plans.resize(network, state, tx, keeps)
     shapes = trainer.steps.state_shapes(smaller)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), cut) == jax.tree.map(
         lambda a: (a.shape, a.dtype), shapes
@@ -346,10 +342,10 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
     """A budget between what 32 examples take and what 16 do."""
     tight = (free.total(free.whole, 32) + free.total(free.whole, 16)) // 2
     batch = config.Batch(size=32)
-    relaxed = runs.Trainer(
+    relaxed = Trainer(
         make(f"{free.total(free.whole, 32)}", SAVINGS, batch=batch),
         FEW,
-        compiling.Programs(),
+        Programs(),
     )
     assert relaxed.steps.used == savings.NOTHING
     trainer, run = start(make(f"{tight}", SAVINGS, batch=batch))
@@ -365,10 +361,10 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
 
 def test_an_error_says_what_would_help():
     asked = {"gates": config.Gates(per_example=True), "batch": config.Batch(size=4)}
-    least = runs.Trainer(make("none", **asked), FEW, compiling.Programs()).budget
+    least = Trainer(make("none", **asked), FEW, Programs()).budget
     settings = make(f"{least.total(least.whole, 4) - 1}", smallest=4, **asked)
     with pytest.raises(ConfigError, match=r"or .*KiB with config.memory.allow=\('"):
-        runs.Trainer(settings, FEW, compiling.Programs())
+        Trainer(settings, FEW, Programs())
 
 
 # -- the planner -----------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import numpy as np
 import optax
 import pytest
 
-from dynhp_jax import checkpoint
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training.run import checkpoint
 
 
 class State(NamedTuple):
@@ -196,7 +196,7 @@ def test_kills_at_random_moments_leave_only_whole_checkpoints(tmp_path):
         f"""
         import sys, jax.numpy as jnp
         sys.path.insert(0, {str(os.getcwd())!r})
-        from dynhp_jax import checkpoint
+        from dynhp_jax.training.run import checkpoint
         for epoch in range(1, 10_000):
             state = {{"x": jnp.full(50_000, epoch)}}
             checkpoint.save({str(tmp_path)!r}, epoch, state, {{"e": epoch}}, 2)

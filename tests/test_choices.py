@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dynhp_jax.criteria import Evidence
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.pruning import prune_to
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.targets import Parameters
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.criteria.evidence import Evidence
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.pruning.targets import Parameters
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.optimizer import cut_optimizer
+from dynhp_jax.surgery.resized import resized
 
 TOKENS, EXPERTS, K, WIDTH, ROOM = 11, 5, 2, 3, 3
 KEEP = np.array([0, 2, 3])

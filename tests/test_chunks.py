@@ -8,22 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.criteria import chunks
-from dynhp_jax.errors import UserError
+import dynhp_jax as dp
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.pruning.criteria import chunks, registry
 
 OPTIONS = {
-    "taylor by example": criteria.get("taylor", absolute="example"),
-    "nonzero": criteria.get("mean_activation", statistic="nonzero"),
-    "velocity as coded": criteria.get("velocity", rule="code"),
-    "relevance of labels": criteria.get("relevance", rule="epsilon", start="labels"),
+    "taylor by example": registry.get_criterion("taylor", absolute="example"),
+    "nonzero": registry.get_criterion("mean_activation", statistic="nonzero"),
+    "velocity as coded": registry.get_criterion("velocity", rule="code"),
+    "relevance of labels": registry.get_criterion("relevance", rule="epsilon", start="labels"),
 }
-EVERY = {name: criteria.get(name) for name in criteria.CRITERIA} | OPTIONS
-SUMMED = {name: each for name, each in EVERY.items() if isinstance(each, criteria.Summed)}
+EVERY = {name: registry.get_criterion(name) for name in registry.CRITERIA} | OPTIONS
+SUMMED = {name: each for name, each in EVERY.items() if isinstance(each, chunks.Summed)}
 
 
 @dataclasses.dataclass(frozen=True)
-class LargestLogit(criteria.Summed):
+class LargestLogit(chunks.Summed):
     """A user's own: the mean of the largest logit, for every unit."""
 
     def sums(self, evidence):
@@ -72,25 +72,25 @@ def test_a_remainder_counts_and_the_host_keeps_what_is_not_its_turn():
         seen.append((piece.name, arguments[-1].examples))
         return piece.function(*arguments)
 
-    found = criteria.score(LargestLogit(), there, chunk=3, execute=execute)
+    found = dp.score(LargestLogit(), there, chunk=3, execute=execute)
     assert seen == [(chunks.ADD.name, 3), (chunks.ADD.name, 3), (chunks.ADD.name, 1),
                     (chunks.FINISH.name, 0)]  # fmt: skip
     logits = evidence.apply(evidence.variables, *evidence.inputs)
     for score in found.values():
         np.testing.assert_allclose(score, np.asarray(logits).max(1).mean(), rtol=1e-5)
-    assert found.keys() == criteria.score("l1", evidence, chunk=3).keys()  # it needs no example
+    assert found.keys() == dp.score("l1", evidence, chunk=3).keys()  # it needs no example
 
 
 def test_chunks_that_cannot_be_are_refused():
     evidence = models.evidence("mlp")
     with pytest.raises(UserError, match="the chunk is 0 examples; allowed: 1 or more"):
-        criteria.score("taylor", evidence, chunk=0)
+        dp.score("taylor", evidence, chunk=0)
     also = dataclasses.replace(evidence, inputs=(*evidence.inputs, jnp.ones(3)))
     with pytest.raises(UserError, match="first axes of .*; allowed .* give no chunk"):
-        criteria.score("taylor", also, chunk=2)
+        dp.score("taylor", also, chunk=2)
     wrong = dataclasses.replace(evidence, labels=evidence.labels.at[4].set(9))
     with pytest.raises(UserError, match="the loss of example 4 is nan, its label 9"):
-        criteria.score(criteria.get("taylor"), wrong, chunk=2)
+        dp.score(registry.get_criterion("taylor"), wrong, chunk=2)
 
 
 def test_chunks_are_equal_where_the_number_of_examples_allows():

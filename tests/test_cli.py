@@ -12,7 +12,8 @@ from PIL import Image
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import masked_crc32c
 
-from dynhp_jax import checkpoint, data
+from dynhp_jax import data
+from dynhp_jax.training.run import checkpoint
 from experiments import evaluate, reports, train
 from experiments.workdir import Workdir
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.probing import probed
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 DEVICES, B, UNITS = 3, 4, 5
 RING = [(i, (i + 1) % DEVICES) for i in range(DEVICES)]

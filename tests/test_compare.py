@@ -18,10 +18,10 @@ from patience import PATIENCE
 
 from benchmarks import criteria_torch
 from configs import compare_cifar10, compare_fmnist
-from dynhp_jax import config as configuration
-from dynhp_jax import models
-from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.network import whole_network
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.models import registry
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.network import whole_network
 from experiments import commandline, compare, provenance
 from experiments.comparison import figures, results, running, settings, split_learning, tables
 from experiments.comparison.split_learning import Learning, Traffic, learning, traffic
@@ -369,7 +369,7 @@ def test_epochs_add_up(values, examples, first, then):
 
 
 def test_numbers_at_the_cut_and_flops_are_those_of_lenet_by_hand():
-    network = whole_network(models.build("lenet", (28, 28, 1), 10), (), inputs=False)
+    network = whole_network(registry.build("lenet", (28, 28, 1), 10), (), inputs=False)
     # Behind the pooling: 12 x 12 of every channel, then 4 x 4; a neuron is one number.
     for name, numbers in (("conv_1", 144), ("conv_2", 16), ("hidden_1", 1)):
         assert split_learning.values_per_unit(network, name) == numbers

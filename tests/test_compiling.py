@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import compiling
+from dynhp_jax.training.compiled import programs
 
 
 def test_where_an_array_is_makes_no_other_program():
@@ -23,7 +23,7 @@ def test_where_an_array_is_makes_no_other_program():
 
     results = []
     for tree in (new, bound):
-        program = compiling.Programs().get(
+        program = programs.Programs().get(
             "sum", (), lambda: Noted(lambda t: t["x"] * t["weak"] + jax.random.uniform(t["key"])),
             tree,
         )  # fmt: skip

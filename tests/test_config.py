@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.config import Config
 
 
 def changed(name, value):

@@ -24,7 +24,7 @@ from experiments import commandline, train
         ("get_config = 5", "TypeError"),
         ("def get_config(:", "SyntaxError"),
         ("\0", "SyntaxError"),
-        ("from dynhp_jax.config import Config\nConfig(epochs=0)", "config.epochs is 0; allowed"),
+        ("import dynhp_jax as dp\ndp.Config(epochs=0)", "config.epochs is 0; allowed"),
         ("import ml_collections\ndef get_config():\n    return ml_collections.ConfigDict("
          "{'a': ml_collections.config_dict.required_placeholder(int)})", "RequiredValueError"),
     ],
@@ -50,7 +50,7 @@ def test_ctrl_c_while_a_config_file_runs_is_no_failure_of_it(tmp_path, capfd):
 def test_a_config_file_takes_an_argument_and_overrides(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from dynhp_jax.config import default_config_dict\n"
+        "from dynhp_jax.training.config import default_config_dict\n"
         "def get_config(name='none'):\n"
         "    config = default_config_dict()\n"
         "    config.name = name\n"

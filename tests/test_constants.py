@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 B, T, N = 2, 4, 6
 RNG = np.random.default_rng(0)

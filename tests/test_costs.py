@@ -6,15 +6,11 @@ import numpy as np
 import pytest
 import zoo
 
-from dynhp_jax.groups import (
-    alive_positions,
-    fan_out,
-    find_groups,
-    parameter_count,
-    parameters_held,
-)
-from dynhp_jax.jaxprs.trace import InputPath
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.common.tree_paths import InputPath
+from dynhp_jax.structure.counts import alive_positions, fan_out, parameter_count, parameters_held
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 EVERY = sorted(zoo.MODELS)
 

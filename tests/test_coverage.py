@@ -4,7 +4,8 @@ from pathlib import Path
 
 import jax
 
-from dynhp_jax.jaxprs import coverage, known_primitives
+from dynhp_jax.jaxprs import coverage
+from dynhp_jax.jaxprs.values import known_primitives
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "primitives.md"
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from jax.experimental import serialize_executable
 from patience import PATIENCE
 
-from dynhp_jax import choosing, cpu_libraries, trial_process, trials
-from dynhp_jax.memory import compiled_bytes
+from dynhp_jax.memory import cpu_libraries, fusion, trial_process, trials
+from dynhp_jax.memory.compiled import compiled_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 KIB = 1024
@@ -155,7 +155,7 @@ def test_where_nothing_can_be_tried_the_bound_counts(monkeypatch):
 def test_of_a_trial_the_first_run_is_left_out(monkeypatch):
     """Of the others the most bytes, the least that was there before, the fewest seconds count."""
     lowered = jax.jit(lambda x: x + 1, donate_argnums=0).lower(np.zeros(3, np.float32))
-    compiled = lowered.compile({choosing.UNCACHED: uuid.uuid4().hex})
+    compiled = lowered.compile({fusion.UNCACHED: uuid.uuid4().hex})
     program, inputs, outputs = serialize_executable.serialize(compiled)
     first, late, most, others = (10, 9000, 0.1), (90, 190, 3.0), (60, 350, 2.0), (50, 250, 4.0)
     figures = iter([first, late, most, *[others] * 2 * trial_process.RUNS])
@@ -188,7 +188,12 @@ def test_a_trial_that_fails_is_said_and_the_bound_counts(monkeypatch):
 MEASURED = """
 import json, sys
 import jax, numpy as np
-from dynhp_jax import compiling, config, data, loop, runs, trial_process
+from dynhp_jax import data
+from dynhp_jax.memory import trial_process
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
 rng = np.random.default_rng(0)
 def made(count):
     images = rng.normal(size=(count, 28, 28, 1)).astype(np.float32)
@@ -198,7 +203,7 @@ dataset = data.Dataset(name="made up", version="0", num_classes=10, x_train=a, y
                        x_test=c, y_test=d, x_validation=e, y_validation=f)
 asked = config.Config(method="dense", model=config.Model(name="lenet"),
                       memory=config.Memory("xla", "none"), batch=config.Batch(size=8))
-trainer = runs.Trainer(asked, dataset, compiling.Programs())
+trainer = Trainer(asked, dataset, Programs())
 run = trainer.start()
 parts = trainer.steps.evaluation_bytes(run.network, 1200, "test")
 def evaluate():

@@ -10,21 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.criteria import coupling, flexrel
-from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.pruning import prune_to
-from dynhp_jax.surgery import cut
-from dynhp_jax.targets import Parameters
+import dynhp_jax as dp
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.criteria import flexrel, kernels, registry
+from dynhp_jax.pruning.criteria.evidence import Evidence, cross_entropy
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.pruning.targets import Parameters
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
 
 OTHERS = {  # options besides the defaults
-    "l1 of both": criteria.get("l1", members="both", scale="max", reduction="max"),
-    "taylor by example": criteria.get("taylor", absolute="example"),
-    "nonzero": criteria.get("mean_activation", statistic="nonzero"),
-    "velocity as coded": criteria.get("velocity", rule="code"),
-    "relevance by epsilon": criteria.get("relevance", rule="epsilon", start="labels"),
+    "l1 of both": registry.get_criterion("l1", members="both", scale="max", reduction="max"),
+    "taylor by example": registry.get_criterion("taylor", absolute="example"),
+    "nonzero": registry.get_criterion("mean_activation", statistic="nonzero"),
+    "velocity as coded": registry.get_criterion("velocity", rule="code"),
+    "relevance by epsilon": registry.get_criterion("relevance", rule="epsilon", start="labels"),
 }
 
 
@@ -40,7 +41,7 @@ class LargestWeight:
 
 
 OTHERS["a user's own"] = LargestWeight()
-EVERY = {name: criteria.get(name) for name in criteria.CRITERIA} | OTHERS
+EVERY = {name: registry.get_criterion(name) for name in registry.CRITERIA} | OTHERS
 ZOO = ("conv_flatten_dense", "residual_block", "option_a_shortcut", "concatenated_features",
        "grouped_convolution", "depthwise_separable", "gated_linear_unit", "fused_attention",
        "experts", "lstm", "scanned_mlp")  # fmt: skip
@@ -58,14 +59,14 @@ def contract_cases():
 def test_contract(make, model, criterion):
     """Shapes, finite, compiled, deterministic, blind to how units are numbered."""
     evidence = make(model)
-    scores = criteria.score(criterion, evidence)
+    scores = dp.score(criterion, evidence)
     assert set(scores) <= set(evidence.scored) and scores
-    if not isinstance(criterion, criteria.CRITERIA["batch_norm"]):
+    if not isinstance(criterion, registry.CRITERIA["batch_norm"]):
         assert list(scores) == list(evidence.scored)
     for name, score in scores.items():
         assert score.shape == (evidence.groups[name].size,) and score.dtype == np.float32
         assert np.isfinite(score).all()
-    again = criteria.score(criterion, evidence)
+    again = dp.score(criterion, evidence)
     for name in scores:
         np.testing.assert_array_equal(scores[name], again[name])
     rng = np.random.default_rng(0)
@@ -77,7 +78,7 @@ def test_contract(make, model, criterion):
         rtol=1e-4,
         atol=1e-5,
     )
-    moved = criteria.score(criterion, other)
+    moved = dp.score(criterion, other)
     for name, score in scores.items():
         np.testing.assert_allclose(
             moved[name], score[orders[name]], rtol=2e-3, atol=2e-4 * abs(score).max()
@@ -87,7 +88,7 @@ def test_contract(make, model, criterion):
 @pytest.mark.parametrize("name", [n for n in EVERY if n != "batch_norm"])
 def test_scores_tell_units_apart(name):
     """No criterion gives every unit of a hidden layer the same score."""
-    scores = criteria.score(EVERY[name], models.evidence("mlp"))
+    scores = dp.score(EVERY[name], models.evidence("mlp"))
     assert np.ptp(scores["hidden_1"]) > 0
 
 
@@ -95,12 +96,12 @@ def test_scores_tell_units_apart(name):
 @pytest.mark.parametrize("name", ["l1", "taylor", "mean_activation", "relevance"])
 def test_models_that_no_criterion_was_written_for(model, name):
     evidence = models.zoo_evidence(model)
-    scores = criteria.score(name, evidence)
+    scores = dp.score(name, evidence)
     assert list(scores) == list(evidence.scored)
     rng = np.random.default_rng(0)
     orders = {group: rng.permutation(evidence.groups[group].size) for group in evidence.scored}
     other = dataclasses.replace(evidence, **models.permuted(evidence, orders))
-    moved = criteria.score(name, other)
+    moved = dp.score(name, other)
     for group, score in scores.items():
         np.testing.assert_allclose(
             moved[group], score[orders[group]], rtol=5e-3, atol=1e-3 * abs(score).max()
@@ -110,7 +111,7 @@ def test_models_that_no_criterion_was_written_for(model, name):
 @pytest.mark.parametrize("model", LOOPS)
 def test_velocity_refuses_loops(model):
     with pytest.raises(ValueError, match="read inside 'scan'.*leave it out of names"):
-        criteria.score("velocity", models.zoo_evidence(model))
+        dp.score("velocity", models.zoo_evidence(model))
 
 
 # What scores are for
@@ -131,7 +132,7 @@ def trained_on_digits():
         return spec.module().apply({"params": params}, x)
 
     def loss(params):
-        return jnp.mean(criteria.cross_entropy(apply(params, x), y))
+        return jnp.mean(cross_entropy(apply(params, x), y))
 
     @jax.jit
     def train(params):
@@ -146,18 +147,18 @@ def trained_on_digits():
 def test_taylor_ranks_units_as_leaving_them_out_does():
     apply, params, x, y, _ = trained_on_digits()
     groups = find_groups(apply, params, x)
-    evidence = criteria.Evidence(apply, groups, params, (x,), y)
+    evidence = Evidence(apply, groups, params, (x,), y)
     with_gates = gated(apply, groups)
     name = "hidden_1"
 
     def loss(gate):
-        return jnp.mean(criteria.cross_entropy(with_gates(params, {name: gate}, x), y))
+        return jnp.mean(cross_entropy(with_gates(params, {name: gate}, x), y))
 
     size = groups[name].size
     without = jax.jit(jax.vmap(loss))(1 - jnp.eye(size))
     true_change = np.abs(np.asarray(without) - float(loss(jnp.ones(size))))
     correlation = {
-        other: reference.rank_correlation(true_change, criteria.score(other, evidence)[name])
+        other: reference.rank_correlation(true_change, dp.score(other, evidence)[name])
         for other in ("taylor", "fisher")
     }
     assert min(correlation.values()) > 0.8, correlation
@@ -165,8 +166,8 @@ def test_taylor_ranks_units_as_leaving_them_out_does():
 
 def test_flexrel_is_its_parts_at_the_ends_and_delta_is_tuned():
     evidence = models.evidence("lenet")
-    ends = [criteria.score(criteria.get("flexrel", delta=d), evidence) for d in (0.0, 1.0)]
-    parts = [criteria.score(name, evidence) for name in ("l1", "relevance")]
+    ends = [dp.score(registry.get_criterion("flexrel", delta=d), evidence) for d in (0.0, 1.0)]
+    parts = [dp.score(name, evidence) for name in ("l1", "relevance")]
     for end, part in zip(ends, parts, strict=True):
         for name in end:
             np.testing.assert_allclose(
@@ -179,16 +180,16 @@ def test_flexrel_is_its_parts_at_the_ends_and_delta_is_tuned():
         way = np.mean(scores["conv_2"]) - np.mean(ends[0]["conv_2"])
         return abs(way / (np.mean(ends[1]["conv_2"]) - np.mean(ends[0]["conv_2"])) - 0.4)
 
-    best, tried = flexrel.tune(criteria.get("flexrel"), evidence, error, (0.0, 0.4, 1.0))
+    best, tried = flexrel.tune(registry.get_criterion("flexrel"), evidence, error, (0.0, 0.4, 1.0))
     assert best.delta == 0.4 and list(tried) == [0.0, 0.4, 1.0] and len(seen) == 3
-    assert criteria.get("flexrel").delta == 0.5
+    assert registry.get_criterion("flexrel").delta == 0.5
 
 
 def test_delta_is_tuned_on_real_images():
     """The paper's use: prune half of the units, look at the error on examples held out."""
     apply, params, x, y, (images, digits) = trained_on_digits()
     groups = find_groups(apply, params, x)
-    evidence = criteria.Evidence(apply, groups, params, (x,), y, names=("hidden_1",))
+    evidence = Evidence(apply, groups, params, (x,), y, names=("hidden_1",))
     with_gates = jax.jit(gated(apply, groups))
 
     def error(scores):
@@ -197,9 +198,9 @@ def test_delta_is_tuned_on_real_images():
         gate = {"hidden_1": jnp.zeros(groups["hidden_1"].size).at[keep].set(1.0)}
         return jnp.mean(with_gates(params, gate, images).argmax(1) != digits)
 
-    best, tried = flexrel.tune(criteria.get("flexrel"), evidence, error)
+    best, tried = flexrel.tune(registry.get_criterion("flexrel"), evidence, error)
     with_key = dataclasses.replace(evidence, key=jax.random.key(0))
-    at_random = float(error(criteria.score("random", with_key)))
+    at_random = float(error(dp.score("random", with_key)))
     assert tried[best.delta] == min(tried.values()) <= min(tried[0.0], tried[1.0])
     assert len(set(tried.values())) > 1 and tried[best.delta] < at_random
 
@@ -209,22 +210,22 @@ def test_delta_is_tuned_on_real_images():
 
 def test_options_and_evidence_are_checked():
     with pytest.raises(UserError, match="no criterion 'l3'; allowed: activation, l1"):
-        criteria.get("l3")
+        registry.get_criterion("l3")
     with pytest.raises(UserError, match="'l1' has no option 'p'; it has: members, scale"):
-        criteria.get("l1", p=2)
+        registry.get_criterion("l1", p=2)
     with pytest.raises(ConfigError, match="criterion.members is 'some'; allowed: 'made', 'read'"):
-        criteria.get("l1", members="some")
+        registry.get_criterion("l1", members="some")
     with pytest.raises(ConfigError, match="criterion.delta is 1.5; allowed: a number from 0 to 1"):
-        criteria.get("flexrel", delta=1.5)
+        registry.get_criterion("flexrel", delta=1.5)
     whole = models.evidence("mlp")
     for name, field in [("taylor", "labels"), ("fisher", "inputs"), ("relevance", "inputs"),
                         ("activation", "gates"), ("random", "key")]:  # fmt: skip
         with pytest.raises(UserError, match=rf"'{name}' needs {field}; give Evidence\({field}="):
-            criteria.score(name, dataclasses.replace(whole, **{field: None}))
+            dp.score(name, dataclasses.replace(whole, **{field: None}))
     with pytest.raises(UserError, match="1 earlier epochs; allowed: 2 or more"):
-        criteria.score("velocity", dataclasses.replace(whole, earlier=whole.earlier[:1]))
+        dp.score("velocity", dataclasses.replace(whole, earlier=whole.earlier[:1]))
     with pytest.raises(ValueError, match="no group 'hidden'; nearest: hidden_"):
-        criteria.score("l1", dataclasses.replace(whole, names=("hidden",)))
+        dp.score("l1", dataclasses.replace(whole, names=("hidden",)))
     keeps = {"hidden_1": np.array([0, 2, 5])}
     small = cut(whole.variables, whole.groups, keeps)
     for stale in (
@@ -233,7 +234,7 @@ def test_options_and_evidence_are_checked():
         dataclasses.replace(whole, earlier=(whole.variables, small)),
     ):
         with pytest.raises(ValueError, match=r"leaf .*hidden_1.* has shape .*groups.shrunk"):
-            criteria.score("l1", stale)
+            dp.score("l1", stale)
 
 
 def test_scores_that_are_no_scores_are_refused():
@@ -246,13 +247,13 @@ def test_scores_that_are_no_scores_are_refused():
             return {"hidden_1": jnp.full(self.size, self.value)}
 
     evidence = models.evidence("mlp")
-    assert criteria.score(Constant(2.0, 8), evidence)["hidden_1"].tolist() == [2.0] * 8
+    assert dp.score(Constant(2.0, 8), evidence)["hidden_1"].tolist() == [2.0] * 8
     with pytest.raises(ValueError, match=r"'hidden_1' have shape \(7,\); allowed: \(8,\)"):
-        criteria.score(Constant(2.0, 7), evidence)
+        dp.score(Constant(2.0, 7), evidence)
     with pytest.raises(UserError, match="criterion Loose cannot be hashed; make it a frozen"):
-        criteria.score(dataclasses.make_dataclass("Loose", [])(), evidence)
+        dp.score(dataclasses.make_dataclass("Loose", [])(), evidence)
     with pytest.raises(ValueError, match="unit 0 of group 'hidden_1' is nan"):
-        criteria.score(Constant(np.nan, 8), evidence)
+        dp.score(Constant(np.nan, 8), evidence)
 
 
 def test_only_the_named_groups_are_scored():
@@ -266,4 +267,4 @@ def test_only_the_named_groups_are_scored():
 
 
 def test_a_scale_of_zeros_stays_zero():
-    np.testing.assert_array_equal(coupling.scaled(jnp.zeros(3), "mean"), [0, 0, 0])
+    np.testing.assert_array_equal(kernels.scaled(jnp.zeros(3), "mean"), [0, 0, 0])

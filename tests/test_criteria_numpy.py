@@ -14,10 +14,12 @@ from flax import nnx
 from foreign import nets_nnx
 from foreign.cases import of_nnx
 
-from dynhp_jax import criteria
-from dynhp_jax.criteria.l1 import L1
-from dynhp_jax.errors import UserError
-from dynhp_jax.groups import find_groups
+import dynhp_jax as dp
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.pruning.criteria import registry
+from dynhp_jax.pruning.criteria.evidence import Evidence
+from dynhp_jax.pruning.criteria.l1 import L1
+from dynhp_jax.structure.find import find_groups
 
 
 def on_mlp(criterion):
@@ -28,24 +30,27 @@ def on_mlp(criterion):
 
 
 MLP_REFERENCES = {
-    "taylor": (criteria.get("taylor"), reference.taylor),
-    "taylor by example": (criteria.get("taylor", absolute="example"), reference.taylor_by_example),
-    "fisher": (criteria.get("fisher"), reference.fisher),
-    "gradient_norm": (criteria.get("gradient_norm"), reference.gradient_norm),
+    "taylor": (registry.get_criterion("taylor"), reference.taylor),
+    "taylor by example": (
+        registry.get_criterion("taylor", absolute="example"),
+        reference.taylor_by_example,
+    ),
+    "fisher": (registry.get_criterion("fisher"), reference.fisher),
+    "gradient_norm": (registry.get_criterion("gradient_norm"), reference.gradient_norm),
     "mean_absolute": (
-        criteria.get("mean_activation"),
+        registry.get_criterion("mean_activation"),
         lambda n, x, y: reference.mean_absolute(n, x),
     ),
     "nonzero": (
-        criteria.get("mean_activation", statistic="nonzero"),
+        registry.get_criterion("mean_activation", statistic="nonzero"),
         lambda n, x, y: reference.nonzero(n, x),
     ),
     "flexrel": (
-        criteria.get("flexrel", delta=0.3),
+        registry.get_criterion("flexrel", delta=0.3),
         lambda n, x, y: reference.flexrel(n, x, 0.3, 1e-6),
     ),
     "flexrel by the table": (
-        criteria.get("flexrel", delta=0.3, weights="table"),
+        registry.get_criterion("flexrel", delta=0.3, weights="table"),
         lambda n, x, y: reference.flexrel(n, x, 0.7, 1e-6),
     ),
 }
@@ -69,7 +74,7 @@ def test_velocity_equals_numpy(x64, rule, epochs):
     evidence = dataclasses.replace(evidence, earlier=evidence.earlier[:epochs])
     networks = [models.layers_of(v) for v in (evidence.variables, *evidence.earlier)][::-1]
     expected = reference.velocity(networks, np.asarray(evidence.inputs[0]), 0.5, rule)
-    found = jax.jit(criteria.get("velocity", rule=rule).scores)(evidence)
+    found = jax.jit(registry.get_criterion("velocity", rule=rule).scores)(evidence)
     for name, score in zip(("input", "hidden_1", "hidden_2"), expected, strict=True):
         np.testing.assert_allclose(found[name], score, rtol=1e-6, atol=1e-7)
     assert expected[1].max() > 0
@@ -94,7 +99,7 @@ def test_velocity_of_channels_is_a_cosine_of_vectors():
         return np.where(both_zero, 1, cosine).mean(0)
 
     two = dataclasses.replace(evidence, earlier=evidence.earlier[:2])
-    scores = criteria.score("velocity", two)
+    scores = dp.score("velocity", two)
     for name, a, b, c in zip(("conv_1", "conv_2"), now, last, before, strict=True):
         np.testing.assert_allclose(scores[name], abs(phi(a, b) - phi(b, c)), rtol=1e-4, atol=1e-5)
 
@@ -111,8 +116,8 @@ def test_velocity_of_a_network_that_keeps_examples_last():
 
     groups = find_groups(apply, evidence.variables, *evidence.inputs)
     other = dataclasses.replace(evidence, apply=apply, groups=groups)
-    scores = criteria.score("velocity", evidence)
-    for name, score in criteria.score("velocity", other).items():
+    scores = dp.score("velocity", evidence)
+    for name, score in dp.score("velocity", other).items():
         np.testing.assert_allclose(score, scores[name], rtol=1e-4, atol=1e-6)
 
 
@@ -141,17 +146,17 @@ def test_weights_of_a_coupled_group_equal_numpy(x64, name, score):
     by_made = [score(kernel, 3) for kernel in made]
     by_read = [score(conv["kernel"], 2) for conv in read]
     found = {
-        members: jax.jit(criteria.get(name, members=members).scores)(evidence)["stem"]
+        members: jax.jit(registry.get_criterion(name, members=members).scores)(evidence)["stem"]
         for members in ("made", "read", "both")
     }
     expected = {"made": by_made, "read": by_read, "both": by_made + by_read}
     for members, each in expected.items():
         wanted = np.mean([scaled(s) for s in each], axis=0)
         np.testing.assert_allclose(found[members], wanted, rtol=1e-6)
-    largest = criteria.get(name, scale="none", reduction="max")
+    largest = registry.get_criterion(name, scale="none", reduction="max")
     raw = jax.jit(largest.scores)(evidence)["stem"]
     np.testing.assert_allclose(raw, np.max(by_made, axis=0), rtol=1e-6)
-    inputs = jax.jit(criteria.get(name).scores)(evidence)["input"]  # nothing makes them
+    inputs = jax.jit(registry.get_criterion(name).scores)(evidence)["input"]  # nothing makes them
     np.testing.assert_allclose(inputs, scaled(score(p["stem"]["kernel"], 2)), rtol=1e-6)
 
 
@@ -159,21 +164,21 @@ def test_a_channel_behind_a_flatten_has_all_of_its_rows():
     evidence = models.evidence("lenet")
     kernel = np.asarray(evidence.variables["params"]["hidden_1"]["kernel"], np.float64)
     rows = abs(kernel.reshape(-1, 4, 6)).sum((0, 2))  # places x channels, channels fastest
-    found = criteria.score(L1("read", "none"), evidence)["conv_2"]
+    found = dp.score(L1("read", "none"), evidence)["conv_2"]
     np.testing.assert_allclose(found, rows, rtol=1e-5)
 
 
 def test_batch_norm_scale_of_a_stream_is_a_mean():
     evidence = models.evidence("resnet")
     p = evidence.variables["params"]
-    scores = criteria.score("batch_norm", evidence)
+    scores = dp.score("batch_norm", evidence)
     stream = [p["stem_bn"]["scale"], p["stage1_block1"]["bn2"]["scale"]]
     np.testing.assert_allclose(scores["stem"], np.mean(np.abs(stream), axis=0), rtol=1e-6)
     inner = p["stage2_block1"]["bn1"]["scale"]
     np.testing.assert_allclose(scores["stage2_block1/conv1"], abs(inner), rtol=1e-6)
     assert "input" not in scores  # it passes no normalisation, so it stays whole
     with pytest.raises(UserError, match="no group has a leaf called 'scale'"):
-        criteria.score("batch_norm", models.evidence("mlp"))
+        dp.score("batch_norm", models.evidence("mlp"))
 
 
 def test_batch_norm_scale_of_an_nnx_module():
@@ -183,9 +188,9 @@ def test_batch_norm_scale_of_an_nnx_module():
     for norm, scale in zip((module.norm_1, module.norm_2), wanted.values(), strict=True):
         norm.scale[...] = jnp.array(scale)
     apply, state, (x,) = of_nnx(module, jnp.ones((2, 8, 8, 1)))
-    evidence = criteria.Evidence(apply, find_groups(apply, state, x), state)
-    for criterion in ("batch_norm", criteria.get("batch_norm", leaf="bias")):
-        scores = criteria.score(criterion, evidence)
+    evidence = Evidence(apply, find_groups(apply, state, x), state)
+    for criterion in ("batch_norm", registry.get_criterion("batch_norm", leaf="bias")):
+        scores = dp.score(criterion, evidence)
         assert set(scores) >= set(wanted)
         for name, scale in wanted.items():
             expected = np.abs(scale) if criterion == "batch_norm" else np.zeros(len(scale))
@@ -206,7 +211,7 @@ def test_gate_derivatives_equal_differences_of_the_loss(model):
             "stage1_block1/conv1": ["stage1_block1/conv2"],
         },
     }[model]
-    taylor, fisher = (criteria.score(name, evidence) for name in ("taylor", "fisher"))
+    taylor, fisher = (dp.score(name, evidence) for name in ("taylor", "fisher"))
     for group, readers in reads.items():
         for unit in range(evidence.groups[group].size):
             sides = []
@@ -229,8 +234,8 @@ def test_mean_activation_of_channels_equals_numpy():
     net = oracle_models.Net(jax.tree.map(np.asarray, evidence.variables), False)
     first = oracle_models.pool(oracle_models.relu(net.conv(evidence.inputs[0], "conv_1")))
     second = oracle_models.pool(oracle_models.relu(net.conv(first, "conv_2")))
-    means = criteria.score("mean_activation", evidence)
-    shares = criteria.score(criteria.get("mean_activation", statistic="nonzero"), evidence)
+    means = dp.score("mean_activation", evidence)
+    shares = dp.score(registry.get_criterion("mean_activation", statistic="nonzero"), evidence)
     for name, activation in (("conv_1", first), ("conv_2", second)):
         np.testing.assert_allclose(
             means[name], abs(activation).mean((0, 1, 2)), rtol=1e-4, atol=1e-7
@@ -255,14 +260,14 @@ def test_gradient_norm_counts_positions_and_all_readers():
     ]  # fmt: skip
     square = sum((k**2).sum((0, 1, 3)) for k in kernels)
     cost = 9 * 4 + 9 * 5 + 1 * 6 + 3 * 8 * 8
-    found = criteria.score("gradient_norm", evidence)["stem"]
+    found = dp.score("gradient_norm", evidence)["stem"]
     np.testing.assert_allclose(found, np.sqrt(square) / cost, rtol=1e-4)
 
 
 def test_activation_rate_is_the_gates_probability_or_a_share_of_draws():
     evidence = models.evidence("mlp")
-    scores = criteria.score("activation", evidence)
-    drawn = criteria.score(criteria.get("activation", draws=20_000), evidence)
+    scores = dp.score("activation", evidence)
+    drawn = dp.score(registry.get_criterion("activation", draws=20_000), evidence)
     for name, log_alpha in evidence.gates.items():
         wanted = oracles.prob_open(log_alpha)
         np.testing.assert_allclose(scores[name], wanted, rtol=1e-5)
@@ -271,12 +276,12 @@ def test_activation_rate_is_the_gates_probability_or_a_share_of_draws():
 
 def test_random_scores_follow_the_key_and_nothing_else():
     evidence = models.evidence("mlp")
-    scores = criteria.score("random", evidence)
-    other = criteria.score("random", dataclasses.replace(evidence, key=jax.random.key(6)))
+    scores = dp.score("random", evidence)
+    other = dp.score("random", dataclasses.replace(evidence, key=jax.random.key(6)))
     assert (scores["hidden_1"] != other["hidden_1"]).all()
-    norms = criteria.score("l1", evidence)["input"]
+    norms = dp.score("l1", evidence)["input"]
     draws = [
-        criteria.score("random", dataclasses.replace(evidence, key=jax.random.key(seed)))["input"]
+        dp.score("random", dataclasses.replace(evidence, key=jax.random.key(seed)))["input"]
         for seed in range(300)
     ]
     of_norms = np.mean([reference.rank_correlation(norms, draw) for draw in draws])

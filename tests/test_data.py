@@ -12,8 +12,8 @@ from data_files import CIFAR_SHA1, MD5, idx_files, pixels, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.data import NAMES, load
-from dynhp_jax.errors import ConfigError, UserError
 
 # What is loaded.
 

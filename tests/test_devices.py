@@ -19,8 +19,12 @@ import pytest
 from on_eight_devices import EPOCHS, STOP, make, resumed_run, trainer_of, whole_run
 from patience import PATIENCE
 
-from dynhp_jax import checkpoint, compiling, config, data, runs
-from dynhp_jax.errors import ConfigError, UserError
+from dynhp_jax import data
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.run import checkpoint
+from dynhp_jax.training.run.trainer import Trainer, host_part
 
 HERE = Path(__file__).resolve().parent
 
@@ -30,7 +34,7 @@ def both(tmp_path_factory):
     """(the folder of checkpoints, one device's records, what the other process found)."""
     folder = tmp_path_factory.mktemp("devices")
     mine = {
-        str(each): whole_run(make(1, each), compiling.Programs(), folder / "one" / str(each))
+        str(each): whole_run(make(1, each), programs.Programs(), folder / "one" / str(each))
         for each in (False, True)
     }
     flags = os.environ.get("XLA_FLAGS", "")
@@ -84,7 +88,7 @@ def test_a_run_goes_on_with_more_or_fewer_devices(both, tmp_path, per_example):
     folder, mine, found = both
     name, settings = str(per_example), make(1, per_example)
     start = folder / "eight" / name / f"{STOP}"
-    records = resumed_run(settings, compiling.Programs(), start, tmp_path)
+    records = resumed_run(settings, programs.Programs(), start, tmp_path)
     uninterrupted = state_in(folder / "one" / name / f"{EPOCHS}", settings)
     assert_same(state_in(tmp_path, settings), uninterrupted)
     assert_same(state_in(folder / "resumed" / name, settings), uninterrupted)
@@ -226,8 +230,8 @@ def test_what_fits_by_xla_s_meter_is_of_a_number_of_devices():
     (found,) = config.differences(xla, dataclasses.replace(xla, devices=8))
     assert found.startswith("config.devices")
     # Where all devices were asked for, configs are the same and only the checkpoint knows.
-    trainer = runs.Trainer(xla, data.load("digits"), compiling.Programs())
+    trainer = Trainer(xla, data.load("digits"), programs.Programs())
     run = trainer.start()
-    host = runs.host_part(run, trainer) | {"devices": 8}
+    host = host_part(run, trainer) | {"devices": 8}
     with pytest.raises(UserError, match="on 8 devices, here it is 1, .*--config.devices=8"):
         trainer.resume(checkpoint.Checkpoint(0, run.state, host))

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 from small_runs import FEW, NAMES, copy, make, start
 
-from dynhp_jax import config, distilling, gates, loop, train_state, training
-from dynhp_jax.config import ConfigError
-from dynhp_jax.input_noise import make_perturb
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.gates import hard_concrete
+from dynhp_jax.training import config
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.step import step
+from dynhp_jax.training.step.input_noise import make_perturb
+from dynhp_jax.training.step.state import stream
+from dynhp_jax.training.step.teacher import distillation_losses
 
 
 def taught(**changes):
@@ -41,12 +46,12 @@ def test_the_loss_against_numpy():
     logits, teacher = rng.normal(0, 3, (2, 20, 10))
     labels = rng.integers(0, 10, 20)
     for weight, temperature in ((0.0, 2.0), (0.4, 1.0), (1.0, 4.0)):
-        found = distilling.losses(
+        found = distillation_losses(
             *map(jnp.float32, (logits,)), labels, jnp.float32(teacher), weight, temperature
         )
         expected = by_hand(logits, labels, teacher, weight, temperature)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    same = distilling.losses(jnp.float32(logits), labels, jnp.float32(logits), 1.0, 2.0)
+    same = distillation_losses(jnp.float32(logits), labels, jnp.float32(logits), 1.0, 2.0)
     np.testing.assert_allclose(same, 0, atol=1e-5)
     assert (by_hand(logits, labels, teacher, 1.0, 2.0) > 0.1).all()
 
@@ -70,15 +75,15 @@ def test_the_teacher_is_the_mean_without_noise_from_the_epoch_named():
     before = copy(state)
     rows = np.asarray(trainer.order(np.int32(2)))[:16]
     masks = {name: jnp.ones_like(gate) for name, gate in state.gates.items()}
-    z = training.make_draw(run.network, settings)(state.gates, masks, run.given, state.step, 16)
-    key = jax.random.fold_in(train_state.stream(settings.seed, "input noise"), state.step)
+    z = step.make_draw(run.network, settings)(state.gates, masks, run.given, state.step, 16)
+    key = jax.random.fold_in(stream(settings.seed, "input noise"), state.step)
     clean = FEW.x_train[rows].reshape(16, 64)
     noisy = make_perturb(run.network, 0.3)(jnp.asarray(clean), key, run.given.units, 0)
     student = forward(
         before.variables["params"], [np.asarray(z[n]) for n in NAMES], np.asarray(noisy)
     )
     mean = before.averages
-    fixed = [np.asarray(gates.mean(mean.gates[n])) for n in NAMES]
+    fixed = [np.asarray(hard_concrete.mean(mean.gates[n])) for n in NAMES]
     teacher = forward(mean.variables["params"], fixed, clean)
     expected = by_hand(student, FEW.y_train[rows], teacher, 0.7, 3.0).mean()
     _, tally = loop.train_epoch(trainer, dataclasses.replace(run, state=state), 16, 2, 1)

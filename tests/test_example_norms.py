@@ -7,8 +7,8 @@ import numpy as np
 import optax
 import pytest
 
-from dynhp_jax import variance
-from dynhp_jax.example_norms import (
+from dynhp_jax.batch_size import variance
+from dynhp_jax.batch_size.example_norms import (
     broadcast_with_norms,
     convolution_norms,
     look_up_norms,

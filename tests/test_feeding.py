@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynhp_jax import compiling, config, data, feeding, loop, metering, runs, train_state
-from dynhp_jax.config import Config
-from dynhp_jax.splits import Split
+from dynhp_jax import data
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import programs, step_bytes
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.examples import Split
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step import streaming
+from dynhp_jax.training.step.state import TrainState
 
 DIGITS = data.load("digits", validation=0.1)
 LARGER = dataclasses.replace(  # 100 of them, every pixel four times
@@ -42,7 +48,7 @@ def make(resident: str, **changes) -> Config:
 
 
 def start(settings: Config, dataset=DIGITS):
-    trainer = runs.Trainer(settings, dataset, compiling.Programs())
+    trainer = Trainer(settings, dataset, programs.Programs())
     return trainer, trainer.start()
 
 
@@ -109,7 +115,7 @@ def test_streaming_takes_no_other_bytes_beside_the_data():
         images = arguments[1 if resident == "2GiB" else 2]
         assert images.shape == (len(DIGITS.y_train) if resident == "2GiB" else 32, 64)
     assert sizes[0] == sizes[1]
-    assert set(sizes[0][0]) == set(metering.PARTS)
+    assert set(sizes[0][0]) == set(step_bytes.PARTS)
 
 
 def test_no_more_than_two_chunks_are_sent_before_they_are_used():
@@ -129,10 +135,10 @@ def test_no_more_than_two_chunks_are_sent_before_they_are_used():
     def parts():
         for number in range(6):
             sent.append(number - len(finished))
-            yield feeding.Part(None, None, None, 1)
+            yield streaming.Part(None, None, None, 1)
 
-    state = train_state.TrainState(None, None, None, {}, None, None)
-    jax.block_until_ready(feeding.train(program, state, None, parts(), False)[1])
+    state = TrainState(None, None, None, {}, None, None)
+    jax.block_until_ready(streaming.train(program, state, None, parts(), False)[1])
     assert len(finished) == len(sent) == 6
     assert max(sent) <= 1, "in use while a part is sent: the one before it, at most"
 
@@ -146,13 +152,13 @@ def test_no_more_than_two_chunks_are_sent_before_they_are_used():
 def test_chunks_are_whole_mini_batches_within_the_limit(examples, batch, inputs, limit):
     batch = min(batch, examples)
     settings = Config(data=config.Data(resident=f"{limit}"))
-    size = feeding.at_once(settings, examples, (inputs,), batch)
+    size = streaming.at_once(settings, examples, (inputs,), batch)
     if 4 * inputs * examples <= limit:
         assert size == examples
         return
     steps = examples // batch
     assert size % batch == 0 and batch <= size <= examples
-    assert size == batch or feeding.AHEAD * size * 4 * inputs <= limit
+    assert size == batch or streaming.AHEAD * size * 4 * inputs <= limit
     chunks = -(-steps * batch // size)
     assert chunks * size - steps * batch < chunks * batch, "no chunk is more than a step short"
 
@@ -163,7 +169,7 @@ def test_an_epoch_takes_every_example_in_the_order_it_was_given(examples):
     order = np.random.default_rng(0).permutation(examples)
     seen = []
     split = Split(images, labels)
-    for part in feeding.parts(split, order, 48, 16, examples // 16, jax.device_put):
+    for part in streaming.parts(split, order, 48, 16, examples // 16, jax.device_put):
         assert part.images.shape == (48, 2) and part.labels.shape == part.rows.shape == (48,)
         rows = np.asarray(part.rows)[: part.steps * 16]
         seen += np.asarray(part.labels)[rows].tolist()

@@ -13,11 +13,14 @@ import pytest
 from foreign.cases import CASES, image, linen
 from foreign.resnet_linen import Bottleneck, ResNet, ResNet50
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import fan_out, find_groups
-from dynhp_jax.jaxprs.trace import path_name
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.variance import of_probe, per_example, probed
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.batch_size.variance import of_probe, per_example
+from dynhp_jax.common.tree_paths import path_name
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.counts import fan_out
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 
 def fill(variables, seed=0):

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from dynhp_jax import gates
-from dynhp_jax.errors import ConfigError
-from dynhp_jax.groups import find_groups
-from dynhp_jax.objective import squares_of
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.gates import hard_concrete, penalty
+from dynhp_jax.gates.penalty import squares_of
+from dynhp_jax.structure.find import find_groups
 
 LOG_ALPHAS = np.linspace(-4.6, 4.6, 47, dtype=np.float32)
 
@@ -20,43 +20,47 @@ LOG_ALPHAS = np.linspace(-4.6, 4.6, 47, dtype=np.float32)
 def test_evaluation_gate_is_zero_up_to_minus_2_3979_where_a_third_is_still_open():
     edge = float(np.log((0 - -0.1) / (1.1 - 0)))  # sigmoid(edge) x 1.2 - 0.1 = 0
     assert edge == pytest.approx(-2.3979, abs=5e-5)
-    assert gates.mean(jnp.float32(edge - 1e-5)) == 0
-    assert gates.mean(jnp.float32(edge + 1e-4)) > 0
-    assert gates.prob_open(jnp.float32(edge)) == pytest.approx(0.310, abs=5e-4)
+    assert hard_concrete.mean(jnp.float32(edge - 1e-5)) == 0
+    assert hard_concrete.mean(jnp.float32(edge + 1e-4)) > 0
+    assert hard_concrete.prob_open(jnp.float32(edge)) == pytest.approx(0.310, abs=5e-4)
 
 
 def test_a_gate_open_half_of_the_time_still_counts_at_evaluation():
-    assert gates.prob_open(jnp.float32(-1.5986)) == pytest.approx(0.5, abs=2e-5)
-    assert gates.mean(jnp.float32(-1.5986)) == pytest.approx(0.102, abs=5e-4)
+    assert hard_concrete.prob_open(jnp.float32(-1.5986)) == pytest.approx(0.5, abs=2e-5)
+    assert hard_concrete.mean(jnp.float32(-1.5986)) == pytest.approx(0.102, abs=5e-4)
 
 
 @pytest.mark.parametrize(("open_rate", "probability"), [(0.8, 0.952), (0.5, 0.832)])
 def test_init_has_the_papers_spread_and_open_probability(open_rate, probability):
-    log_alpha = gates.init(jax.random.key(0), 20_000, open_rate)
+    log_alpha = hard_concrete.init(jax.random.key(0), 20_000, open_rate)
     assert log_alpha.dtype == jnp.float32
     centre = np.log(open_rate / (1 - open_rate))
     assert stats.kstest((np.asarray(log_alpha) - centre) / 0.01, "norm").pvalue > 1e-3
-    assert np.mean(gates.prob_open(log_alpha)) == pytest.approx(probability, abs=5e-4)
+    assert np.mean(hard_concrete.prob_open(log_alpha)) == pytest.approx(probability, abs=5e-4)
 
 
 def test_same_uniforms_give_the_oracles_gates():
-    u = gates.uniform(jax.random.key(1), (500, len(LOG_ALPHAS)))
-    ours = gates.transform(u, jnp.asarray(LOG_ALPHAS))
+    u = hard_concrete.uniform(jax.random.key(1), (500, len(LOG_ALPHAS)))
+    ours = hard_concrete.transform(u, jnp.asarray(LOG_ALPHAS))
     np.testing.assert_allclose(ours, oracles.gate(u, LOG_ALPHAS), atol=2e-6)
     assert np.mean(ours == 0) > 0.1 and np.mean(ours == 1) > 0.1
 
 
 def test_mean_and_probability_equal_the_oracles():
-    np.testing.assert_allclose(gates.mean(LOG_ALPHAS), oracles.mean_gate(LOG_ALPHAS), atol=1e-6)
     np.testing.assert_allclose(
-        gates.prob_open(LOG_ALPHAS), oracles.prob_open(LOG_ALPHAS), atol=1e-6
+        hard_concrete.mean(LOG_ALPHAS), oracles.mean_gate(LOG_ALPHAS), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        hard_concrete.prob_open(LOG_ALPHAS), oracles.prob_open(LOG_ALPHAS), atol=1e-6
     )
 
 
 @pytest.mark.parametrize("log_alpha", [-3.0, -1.5986, 0.0, 1.4, 4.0])
 def test_draws_follow_the_distribution(log_alpha):
     draws = 40_000
-    z = np.asarray(gates.sample(jax.random.key(7), jnp.full(8, log_alpha), draws // 8)).ravel()
+    z = np.asarray(
+        hard_concrete.sample(jax.random.key(7), jnp.full(8, log_alpha), draws // 8)
+    ).ravel()
     # The masses at exactly 0 and 1, then the continuous part in between by Kolmogorov-Smirnov.
     below, above = oracles.gate_cdf(0.0, log_alpha), oracles.gate_cdf(1.0, log_alpha)
     assert stats.binomtest(int(np.sum(z == 0)), draws, below).pvalue > 1e-3
@@ -64,22 +68,24 @@ def test_draws_follow_the_distribution(log_alpha):
     inside = z[(z > 0) & (z < 1)]
     conditional = (oracles.gate_cdf(inside, log_alpha) - below) / (above - below)
     assert stats.kstest(conditional, "uniform").pvalue > 1e-3
-    assert np.mean(z > 0) == pytest.approx(float(gates.prob_open(log_alpha)), abs=0.01)
+    assert np.mean(z > 0) == pytest.approx(float(hard_concrete.prob_open(log_alpha)), abs=0.01)
 
 
 def test_uniforms_are_uniform_and_never_touch_the_ends():
-    u = np.asarray(gates.uniform(jax.random.key(3), (100_000,)), np.float64)
+    u = np.asarray(hard_concrete.uniform(jax.random.key(3), (100_000,)), np.float64)
     assert stats.kstest(u, "uniform").pvalue > 1e-3
     # The two extreme cells, which 100,000 draws do not reach.
-    ends = gates._uniform_of_bits(jnp.array([0, 2**32 - 1], jnp.uint32), gates.HARD_CONCRETE)
+    ends = hard_concrete._uniform_of_bits(
+        jnp.array([0, 2**32 - 1], jnp.uint32), hard_concrete.HARD_CONCRETE
+    )
     assert 0 < ends[0] < 1.1e-6 and 1 - 1.2e-6 < ends[1] < 1
-    assert gates.transform(ends[:, None], jnp.zeros(1)).ravel().tolist() == [0, 1]
+    assert hard_concrete.transform(ends[:, None], jnp.zeros(1)).ravel().tolist() == [0, 1]
 
 
 def lattice(keys=40, rows=128, columns=64):
     """Uniforms as training draws them, f64[keys, rows, columns]."""
     stream = jax.random.key(11)
-    draw = jax.vmap(lambda k: gates.uniform(jax.random.fold_in(stream, k), (rows, columns)))
+    draw = jax.vmap(lambda k: hard_concrete.uniform(jax.random.fold_in(stream, k), (rows, columns)))
     return np.asarray(draw(jnp.arange(keys)), np.float64)
 
 
@@ -111,10 +117,12 @@ def test_draws_are_uncorrelated_over_steps_examples_and_units():
 def test_each_bit_of_a_word_is_a_fair_coin_and_each_input_bit_moves_it():
     words = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32)
     for bit in range(32):
-        moved = np.asarray(gates._mixed(words) ^ gates._mixed(words ^ np.uint32(1 << bit)))
+        moved = np.asarray(
+            hard_concrete._mixed(words) ^ hard_concrete._mixed(words ^ np.uint32(1 << bit))
+        )
         flips = (moved[:, None] >> np.arange(32, dtype=np.uint32)) & 1
         assert np.all(np.abs(flips.mean(0) - 0.5) < 0.1)
-    assert len(np.unique(gates._mixed(np.arange(100_000, dtype=np.uint32)))) == 100_000
+    assert len(np.unique(hard_concrete._mixed(np.arange(100_000, dtype=np.uint32)))) == 100_000
 
 
 def test_no_two_draws_of_many_steps_are_the_same():
@@ -131,21 +139,23 @@ def test_no_two_draws_of_many_steps_are_the_same():
 def test_one_draw_per_batch_or_per_example():
     log_alpha = jnp.asarray(LOG_ALPHAS)
     key = jax.random.key(0)
-    assert gates.sample(key, log_alpha).shape == (47,)
+    assert hard_concrete.sample(key, log_alpha).shape == (47,)
     sizes = np.array([3, 47])  # NumPy's integers are wider than the words that are mixed
-    np.testing.assert_array_equal(gates.uniform(key, (*sizes,)), gates.uniform(key, (3, 47)))
-    per_example = gates.sample(key, log_alpha, batch=6)
+    np.testing.assert_array_equal(
+        hard_concrete.uniform(key, (*sizes,)), hard_concrete.uniform(key, (3, 47))
+    )
+    per_example = hard_concrete.sample(key, log_alpha, batch=6)
     assert per_example.shape == (6, 47)
     assert len(np.unique(np.asarray(per_example), axis=0)) == 6
-    np.testing.assert_array_equal(per_example, gates.sample(key, log_alpha, batch=6))
+    np.testing.assert_array_equal(per_example, hard_concrete.sample(key, log_alpha, batch=6))
     assert not np.array_equal(
-        gates.sample(key, log_alpha), gates.sample(jax.random.key(1), log_alpha)
+        hard_concrete.sample(key, log_alpha), hard_concrete.sample(jax.random.key(1), log_alpha)
     )
 
 
 @jax.jit
 def slope(u, log_alpha):
-    return jax.grad(lambda a: gates.transform(u, a))(log_alpha)
+    return jax.grad(lambda a: hard_concrete.transform(u, a))(log_alpha)
 
 
 @settings(max_examples=200, deadline=None)
@@ -163,8 +173,8 @@ def test_gradient_equals_finite_differences_in_float64(u, log_alpha):
 @pytest.mark.parametrize("log_alpha", [-1e4, -100.0, 100.0, 1e4])
 def test_extreme_parameters_neither_overflow_nor_lose_their_gradient_to_nan(log_alpha):
     def total(a):
-        z = gates.sample(jax.random.key(0), a, 64)
-        return jnp.sum(z) + jnp.sum(gates.mean(a)) + jnp.sum(gates.prob_open(a))
+        z = hard_concrete.sample(jax.random.key(0), a, 64)
+        return jnp.sum(z) + jnp.sum(hard_concrete.mean(a)) + jnp.sum(hard_concrete.prob_open(a))
 
     value, gradient = jax.value_and_grad(total)(jnp.full(3, log_alpha))
     assert np.isfinite(value) and np.isfinite(gradient).all()
@@ -174,14 +184,16 @@ def test_extreme_parameters_neither_overflow_nor_lose_their_gradient_to_nan(log_
 def test_dtype_follows_log_alpha():
     with jax.enable_x64(True):
         for dtype in (jnp.float32, jnp.float64):
-            z = gates.sample(jax.random.key(0), jnp.zeros(4, dtype), 3)
+            z = hard_concrete.sample(jax.random.key(0), jnp.zeros(4, dtype), 3)
             assert z.dtype == dtype
-            assert gates.mean(jnp.zeros(4, dtype)).dtype == dtype
+            assert hard_concrete.mean(jnp.zeros(4, dtype)).dtype == dtype
 
 
 def test_clamp_keeps_within_log_hundredth_and_log_hundred():
     np.testing.assert_allclose(
-        gates.clamp(jnp.array([-9.0, 0.5, 9.0])), [np.log(0.01), 0.5, np.log(100)], rtol=1e-6
+        hard_concrete.clamp(jnp.array([-9.0, 0.5, 9.0])),
+        [np.log(0.01), 0.5, np.log(100)],
+        rtol=1e-6,
     )
 
 
@@ -211,7 +223,7 @@ def readers(masks, outputs):
     return [np.outer(mask, reader) for mask, reader in zip(masks, after, strict=True)]
 
 
-@pytest.mark.parametrize("convention", gates.CONVENTIONS)
+@pytest.mark.parametrize("convention", penalty.CONVENTIONS)
 @pytest.mark.parametrize("l2", [0.0, 0.3])
 def test_penalty_equals_the_oracles_sum_over_single_weights(convention, l2):
     weights, biases, log_alpha, masks = network()
@@ -223,7 +235,7 @@ def test_penalty_equals_the_oracles_sum_over_single_weights(convention, l2):
             *(a.sum(0) + m for a, m in zip(alive[:-1], masks[1:], strict=True)),
         ]
         counts = [reading + making for reading, making in zip(counts, made, strict=True)]
-    ours = gates.penalty(
+    ours = penalty.gate_penalty(
         as_groups(log_alpha),
         as_groups(counts),
         as_groups(masks),
@@ -270,7 +282,7 @@ def test_the_three_lambdas_are_worth_what_the_docstring_says():
     masks = as_groups([np.ones(n) for n in sizes])
 
     def price(convention):
-        return float(gates.penalty(log_alpha, fan_out, masks, 0.01, 60_000, convention))
+        return float(penalty.gate_penalty(log_alpha, fan_out, masks, 0.01, 60_000, convention))
 
     assert price("literal") == pytest.approx(2662, rel=1e-4)
     assert price("amlab") == pytest.approx(2662 / 60_000, rel=1e-4)
@@ -284,7 +296,7 @@ def test_gradient_of_the_penalty_reaches_weights_only_through_l2():
     def price(kernels, parameters, l2):
         squares = {f"group_{i}": (alive[i] * k**2).sum(1) for i, k in enumerate(kernels)}
         fan_out = as_groups([a.sum(1) for a in alive])
-        return gates.penalty(
+        return penalty.gate_penalty(
             parameters, fan_out, as_groups(masks), 0.1, 10, "amlab", l2, weight_squares=squares
         )
 
@@ -303,37 +315,37 @@ def test_gradient_of_the_penalty_reaches_weights_only_through_l2():
 def test_penalty_refuses_what_it_cannot_mean():
     one = {"h": jnp.zeros(2)}
     with pytest.raises(ConfigError, match="penalty.convention is 'mean'; allowed: 'amlab'"):
-        gates.penalty(one, one, one, 0.1, 10, "mean")
+        penalty.gate_penalty(one, one, one, 0.1, 10, "mean")
     for lam in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="penalty.lam"):
-            gates.penalty(one, one, one, lam, 10)
+            penalty.gate_penalty(one, one, one, lam, 10)
     with pytest.raises(ConfigError, match="penalty.l2"):
-        gates.penalty(one, one, one, 0.1, 10, l2=-1.0)
+        penalty.gate_penalty(one, one, one, 0.1, 10, l2=-1.0)
     with pytest.raises(ValueError, match="num_examples"):
-        gates.penalty(one, one, one, 0.1, 0)
+        penalty.gate_penalty(one, one, one, 0.1, 0)
     with pytest.raises(ValueError, match="weight_squares"):
-        gates.penalty(one, one, one, 0.1, 10, l2=0.1)
+        penalty.gate_penalty(one, one, one, 0.1, 10, l2=0.1)
 
 
 def test_constants_that_make_no_hard_concrete_are_refused():
     for arguments in ({"temperature": 0.0}, {"low": 0.1}, {"high": 1.0}, {"eps": 0.5}):
         with pytest.raises(ValueError, match="must"):
-            gates.HardConcrete(**arguments)
+            hard_concrete.HardConcrete(**arguments)
     for open_rate in (0.0, 1.0, float("nan")):
         with pytest.raises(ValueError, match="open_rate"):
-            gates.init(jax.random.key(0), 3, open_rate)
+            hard_concrete.init(jax.random.key(0), 3, open_rate)
 
 
 def test_draws_of_a_unit_do_not_depend_on_which_others_are_left():
     key, log_alpha = jax.random.key(5), jnp.linspace(-2, 2, 30)
     kept = np.array([0, 3, 4, 17, 29])
-    sample = jax.jit(gates.sample, static_argnames=("batch", "of"))
+    sample = jax.jit(hard_concrete.sample, static_argnames=("batch", "of"))
     for batch in (None, 6):
         whole = sample(key, log_alpha, batch=batch)
         left = sample(key, log_alpha[kept], batch=batch, units=jnp.asarray(kept), of=30)
         np.testing.assert_array_equal(left, whole[..., kept])
         # Sizes that NumPy has counted are signed words, which shift in another way.
-        counted = gates.sample(key, log_alpha[kept], batch, units=kept, of=np.int64(30))
+        counted = hard_concrete.sample(key, log_alpha[kept], batch, units=kept, of=np.int64(30))
         np.testing.assert_allclose(counted, left, atol=1e-6)
 
 
@@ -341,8 +353,8 @@ def test_positions_may_be_of_any_integers_and_gates_of_none():
     words = np.random.default_rng(0).integers(-(2**31), 2**31, 500, np.int32)
     key = jax.random.key(0)
     np.testing.assert_array_equal(
-        gates.uniform(key, (500,), positions=jnp.asarray(words)),
-        gates.uniform(key, (500,), positions=jnp.asarray(words.view(np.uint32))),
+        hard_concrete.uniform(key, (500,), positions=jnp.asarray(words)),
+        hard_concrete.uniform(key, (500,), positions=jnp.asarray(words.view(np.uint32))),
     )
     with pytest.raises(ValueError, match="log_alpha is int32; allowed: floating point"):
-        gates.sample(key, jnp.arange(3))
+        hard_concrete.sample(key, jnp.arange(3))

@@ -7,9 +7,10 @@ import pytest
 import zoo
 from jax import lax
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 PER_EXAMPLE = ("mlp", "conv_flatten_dense", "residual_block", "concatenated_features",
                "grouped_convolution", "depthwise_separable", "gated_linear_unit")  # fmt: skip

@@ -14,7 +14,7 @@ import pytest
 from command_lines import QUICK, ROOT, come_from, command, copy_of, final_state, here, timeless
 from patience import PATIENCE
 
-from dynhp_jax import checkpoint
+from dynhp_jax.training.run import checkpoint
 from experiments import train
 from experiments.terminal import Interruptions
 from experiments.workdir import Workdir

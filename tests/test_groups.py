@@ -12,14 +12,10 @@ from jax.experimental import io_callback
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from dynhp_jax.groups import (
-    fan_out,
-    find_groups,
-    parameter_count,
-    parameters_held,
-)
-from dynhp_jax.jaxprs.trace import path_name
-from dynhp_jax.surgery import cut
+from dynhp_jax.common.tree_paths import path_name
+from dynhp_jax.structure.counts import fan_out, parameter_count, parameters_held
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
 
 EVERY = sorted(zoo.MODELS)
 

@@ -8,13 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from small_runs import FEW, make, start
 
-from dynhp_jax import (
-    config,
-    loop,
-    plans,
-)
-from dynhp_jax.input_noise import make_perturb
-from dynhp_jax.objective import Examples
+from dynhp_jax.training import config
+from dynhp_jax.training.run import loop, shape_plans
+from dynhp_jax.training.step.input_noise import make_perturb
+from dynhp_jax.training.step.objective import Examples
 
 
 def test_noise_is_normal_and_another_in_every_step_and_place():
@@ -51,7 +48,7 @@ def test_parts_of_a_mini_batch_and_cut_inputs_get_the_noise_of_the_whole():
     np.testing.assert_array_equal(np.concatenate(parts), noisy)
     keeps = {name: np.arange(group.size) for name, group in run.network.groups.items()}
     keeps["input"] = np.array([3, 4, 17, 63])
-    network = plans.part_of(run.network, keeps)
+    network = shape_plans.part_of(run.network, keeps)
     units = trainer.given(network, keeps, network_state(trainer, network)).units
     cut = examples(network, units, images[:, keeps["input"]])
     np.testing.assert_array_equal(cut.gathered()[0], noisy[:, keeps["input"]])

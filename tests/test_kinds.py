@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.errors import UserError
-from dynhp_jax.groups import find_groups
-from dynhp_jax.members import HIDDEN, INPUT, VOCABULARY
-from dynhp_jax.pruning import prune_to
-from dynhp_jax.surgery import cut
-from dynhp_jax.targets import Parameters
+import dynhp_jax as dp
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.pruning.criteria import evidence
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.pruning.targets import Parameters
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.structure.group import HIDDEN, INPUT, VOCABULARY
+from dynhp_jax.surgery.cut import cut
 
 
 def normal(seed, *shape):
@@ -75,8 +76,8 @@ def test_without_names_only_units_that_the_network_computes_go(name, criterion):
         return jnp.sum(outputs.reshape(len(labels), -1) ** 2, -1)
 
     labels, key = jnp.zeros(len(x), int), jax.random.key(0)
-    seen = criteria.Evidence(apply, groups, params, (x,), labels, loss, key=key)
-    scores = criteria.score(criterion, seen)
+    seen = evidence.Evidence(apply, groups, params, (x,), labels, loss, key=key)
+    scores = dp.score(criterion, seen)
     assert [groups[name].kind for name in scores] == [HIDDEN]
     small = cut(params, groups, prune_to(scores, groups, Parameters(40)).keeps)
     assert small["a"].shape[0] == 12 and small["a"].shape[1] < 5
@@ -86,8 +87,8 @@ def test_without_names_only_units_that_the_network_computes_go(name, criterion):
 
 def test_a_group_that_is_named_is_scored_whatever_its_kind():
     groups = find_groups(perceptron, BODY, X)
-    seen = criteria.Evidence(perceptron, groups, BODY, names=("input", "a"))
-    scores = criteria.score("l1", seen)
+    seen = evidence.Evidence(perceptron, groups, BODY, names=("input", "a"))
+    scores = dp.score("l1", seen)
     assert list(scores) == ["input", "a"]
     assert prune_to(scores, groups, Parameters(20)).keeps["input"].size < 12
 

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax.jaxprs import shapes
 from dynhp_jax.jaxprs.labels import Labels, axis_size
-from dynhp_jax.jaxprs.walk import Walk
+from dynhp_jax.jaxprs.rules import shapes
+from dynhp_jax.jaxprs.values import Walk
 
 
 def survivors(labels, axis, dead):

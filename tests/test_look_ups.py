@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dynhp_jax.variance import of_probe, per_example, probed
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.batch_size.variance import of_probe, per_example
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -11,7 +11,13 @@ import pytest
 from kept import NEVER_CUT, Kept
 from small_runs import AT_ONCE, DIGITS, FEW, copy, go_on, make, start, timeless
 
-from dynhp_jax import checkpoint, compiling, config, data, loop, replicas, runs, schema
+from dynhp_jax import data
+from dynhp_jax.common import schema
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run.trainer import HOST, Trainer, host_part
+from dynhp_jax.training.sweep import team
 
 
 def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
@@ -125,7 +131,7 @@ def test_compilations_do_not_grow_with_the_number_of_epochs():
 )
 def test_runs_that_share_programs_are_what_they_are_alone(changes):
     """And what no program depends on makes no other ones."""
-    first, programs = make(method="hp"), compiling.Programs()
+    first, programs = make(method="hp"), Programs()
     second = dataclasses.replace(first, **changes)
     _, alone = go_on(*start(second), 1)
     go_on(*start(first, programs=programs), 1)
@@ -135,12 +141,12 @@ def test_runs_that_share_programs_are_what_they_are_alone(changes):
     third = dataclasses.replace(first, seed=1, epochs=9, penalty=config.Penalty(lam=0.7))
     go_on(*start(third, programs=programs), 1)
     assert programs.compilations == compilations
-    assert set(replicas.FREE) <= config.NOT_COMPILED
+    assert set(team.FREE) <= config.NOT_COMPILED
     wide = dataclasses.replace(DIGITS, **{
         name: getattr(DIGITS, name).reshape(-1, 4, 16, 1) for name in ("x_train", "x_test")
     })  # fmt: skip
-    other = runs.Trainer(first, wide, programs)  # its examples could be moved in another way
-    assert other.steps.compiled_for != runs.Trainer(first, DIGITS, programs).steps.compiled_for
+    other = Trainer(first, wide, programs)  # its examples could be moved in another way
+    assert other.steps.compiled_for != Trainer(first, DIGITS, programs).steps.compiled_for
 
 
 def test_while_pruning_there_is_one_epoch_program_per_spec_and_batch():
@@ -180,7 +186,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
         pending.append(run.plan is not None)
         states.append(run.epoch)
         folder = tmp_path / str(run.epoch)
-        checkpoint.save(folder, run.epoch, run.state, runs.host_part(run, trainer))
+        checkpoint.save(folder, run.epoch, run.state, host_part(run, trainer))
     uninterrupted = run
     assert records[-1]["materialised"] < trainer.whole_parameters, "nothing was resized; test more"
     assert records[-1]["batch_size"] > 16
@@ -191,7 +197,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
     # checkpoint names.
     programs = Kept()
     for epoch in sorted({waiting[0], waiting[1], waiting[-1], 7}, reverse=True):
-        another = runs.Trainer(settings, DIGITS, programs)
+        another = Trainer(settings, DIGITS, programs)
         found = checkpoint.restore(tmp_path / str(epoch), another.state_shapes)
         resumed = another.resume(found)
         assert resumed.epoch == epoch
@@ -211,10 +217,10 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
 def test_a_checkpoint_s_host_part_is_checked_field_by_field():
     trainer, run = start(make())
     run = go_on(trainer, run, 1)[0]
-    host = json.loads(json.dumps(runs.host_part(run, trainer)))
+    host = json.loads(json.dumps(host_part(run, trainer)))
     trainer.state_shapes(host)
     read = set(host) - {"seed"}
-    assert {path.strip(".") for path, *_ in runs.HOST.parts(host)} == read
+    assert {path.strip(".") for path, *_ in HOST.parts(host)} == read
     for field in read:
         less = {name: value for name, value in host.items() if name != field}
         with contextlib.ExitStack() as stack:

@@ -13,9 +13,10 @@ import pytest
 import zoo
 from jax import lax
 
-from dynhp_jax import criteria
-from dynhp_jax.errors import UserError
-from dynhp_jax.relevance import relevant
+import dynhp_jax as dp
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.pruning.criteria import registry
+from dynhp_jax.relevance.propagation import relevant
 
 POSITIVE = ("mlp", "conv_flatten_dense", "residual_block", "option_a_shortcut",
             "concatenated_features", "grouped_convolution", "depthwise_separable",
@@ -56,7 +57,9 @@ def test_multilayer_perceptron_equals_numpy(x64, rule):
     expected = reference.relevances(models.layers(evidence), x, rule, epsilon)
     _, found = of_inputs(evidence, rule, epsilon)
     np.testing.assert_allclose(found, expected[0], rtol=1e-6, atol=1e-9)
-    scores = jax.jit(criteria.get("relevance", rule=rule, epsilon=epsilon).scores)(evidence)
+    scores = jax.jit(registry.get_criterion("relevance", rule=rule, epsilon=epsilon).scores)(
+        evidence
+    )
     for name, relevance in zip(("input", "hidden_1", "hidden_2"), expected, strict=True):
         np.testing.assert_allclose(scores[name], relevance.mean(0), rtol=1e-5, atol=1e-7)
 
@@ -107,7 +110,7 @@ def test_convolutions_and_pooling_equal_loops_over_windows(x64):
     _, found = of_inputs(evidence, "z+", 1e-3)
     np.testing.assert_allclose(found, [image for image, _ in pairs], rtol=1e-9, atol=1e-12)
     assert np.abs(found).max() > 1e-3
-    scores = jax.jit(criteria.get("relevance", epsilon=1e-3).scores)(evidence)["conv_1"]
+    scores = jax.jit(registry.get_criterion("relevance", epsilon=1e-3).scores)(evidence)["conv_1"]
     expected = np.mean([inner.sum((0, 1)) for _, inner in pairs], axis=0)
     np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-7)
 
@@ -392,4 +395,4 @@ def test_what_cannot_be_explained_is_refused():
     evidence = models.evidence("mlp")
     flat = dataclasses.replace(evidence, apply=lambda v, x: evidence.apply(v, x).sum(1))
     with pytest.raises(UserError, match=r"\[batch, positions, classes\]; the outputs are \(7,\)"):
-        criteria.score("relevance", flat)
+        dp.score("relevance", flat)

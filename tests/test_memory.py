@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynhp_jax.errors import ConfigError
-from dynhp_jax.memory import PaperMeter, compiled_bytes, example_bytes, parse_bytes, training_memory
+from dynhp_jax.common.byte_sizes import parse_bytes
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.memory.compiled import compiled_bytes
+from dynhp_jax.memory.paper import PaperMeter, example_bytes, training_memory
 
 MLP = 266_610  # weights and biases of 784-300-100-10
 METER = PaperMeter(example_bytes((784,)))

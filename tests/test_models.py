@@ -13,17 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle_models import ORACLES
 
-from dynhp_jax import models
-from dynhp_jax.errors import UserError
-from dynhp_jax.models import (
-    LeNetSpec,
-    MLPSpec,
-    MobileNetSpec,
-    ResNetSpec,
-    VGGSpec,
-    ViTSpec,
-    WideResNetSpec,
-)
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.models import registry, spec
+from dynhp_jax.models.lenet import LeNetSpec
+from dynhp_jax.models.mlp import MLPSpec
+from dynhp_jax.models.mobilenet import MobileNetSpec
+from dynhp_jax.models.resnet import ResNetSpec
+from dynhp_jax.models.vgg import VGGSpec
+from dynhp_jax.models.vit import ViTSpec
+from dynhp_jax.models.wide_resnet import WideResNetSpec
 
 # Small, with widths that differ; where the architecture must not look at widths, some are equal.
 SMALL = {
@@ -35,14 +33,14 @@ SMALL = {
     "mobilenet": MobileNetSpec(4, (4, 4, 5), ((6, 4), (3,)), 7, (1, 1, 2), 3, (8, 6, 2)),
     "vit": ViTSpec(6, (2, 3), (4, 2), (3, 5), (7, 4), 0.4, 2, 3, (6, 4, 2)),
 }
-STANDARD = [models.build(name, (32, 32, 3), 10) for name in models.SPECS]
+STANDARD = [registry.build(name, (32, 32, 3), 10) for name in registry.SPECS]
 
 
-def parameters(spec: models.Spec) -> int:
+def parameters(spec: spec.Spec) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(spec.shapes()["params"]))
 
 
-def random_variables(spec: models.Spec, seed: int = 0) -> dict:
+def random_variables(spec: spec.Spec, seed: int = 0) -> dict:
     """Float64 values of unit size; variances and scales away from zero."""
     rng = np.random.default_rng(seed)
 
@@ -54,7 +52,7 @@ def random_variables(spec: models.Spec, seed: int = 0) -> dict:
     return jax.tree_util.tree_map_with_path(draw, spec.shapes())
 
 
-def inputs(spec: models.Spec, batch: int = 4) -> np.ndarray:
+def inputs(spec: spec.Spec, batch: int = 4) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(batch, *spec.input_shape))
 
 
@@ -143,7 +141,7 @@ def test_he_initialisation():
 # --- the spec ---------------------------------------------------------------------------------
 
 
-def refit(spec: models.Spec, data: st.DataObject) -> models.Spec:
+def refit(spec: spec.Spec, data: st.DataObject) -> spec.Spec:
     """`spec` with other widths, input channels included, drawn one by one."""
 
     def draw(value):
@@ -168,7 +166,7 @@ def test_any_widths_rebuild(name, data):
     assert before.resized(spec.shapes()["params"]) == spec
     x = jax.ShapeDtypeStruct((2, *spec.input_shape), jnp.float32)
     assert jax.eval_shape(spec.module().apply, spec.shapes(), x).shape == (2, before.num_classes)
-    rebuilt = models.from_dict(json.loads(json.dumps(spec.to_dict())))
+    rebuilt = registry.from_dict(json.loads(json.dumps(spec.to_dict())))
     assert rebuilt == spec
     assert hash(rebuilt) == hash(spec)
 
@@ -286,10 +284,10 @@ def test_dead_head_dimensions_leave_attention_as_it_was():
         (lambda: MLPSpec.from_dict({"width": [3, 2]}), "'width'; .* did you mean 'widths'"),
         (lambda: MLPSpec.from_dict({"model": "vgg"}), "spec of model 'mlp', not of 'vgg'"),
         (lambda: ViTSpec.from_dict({"embed": 3}), "ViTSpec needs the field 'heads'"),
-        (lambda: models.from_dict({"widths": [3, 2]}), "no model None; allowed: mlp, lenet"),
-        (lambda: models.build("mpl", (28, 28, 1), 10), "no model 'mpl'"),
-        (lambda: models.build("mobilenet", (32, 32, 3), 10, depth=20), "no option 'depth'"),
-        (lambda: models.build("vgg", (784,), 10), r"shape \(784,\); allowed: images"),
+        (lambda: registry.from_dict({"widths": [3, 2]}), "no model None; allowed: mlp, lenet"),
+        (lambda: registry.build("mpl", (28, 28, 1), 10), "no model 'mpl'"),
+        (lambda: registry.build("mobilenet", (32, 32, 3), 10, depth=20), "no option 'depth'"),
+        (lambda: registry.build("vgg", (784,), 10), r"shape \(784,\); allowed: images"),
     ],
 )
 def test_errors_say_what_is_allowed(construct, message):
@@ -299,18 +297,18 @@ def test_errors_say_what_is_allowed(construct, message):
 
 
 def test_inputs_of_another_shape_are_refused():
-    for spec in SMALL.values():
-        x = jax.ShapeDtypeStruct((2, *spec.input_shape, 1), jnp.float32)
+    for small in SMALL.values():
+        x = jax.ShapeDtypeStruct((2, *small.input_shape, 1), jnp.float32)
         with pytest.raises(ValueError, match=r"takes inputs \[batch, .*\]; found shape \[2, "):
-            jax.eval_shape(spec.module().apply, spec.shapes(), x)
+            jax.eval_shape(small.module().apply, small.shapes(), x)
 
 
 def test_build_passes_sizes_and_options():
-    assert models.build("mlp", (28, 28, 1), 10, hidden=[300, 100]) == MLPSpec()
-    assert models.build("lenet", (28, 28, 1), 10, width=None) == LeNetSpec()
-    assert models.build("resnet", (28, 28, 1), 7, depth=56, width=0.5) == ResNetSpec(
+    assert registry.build("mlp", (28, 28, 1), 10, hidden=[300, 100]) == MLPSpec()
+    assert registry.build("lenet", (28, 28, 1), 10, width=None) == LeNetSpec()
+    assert registry.build("resnet", (28, 28, 1), 7, depth=56, width=0.5) == ResNetSpec(
         (8, 16, 32), ((8,) * 9, (16,) * 9, (32,) * 9), 7, (28, 28, 1)
     )
-    assert models.build("wide_resnet", (32, 32, 3), 10, depth=28, width=10).streams[-1] == 640
-    quarter = models.build("mobilenet", (32, 32, 3), 10, width=0.25)
+    assert registry.build("wide_resnet", (32, 32, 3), 10, depth=28, width=10).streams[-1] == 640
+    quarter = registry.build("mobilenet", (32, 32, 3), 10, width=0.25)
     assert (quarter.stem_width, quarter.streams[:3], quarter.head_width) == (8, (8, 8, 8), 1280)

@@ -10,24 +10,25 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from dynhp_jax import models
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.models import registry
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 IMAGE = (32, 32, 3)
 # The published depths; narrow, because what takes time here is XLA compiling wide ones.
 SPECS = {
-    "mlp": partial(models.build, "mlp", (28, 28, 1), 10),
-    "lenet": partial(models.build, "lenet", (28, 28, 1), 10),
-    "vgg-11": partial(models.build, "vgg", IMAGE, 10, depth=11, width=0.125),
-    "vgg-16": partial(models.build, "vgg", IMAGE, 10, depth=16, width=0.125),
-    "resnet-20": partial(models.build, "resnet", IMAGE, 10, depth=20, width=0.25),
-    "resnet-56": partial(models.build, "resnet", IMAGE, 10, depth=56, width=0.25),
-    "wide_resnet-16": partial(models.build, "wide_resnet", IMAGE, 10, depth=16, width=0.5),
-    "wide_resnet-28": partial(models.build, "wide_resnet", IMAGE, 10, depth=28, width=0.5),
-    "mobilenet": partial(models.build, "mobilenet", IMAGE, 10, width=0.25),
-    "vit": partial(models.build, "vit", IMAGE, 10, depth=2, width=0.5),
+    "mlp": partial(registry.build, "mlp", (28, 28, 1), 10),
+    "lenet": partial(registry.build, "lenet", (28, 28, 1), 10),
+    "vgg-11": partial(registry.build, "vgg", IMAGE, 10, depth=11, width=0.125),
+    "vgg-16": partial(registry.build, "vgg", IMAGE, 10, depth=16, width=0.125),
+    "resnet-20": partial(registry.build, "resnet", IMAGE, 10, depth=20, width=0.25),
+    "resnet-56": partial(registry.build, "resnet", IMAGE, 10, depth=56, width=0.25),
+    "wide_resnet-16": partial(registry.build, "wide_resnet", IMAGE, 10, depth=16, width=0.5),
+    "wide_resnet-28": partial(registry.build, "wide_resnet", IMAGE, 10, depth=28, width=0.5),
+    "mobilenet": partial(registry.build, "mobilenet", IMAGE, 10, width=0.25),
+    "vit": partial(registry.build, "vit", IMAGE, 10, depth=2, width=0.5),
 }
 # Small arrays: what takes time is compiling.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})

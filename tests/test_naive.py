@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks import naive_dynhp
-from dynhp_jax import compiling, config, data, gates, loop, ordering, runs, train_state
-from dynhp_jax.errors import UserError
+from dynhp_jax import data
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.gates import hard_concrete
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import example_order, programs
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step.state import TrainState, stream
 
 DIGITS = data.load("digits")
 LAYERS = ("hidden_1", "hidden_2", "output")
@@ -28,7 +34,7 @@ SETTINGS = config.Config(
 @pytest.fixture(scope="module")
 def library():
     """The first state of a run of the library, its records, and its states after each epoch."""
-    trainer = runs.Trainer(SETTINGS, DIGITS, compiling.Programs())
+    trainer = Trainer(SETTINGS, DIGITS, programs.Programs())
     run, records, states = trainer.start(), [], []
     first = jax.device_get(run.state)
     for _ in range(EPOCHS):
@@ -38,7 +44,7 @@ def library():
     return first, records, states
 
 
-def layers_of(state: train_state.TrainState) -> list[dict]:
+def layers_of(state: TrainState) -> list[dict]:
     """As the naive peer holds them: with each layer the gates of its inputs."""
     params, groups = state.variables["params"], ("input", *LAYERS)
     return [
@@ -50,15 +56,15 @@ def layers_of(state: train_state.TrainState) -> list[dict]:
 class Matched(naive_dynhp.Run):
     """With the library's first state, noise and order of the examples."""
 
-    def __init__(self, kind: str, first: train_state.TrainState):
+    def __init__(self, kind: str, first: TrainState):
         sizes = [len(first.gates[name]) for name in ("input", *LAYERS[:-1])]
         ends = np.cumsum(sizes)
         self.units = np.split(np.arange(ends[-1]), ends[:-1])  # numbers of those that are left
 
         def same_noise(_, step, sizes):
             """The library's uniforms of a step, of the units that are left."""
-            key = jax.random.fold_in(train_state.stream(SETTINGS.seed, "z"), step)
-            u = gates.uniform(key, (ends[-1],))
+            key = jax.random.fold_in(stream(SETTINGS.seed, "z"), step)
+            u = hard_concrete.uniform(key, (ends[-1],))
             assert [len(units) for units in self.units] == sizes
             return [u[units] for units in self.units]
 
@@ -70,8 +76,8 @@ class Matched(naive_dynhp.Run):
         self.units = [units[kept] for units, kept in zip(self.units, keeps, strict=True)]
 
     def order(self, epoch: int):
-        source = train_state.stream(SETTINGS.seed, "order")
-        return ordering.make_order(self.examples)(source, np.int32(epoch))
+        source = stream(SETTINGS.seed, "order")
+        return example_order.make_order(self.examples)(source, np.int32(epoch))
 
 
 @pytest.mark.parametrize("kind", ["vmap", "outer"])
@@ -109,14 +115,14 @@ def test_losses_prunings_and_batches_are_the_librarys(library, kind):
 def test_first_draws_are_distributed_as_the_librarys():
     naive = naive_dynhp.start(jax.random.key(3), (784, 300, 10), 1e-3)
     for k, (layer, rate) in enumerate(zip(naive.layers, (0.8, 0.5), strict=True)):
-        expected = gates.init(jax.random.key(k), 4000, rate)
+        expected = hard_concrete.init(jax.random.key(k), 4000, rate)
         assert abs(float(layer["log_alpha"].mean() - expected.mean())) < 5e-3
         inputs = layer["kernel"].shape[0]
         assert abs(float(jnp.std(layer["kernel"])) * (inputs / 2) ** 0.5 - 1) < 0.1
     u = naive_dynhp.noise(jax.random.key(0), 5, [784, 300])
     assert [part.size for part in u] == [784, 300]
     z = jnp.concatenate([naive_dynhp.gate(part, jnp.zeros(part.shape)) for part in u])
-    expected = gates.prob_open(jnp.zeros(()))
+    expected = hard_concrete.prob_open(jnp.zeros(()))
     assert abs(float(jnp.mean(z > 0) - expected)) < 0.05
 
 

@@ -10,9 +10,10 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 WIDTH, EPS = 8, 1e-6
 KEEP = np.array([0, 2, 3, 7])

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from optax import contrib
 from optimizer_nets import KEEPS, alive, assert_equal_trees, network, stepper
 
-from dynhp_jax import surgery
-from dynhp_jax.optimizer_surgery import cut_optimizer
+from dynhp_jax.surgery.cut import axis_cuts, cut
+from dynhp_jax.surgery.optimizer import cut_optimizer
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -87,8 +87,8 @@ NORMS = {
 
 def cut_params(params, groups):
     if isinstance(params, optax.LookaheadParams):
-        return optax.LookaheadParams(*(surgery.cut(tree, groups, KEEPS) for tree in params))
-    return surgery.cut(params, groups, KEEPS)
+        return optax.LookaheadParams(*(cut(tree, groups, KEEPS) for tree in params))
+    return cut(params, groups, KEEPS)
 
 
 def largest_gap_after_cut(tx, name, zero_dead):
@@ -135,7 +135,7 @@ def exact_slices(state, small_state, groups):
     Read off the paths, in another way than the code does: in all these states the copy of a
     parameter lies under the parameter's own path.
     """
-    cuts = surgery.plan(groups, KEEPS)
+    cuts = axis_cuts(groups, KEEPS)
     checked = 0
     for (path, old), new in zip(
         jax.tree_util.tree_leaves_with_path(state), jax.tree.leaves(small_state), strict=True
@@ -197,7 +197,7 @@ def test_cutting_twice_is_cutting_once_with_the_composed_keep(data):
         second = {"b": np.flatnonzero(np.arange(len(first["b"])) % 2 == 0), "a": np.array([1, 4])}
         composed = {"b": first["b"][second["b"]], "a": second["a"]}
         once = cut_optimizer(tx, state, params, groups, composed)
-        half_params = surgery.cut(params, groups, first)
+        half_params = cut(params, groups, first)
         half = cut_optimizer(tx, state, params, groups, first)
         twice = cut_optimizer(tx, half, half_params, groups.shrunk(first), second)
         assert_equal_trees(once, twice, rtol=0)

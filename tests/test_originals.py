@@ -9,8 +9,8 @@ from data_files import same
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.data import load, originals
-from dynhp_jax.errors import UserError
 
 
 @given(shape=st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple), data=st.data())

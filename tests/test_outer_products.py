@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import alive_positions, fan_out, find_groups, parameter_count
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.targets import Parameters
+import dynhp_jax as dp
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.criteria import evidence
+from dynhp_jax.pruning.targets import Parameters
+from dynhp_jax.structure.counts import alive_positions, fan_out, parameter_count
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 UNITS, BATCH = 6, 16
 
@@ -127,12 +130,12 @@ def test_taylor_scores_are_slopes_of_the_units_gates(model):
     if model.features is pooled:
         pytest.skip("its examples are two rows each")
     labels = np.arange(BATCH) % 2
-    scores = criteria.score(
-        "taylor", criteria.Evidence(model, model.groups, model.params, (model.x,), labels)
+    scores = dp.score(
+        "taylor", evidence.Evidence(model, model.groups, model.params, (model.x,), labels)
     )
 
     def loss(gate):
-        return criteria.cross_entropy(model(model.params, model.x, gate), labels).mean()
+        return evidence.cross_entropy(model(model.params, model.x, gate), labels).mean()
 
     wanted = np.abs(jax.grad(loss)(np.ones(UNITS)))
     np.testing.assert_allclose(scores["a"], wanted, rtol=1e-6)  # scores are float32

@@ -11,12 +11,15 @@ import pytest
 from command_lines import ROOT, fails, here
 from own_modules import SMALL
 
-from dynhp_jax import compiling, config, criteria, named, own_code, runs
-from dynhp_jax.criteria import naming
-from dynhp_jax.data import load
-from dynhp_jax.errors import UserError
-from dynhp_jax.own_code import Origin, OwnCodeError
-from dynhp_jax.scores import Scores
+from dynhp_jax.common import own_code
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.own_code import Origin, OwnCodeError
+from dynhp_jax.data.loading import load
+from dynhp_jax.pruning.criteria import parse, registry
+from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.run import trainer
 from experiments import commandline, evaluate, train
 from experiments.workdir import Workdir
 
@@ -26,7 +29,7 @@ from experiments.workdir import Workdir
 LEFT = """
     from pathlib import Path
 
-    from dynhp_jax.criteria.l1 import L1
+    from dynhp_jax.pruning.criteria.l1 import L1
 
     Path(__file__).with_suffix(".imported").touch()
 """
@@ -82,26 +85,26 @@ def test_a_config_that_was_read_back_trains_only_with_a_criterion_that_is_handed
 ):
     workdir, imported = run_of_another
     recorded = config.from_dict(json.loads((workdir / "config.json").read_text()))
-    dataset = named.dataset_of(recorded)
+    dataset = build.dataset_of(recorded)
     for each in (recorded, dataclasses.replace(recorded, seed=3)):
         with pytest.raises(UserError, match=r"was read from a file.*--config.scores.criterion or"):
-            runs.Trainer(each, dataset, compiling.Programs())
+            trainer.Trainer(each, dataset, programs.Programs())
     assert not imported.exists()
-    mine = criteria.get("l1")
-    assert runs.Trainer(recorded, dataset, compiling.Programs(), mine).criterion is mine
+    mine = registry.get_criterion("l1")
+    assert trainer.Trainer(recorded, dataset, programs.Programs(), mine).criterion is mine
 
 
 def test_the_origin_of_a_config_is_in_its_type():
-    typed = config.Config(method="scores", epochs=3, scores=Scores("mine:Own", start=1))
+    typed = config.Config(method="scores", epochs=3, scores=ScoreOptions("mine:Own", start=1))
     read = config.from_dict(json.loads(json.dumps(config.to_dict(typed))))
     assert (typed.origin, read.origin) == (Origin.PERSON, Origin.FILE)
     assert read == typed and typed == read and hash(read) == hash(typed)
     assert read != dataclasses.replace(typed, seed=1)
     assert config.from_config_dict(config.default_config_dict()).origin is Origin.PERSON
-    for text in ("mine:Own", "mine:Own(a=1)", "dynhp_jax.criteria.l1:L1"):
+    for text in ("mine:Own", "mine:Own(a=1)", "dynhp_jax.pruning.criteria.l1:L1"):
         with pytest.raises(UserError, match="was read from a file"):
-            naming.parse(text, Origin.FILE)
-    assert naming.parse("flexrel(delta=0.2)", Origin.FILE).delta == 0.2
+            parse.parse(text, Origin.FILE)
+    assert parse.parse("flexrel(delta=0.2)", Origin.FILE).delta == 0.2
 
 
 def test_programs_that_were_compiled_elsewhere_are_not_run(tmp_path):
@@ -196,7 +199,7 @@ TRAPS = """
 def test_what_is_no_criterion_is_refused_before_it_is_called(text, said, own_module, tmp_path):
     name = own_module(TRAPS)
     with pytest.raises(UserError, match=re.escape(said)) as caught:
-        naming.parse(f"{name}:{text}")
+        parse.parse(f"{name}:{text}")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / f"{name}.called").exists()
 

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.probing import probed
-from dynhp_jax.surgery import cut, resized
+import dynhp_jax as dp
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.criteria.evidence import Evidence, cross_entropy
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 
 @jax.custom_vjp
@@ -168,23 +170,23 @@ def test_a_gate_that_has_to_be_inside_is_refused_where_its_derivative_is_asked_f
 def test_scores_use_the_model_s_own_derivative_and_need_none_for_values(x64):
     apply, params, x, groups = network(signed)
     labels = np.arange(16) % 2
-    evidence = criteria.Evidence(apply, groups, params, (x,), labels)
-    found = criteria.score("taylor", evidence)["a"]
+    evidence = Evidence(apply, groups, params, (x,), labels)
+    found = dp.score("taylor", evidence)["a"]
 
     def example(gate, row, label):
         outputs = written(signed, params, {"input": 1.0, "a": gate}, row[None])
-        return criteria.cross_entropy(outputs, label[None])[0]
+        return cross_entropy(outputs, label[None])[0]
 
     each = jax.vmap(jax.grad(example), (None, 0, 0))(jnp.ones(6), x, labels)
     np.testing.assert_allclose(found, np.abs(np.asarray(each).mean(0)), rtol=1e-6)
 
     apply, params, x, groups = network(rounded)
-    evidence = criteria.Evidence(apply, groups, params, (x,), labels, names=("a",))
+    evidence = Evidence(apply, groups, params, (x,), labels, names=("a",))
     values = np.round(3 * np.tanh(x @ params["a"]))
-    found = criteria.score("mean_activation", evidence)["a"]
+    found = dp.score("mean_activation", evidence)["a"]
     np.testing.assert_allclose(found, np.abs(values).mean(0), rtol=1e-6)
     with pytest.raises(ValueError, match="^'rounded' has a derivative of its own"):
-        criteria.score("taylor", evidence)
+        dp.score("taylor", evidence)
 
 
 def test_a_derivative_that_cannot_be_made_smaller_is_refused_when_it_is_asked_for(x64):

@@ -14,10 +14,14 @@ from command_lines import fails, here
 from own_modules import SMALL, criterion
 from test_compare import tiny
 
-from dynhp_jax import compiling, config, criteria, named, runs
-from dynhp_jax.errors import UserError
-from dynhp_jax.own_code import OwnCodeError
-from dynhp_jax.scores import Scores
+import dynhp_jax as dp
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.own_code import OwnCodeError
+from dynhp_jax.pruning.criteria import registry
+from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.run import trainer
 from experiments import compare, train
 from experiments.workdir import Workdir
 
@@ -25,7 +29,9 @@ from experiments.workdir import Workdir
 def summed(sums, scores):
     """The same, of sums over examples."""
     content = criterion(
-        scores, "from dynhp_jax.criteria import Summed", f"def sums(self, evidence): {sums}"
+        scores,
+        "from dynhp_jax.pruning.criteria.chunks import Summed",
+        f"def sums(self, evidence): {sums}",
     )
     return content.replace("Mine:", "Mine(Summed):").replace(
         "def scores(self, evidence)", "def of_sums(self, evidence, sums, examples)"
@@ -112,13 +118,13 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def dataset():
-    return named.dataset_of(config.Config())
+    return build.dataset_of(config.Config())
 
 
 def own_run(text):
     return config.Config(
         method="scores", epochs=3, model=config.Model(hidden=(8,)),
-        scores=Scores(text, start=2), batch=config.Batch(variance="none"),
+        scores=ScoreOptions(text, start=2), batch=config.Batch(variance="none"),
     )  # fmt: skip
 
 
@@ -129,7 +135,7 @@ def test_a_criterion_of_ones_own_that_is_wrong_is_one_line_before_training(
     content, said = WRONG[kind]
     text = f"{own_module(content)}:Mine"
     with pytest.raises(UserError) as caught:
-        runs.Trainer(own_run(text), dataset, compiling.Programs()).start()
+        trainer.Trainer(own_run(text), dataset, programs.Programs()).start()
     assert text in str(caught.value) and "\n" not in str(caught.value)
     assert said in str(caught.value)
 
@@ -235,7 +241,7 @@ class Given:
 def test_score_names_the_criterion_that_fails(make):
     for called, name in (("", "test_own_failures:Given"), ("mine:Half(a=1)", "mine:Half(a=1)")):
         with pytest.raises(OwnCodeError, match=re.escape(f"criterion '{name}'")) as caught:
-            criteria.score(Given(make), models.evidence("mlp"), called)
+            dp.score(Given(make), models.evidence("mlp"), called)
         assert isinstance(caught.value, ValueError) and "\n" not in str(caught.value)
         assert str(caught.value).count("criterion '") == 1 + ("needs" in str(caught.value))
         assert caught.value.__cause__ is not None  # the traceback is there for whoever needs it
@@ -247,6 +253,6 @@ def failing():
 
 @pytest.mark.parametrize("what", [5, None, Given, "l1 of the class"])
 def test_what_is_no_criterion_is_named_too(what):
-    what = criteria.CRITERIA["l1"] if what == "l1 of the class" else what
+    what = registry.CRITERIA["l1"] if what == "l1 of the class" else what
     with pytest.raises(OwnCodeError, match="criterion '.*:(int|NoneType|Given|L1)' fails"):
-        criteria.score(what, models.evidence("mlp"))
+        dp.score(what, models.evidence("mlp"))

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import config, data, loop, plans, runs
-from dynhp_jax.compiling import Programs
-from dynhp_jax.config import Config
+from dynhp_jax import data
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import loop, machine_speeds, shape_plans
+from dynhp_jax.training.run.trainer import Trainer
 
 DIGITS = data.load("digits")
 NUMBER = jax.ShapeDtypeStruct((), "float32")
@@ -53,7 +56,7 @@ def make(**changes) -> Config:
 def test_how_long_compiling_takes_changes_no_bit(optimised):
     states, histories = [], []
     for programs in (Early(), Late()):
-        trainer = runs.Trainer(make(), DIGITS, programs)
+        trainer = Trainer(make(), DIGITS, programs)
         run, history = trainer.start(), []
         for _ in range(9):
             run, record = loop.advance(trainer, run)
@@ -69,7 +72,7 @@ def test_how_long_compiling_takes_changes_no_bit(optimised):
 
 
 def test_masks_prune_at_once_while_a_plan_waits():
-    trainer = runs.Trainer(make(), DIGITS, Programs())
+    trainer = Trainer(make(), DIGITS, Programs())
     run, waiting = trainer.start(), 0
     for _ in range(9):
         run, record = loop.advance(trainer, run)
@@ -98,24 +101,24 @@ def masks_of(trainer, share):
 )
 def test_arrays_are_cut_when_that_pays(share, epoch, pays):
     settings = Config(epochs=10_000, model=config.Model(hidden=(300, 100)))
-    trainer = runs.Trainer(settings, DIGITS, Programs())
+    trainer = Trainer(settings, DIGITS, Programs())
     masks = masks_of(trainer, share)
-    assert pays == plans.worth_cutting(
+    assert pays == shape_plans.worth_cutting(
         trainer, trainer.whole, trainer.whole_parameters, epoch, 16, masks
     )
 
 
 def test_a_starved_mini_batch_is_a_reason_to_cut():
     settings = Config(epochs=10_000, model=config.Model(hidden=(300, 100)))
-    trainer = runs.Trainer(settings, DIGITS, Programs())
+    trainer = Trainer(settings, DIGITS, Programs())
     arguments = (trainer, trainer.whole, trainer.whole_parameters, 9999, 16)
-    assert plans.worth_cutting(*arguments, masks_of(trainer, 0.9), starved=True)
-    assert not plans.worth_cutting(*arguments, masks_of(trainer, 0.98), starved=True)
-    assert not plans.worth_cutting(*arguments, masks_of(trainer, 1.0), starved=True)
+    assert shape_plans.worth_cutting(*arguments, masks_of(trainer, 0.9), starved=True)
+    assert not shape_plans.worth_cutting(*arguments, masks_of(trainer, 0.98), starved=True)
+    assert not shape_plans.worth_cutting(*arguments, masks_of(trainer, 1.0), starved=True)
 
 
 def test_a_network_s_flops_are_those_of_its_products():
-    trainer = runs.Trainer(make(), DIGITS, Programs())
+    trainer = Trainer(make(), DIGITS, Programs())
     assert trainer.whole.flops == 2 * (64 * 12 + 12 * 7 + 7 * 10)
 
 
@@ -188,8 +191,8 @@ def test_programs_of_a_spec_are_dropped_and_the_others_stay():
 
 
 def test_an_epoch_of_a_larger_network_or_a_smaller_batch_takes_longer():
-    trainer = runs.Trainer(make(), DIGITS, Programs())
-    machine, network = plans.COSTS["cpu"], trainer.whole
+    trainer = Trainer(make(), DIGITS, Programs())
+    machine, network = machine_speeds.COSTS["cpu"], trainer.whole
     small = machine.epoch(network, 951, 1437, 64)
     assert machine.epoch(network, 951, 1437, 16) > small
     assert machine.epoch(network, 9510, 1437, 64) > small

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import criteria
-from dynhp_jax.criteria import Evidence, cross_entropy
-from dynhp_jax.errors import UserError
-from dynhp_jax.groups import find_groups
+import dynhp_jax as dp
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.pruning.criteria import registry
+from dynhp_jax.pruning.criteria.evidence import Evidence, cross_entropy
+from dynhp_jax.structure.find import find_groups
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -25,10 +26,10 @@ PARAMS = {
 }
 SHAPES = {"sentences": (4, 6), "images": (2, 3, 5)}
 CRITERIA = {
-    "taylor": criteria.get("taylor"),
-    "relevance": criteria.get("relevance"),
-    "relevance of labels": criteria.get("relevance", start="labels", rule="epsilon"),
-    "flexrel": criteria.get("flexrel", delta=0.25),
+    "taylor": registry.get_criterion("taylor"),
+    "relevance": registry.get_criterion("relevance"),
+    "relevance of labels": registry.get_criterion("relevance", start="labels", rule="epsilon"),
+    "flexrel": registry.get_criterion("flexrel", delta=0.25),
 }
 
 
@@ -38,7 +39,7 @@ def apply(p, tokens):  # [...] -> [..., 11]
 
 def scores(criterion, tokens, labels):
     groups = find_groups(apply, PARAMS, tokens).select(["up"])
-    return criteria.score(criterion, Evidence(apply, groups, PARAMS, (tokens,), labels))["up"]
+    return dp.score(criterion, Evidence(apply, groups, PARAMS, (tokens,), labels))["up"]
 
 
 def drawn(shape):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from data_files import FIRST_LABELS, LOAD, pixels, python, same
 
-from dynhp_jax.data import load
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.data.loading import load
 
 # The prepared directory.
 

@@ -10,13 +10,13 @@ import jax
 import pytest
 from patience import PATIENCE
 
-from dynhp_jax import program_cache
-from dynhp_jax.errors import ConfigError
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.training.compiled import program_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import sys, jax
-from dynhp_jax import program_cache
+from dynhp_jax.training.compiled import program_cache
 program_cache.use_cache(sys.argv[1])
 def add(x): return x + 41
 def times(x): return 3 * x

@@ -13,18 +13,25 @@ from criteria_models import random_like
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax import budget, compiling, config, criteria, schedules, targets
-from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups, parameter_count
+import dynhp_jax as dp
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.gates.gated import gated
 from dynhp_jax.models.lenet import LeNetSpec
 from dynhp_jax.models.mlp import MLPSpec
 from dynhp_jax.models.resnet import ResNetSpec
-from dynhp_jax.network import whole_network
-from dynhp_jax.pruning import compose, prune_to, rewind
-from dynhp_jax.steps import Steps
-from dynhp_jax.surgery import cut, resized
-from dynhp_jax.targets import Flops, ModelBytes, Parameters, StepBytes
+from dynhp_jax.pruning import schedules, targets
+from dynhp_jax.pruning.criteria import evidence
+from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.pruning.targets import Flops, ModelBytes, Parameters, StepBytes
+from dynhp_jax.structure.counts import parameter_count
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.keeps import compose, rewind
+from dynhp_jax.surgery.resized import resized
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled import budget, programs
+from dynhp_jax.training.compiled.steps import Steps
+from dynhp_jax.training.network import whole_network
 
 RESNET = ResNetSpec((4, 6), ((4,), (5,)), 3, (8, 8, 3))
 LENET = LeNetSpec((3, 4), (6,), 3, (16, 16, 1))
@@ -221,7 +228,7 @@ def test_a_step_of_your_own_is_metered_by_the_compiler():
 
         def step(variables, x, y):
             def loss(variables):
-                return criteria.cross_entropy(run(variables, x), y).mean()
+                return evidence.cross_entropy(run(variables, x), y).mean()
 
             return jax.tree.map(lambda p, g: p - 0.1 * g, variables, jax.grad(loss)(variables))
 
@@ -245,8 +252,8 @@ def test_a_runs_own_steps_are_metered_by_its_budget():
     )
     network = whole_network(MLPSpec((16, 24, 12, 4)), ())
     examples = {"train": 64, "test": 32}
-    run = budget.Budget(Steps(settings, network, compiling.Programs(), examples))
-    meter = targets.of_run(run, network, 8)
+    run = budget.Budget(Steps(settings, network, programs.Programs(), examples))
+    meter = budget.bytes_of_run(run, network, 8)
     assert meter({}) == run.total(network, 8)
     rng = np.random.default_rng(0)
     scores = {name: rng.uniform(size=group.size) for name, group in network.groups.items()}
@@ -325,13 +332,13 @@ def test_rounds_of_pruning_and_rewinding_restore_the_first_weights():
             return resized(apply, initial, groups, done)(variables, x)
 
         def loss(variables, run=run):
-            return criteria.cross_entropy(run(variables, x), labels).mean()
+            return evidence.cross_entropy(run(variables, x), labels).mean()
 
         state = tx.init(variables)
         for _ in range(3):
             updates, state = tx.update(jax.jit(jax.grad(loss))(variables), state)
             variables = optax.apply_updates(variables, updates)
-        scores = criteria.score("l1", criteria.Evidence(run, now, variables))
+        scores = dp.score("l1", evidence.Evidence(run, now, variables))
         limit = schedule.limit(number, whole, whole // 4)
         found = prune_to(scores, now, Parameters(limit))
         assert found.reached <= limit

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
+from dynhp_jax.gates.gated import gated
 from dynhp_jax.jaxprs.repeated import Repeated
 from dynhp_jax.jaxprs.trace import trace
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 B, H, T = 2, 3, 5
 FAR = np.abs(np.arange(T)[:, None] - np.arange(T)) / 7

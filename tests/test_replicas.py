@@ -8,19 +8,18 @@ import numpy as np
 import pytest
 from kept import NEVER_CUT, Kept
 
-from dynhp_jax import (
-    checkpoint,
-    compiling,
-    config,
-    data,
-    loop,
-    replicas,
-    runs,
-    stacking,
-    train_state,
-    training,
-)
-from dynhp_jax.config import Config, ConfigError
+from dynhp_jax import data
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step.objective import Examples
+from dynhp_jax.training.step.state import empty_tally
+from dynhp_jax.training.step.step import make_step
+from dynhp_jax.training.sweep import stacked
+from dynhp_jax.training.sweep.team import Team, host_part
 
 DIGITS = data.load("digits")
 EPOCHS = 7
@@ -43,7 +42,7 @@ def make(**changes) -> Config:
 def alone(settings, programs):
     # Masked, never cut: one set of programs serves all members, and the reference is another way.
     whole = dataclasses.replace(settings, compiling=NEVER_CUT)
-    trainer = runs.Trainer(whole, DIGITS, programs)
+    trainer = Trainer(whole, DIGITS, programs)
     run, records = trainer.start(), []
     for _ in range(EPOCHS):
         run, record = loop.advance(trainer, run)
@@ -53,13 +52,13 @@ def alone(settings, programs):
 
 def together(settings, folder):
     """Trains; leaves a checkpoint of every epoch."""
-    team = replicas.Team(settings, DIGITS, compiling.Programs())
+    team = Team(settings, DIGITS, Programs())
     everyone, records = team.start(), [[] for _ in settings]
     for _ in range(EPOCHS):
         everyone, now = team.advance(everyone)
         for each, record in zip(records, now, strict=True):
             each.append(record)
-        host, place = replicas.host_part(everyone), folder / str(everyone.epoch)
+        host, place = host_part(everyone), folder / str(everyone.epoch)
         checkpoint.save(place, everyone.epoch, everyone.state, host)
     return team, everyone, records
 
@@ -110,7 +109,7 @@ def test_each_member_is_its_single_run(per_example, request, tmp_path):
             np.testing.assert_allclose(mine["test_error"], theirs["test_error"], atol=0.6)
             batches.add((mine["epoch"], mine["batch_size"]))
             shapes.add(mine["materialised"])
-        state = stacking.member_of(everyone.state, k)
+        state = stacked.member_of(everyone.state, k)
         mine = by_unit(state, everyone.members[k].keeps, sizes)
         theirs = by_unit(run.state, run.keeps, sizes)
         for name in sizes:
@@ -121,7 +120,7 @@ def test_each_member_is_its_single_run(per_example, request, tmp_path):
 
 def test_resumed_replicas_are_the_uninterrupted_ones(trained):
     folder, team, _, records = trained
-    another = replicas.Team(members(), DIGITS, compiling.Programs())
+    another = Team(members(), DIGITS, Programs())
     found = checkpoint.restore(folder / "5", another.state_shapes)
     begun = another.resume(found.epoch, found.state, found.host)
     assert begun.network.spec != team.whole.spec, "nothing was cut before; test more"
@@ -132,19 +131,19 @@ def test_resumed_replicas_are_the_uninterrupted_ones(trained):
         for name in one.keys() - clocks:
             assert one[name] == other[name], name
     after = checkpoint.restore(folder / "6", another.state_shapes)
-    assert replicas.host_part(resumed) == after.host
+    assert host_part(resumed) == after.host
     for a, b in zip(jax.tree.leaves(after.state), jax.tree.leaves(resumed.state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 
 
 def test_common_keeps_hold_every_survivor_in_equal_numbers():
-    team = replicas.Team([make(), make(seed=1)], DIGITS, compiling.Programs())
+    team = Team([make(), make(seed=1)], DIGITS, Programs())
     rng = np.random.default_rng(0)
     masks = [
         {name: (rng.random(g.size) < p).astype(np.float32) for name, g in team.whole.groups.items()}
         for p in (0.3, 0.7)
     ]
-    one, other = stacking.common_keeps(team.whole, masks)
+    one, other = stacked.common_keeps(team.whole, masks)
     for name in team.whole.groups:
         assert one[name].size == other[name].size
         for keeps, mask in ((one, masks[0]), (other, masks[1])):
@@ -158,20 +157,18 @@ def test_common_keeps_hold_every_survivor_in_equal_numbers():
 
 def test_padded_examples_weigh_nothing():
     """Whatever lies behind a short mini-batch, the update is the same."""
-    team = replicas.Team(members()[:2], DIGITS, compiling.Programs())
+    team = Team(members()[:2], DIGITS, Programs())
     everyone = team.start()
-    step = jax.jit(
-        training.make_step(everyone.network, team.lead.config, team.lead.tx, team.examples)
-    )
-    given = stacking.member_of(everyone.given, 0)
+    step = jax.jit(make_step(everyone.network, team.lead.config, team.lead.tx, team.examples))
+    given = stacked.member_of(everyone.given, 0)
     split, rows = everyone.splits["train"], jnp.arange(24)
 
     def update(one, tally, rows, count):
-        batch = training.Examples(split.images, split.labels, rows, count)
+        batch = Examples(split.images, split.labels, rows, count)
         return step(one, tally, batch, given)
 
-    one = stacking.member_of(everyone.state, 0)
-    tally = train_state.empty_tally(one)
+    one = stacked.member_of(everyone.state, 0)
+    tally = empty_tally(one)
     for first in range(100, 1000, 10):  # moments and means that are no longer zero
         one, _ = update(one, tally, first + rows[:10], None)
     exact = update(one, tally, rows[:10], None)
@@ -191,13 +188,13 @@ def test_padded_examples_weigh_nothing():
 )
 def test_members_that_need_other_programs_are_refused(other, field):
     with pytest.raises(ConfigError, match=f"config.{field} is .* for all members"):
-        replicas.Team([make(), other], DIGITS, compiling.Programs())
+        Team([make(), other], DIGITS, Programs())
 
 
 def test_what_is_not_done_side_by_side_is_refused():
     xla = make(memory=config.Memory(meter="xla"))
     with pytest.raises(ConfigError, match="memory.meter.*'paper' in a sweep"):
-        replicas.Team([xla], DIGITS, compiling.Programs())
+        Team([xla], DIGITS, Programs())
     mixing = make(model=config.Model(name="resnet", width=0.25, depth=8))
     with pytest.raises(ConfigError, match="batch.rule.*'fixed' in a sweep"):
-        replicas.Team([mixing], DIGITS, compiling.Programs())
+        Team([mixing], DIGITS, Programs())

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 from command_lines import ROOT, come_from, here, process
 
-from dynhp_jax import compiling, loop, named, runs
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.disk import write_json
+from dynhp_jax.common.disk import write_json
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import commandline, provenance, reports, reproduce
 from experiments.reproduction import baselines, results, running
 from experiments.workdir import Workdir
@@ -29,12 +32,12 @@ def dense():
         optimizer=configuration.Optimizer(ema=1.0),
         memory=configuration.Memory(budget="none"),
     )  # fmt: skip
-    dataset = named.dataset_of(config)
+    dataset = build.dataset_of(config)
     return config, dataset
 
 
 def after_an_epoch(config, dataset):
-    trainer = runs.Trainer(config, dataset, compiling.Programs())
+    trainer = Trainer(config, dataset, programs.Programs())
     return trainer, loop.advance(trainer, trainer.start())[0]
 
 
@@ -42,7 +45,7 @@ def test_cut_to_the_same_sizes_a_run_goes_on_as_it_was(dense):
     config, dataset = dense
     trainer, run = after_an_epoch(config, dataset)
     keeps = {"input": np.arange(64), "hidden_1": np.arange(20), "hidden_2": np.arange(8)}
-    other = runs.Trainer(config, baselines.of_pixels(dataset, range(64)), compiling.Programs())
+    other = Trainer(config, baselines.of_pixels(dataset, range(64)), programs.Programs())
     cut = baselines.cut_run(other, run, keeps)
     _, again = loop.advance(other, cut)
     _, whole = loop.advance(trainer, after_an_epoch(config, dataset)[1])
@@ -69,7 +72,7 @@ def test_a_cut_run_computes_what_the_whole_one_does_without_those_units(dense):
 
     smaller = dataclasses.replace(config, model=configuration.Model(hidden=(11, 5)))
     fewer = baselines.of_pixels(dataset, keeps["input"])
-    trainer = runs.Trainer(smaller, fewer, compiling.Programs())
+    trainer = Trainer(smaller, fewer, programs.Programs())
     cut = baselines.cut_run(trainer, run, keeps)
     found = cut.network.evaluate(cut.state.variables, cut.splits["test"].images)
     np.testing.assert_allclose(np.asarray(found), logits, atol=1e-4)
@@ -105,7 +108,7 @@ def test_the_largest_units_are_those_with_the_largest_norms(dense):
 def test_pixels_that_survive_are_numbered_as_in_the_whole_network():
     """Arrays that were cut once, and of which a unit is masked since."""
     config = Config(name="hp", method="hp", model=configuration.Model(hidden=(6, 4)))
-    run = runs.Trainer(config, named.dataset_of(config), compiling.Programs()).start()
+    run = Trainer(config, build.dataset_of(config), programs.Programs()).start()
     masks = {**run.state.masks, "input": np.array([1.0, 0.0, 1.0, 1.0], np.float32)}
     cut = dataclasses.replace(
         run,

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from recorded import few, recorded
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 from experiments.reproduction import figures, results
 from experiments.reproduction.published import TABLES
 

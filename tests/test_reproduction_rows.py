@@ -2,8 +2,8 @@
 
 import pytest
 
-from dynhp_jax import config as configuration
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training import config as configuration
 from experiments.reproduction import published, rows, tables
 from experiments.reproduction.published import TABLES, UNITS
 from experiments.reproduction.settings import RHO, SETTINGS

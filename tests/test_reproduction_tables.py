@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from recorded import few, recorded
 
-from dynhp_jax import config as configuration
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training import config as configuration
 from experiments.reproduction import calibration, results, rows, tables, targets
 from experiments.reproduction.published import TABLES
 from experiments.reproduction.settings import SETTINGS

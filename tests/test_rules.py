@@ -13,10 +13,11 @@ import pytest
 from jax import lax
 from rule_cases import CASES, B, N
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.jaxprs import known_primitives
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.jaxprs.values import known_primitives
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.resized import resized
 
 # Named by other versions of jax, bound by transformations and devices that these tests have not, or
 # collectives, which test_collectives and test_devices have.

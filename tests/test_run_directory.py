@@ -9,7 +9,7 @@ import textwrap
 import pytest
 from command_lines import QUICK, copy_of, fails, here, rewrite_host
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 from experiments import evaluate, train
 from experiments.records import Records, Seal
 from experiments.workdir import Workdir

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax import json_files, schema
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import json_files, schema
+from dynhp_jax.common.errors import UserError
 
 POINT = schema.fields(
     {"x": schema.NUMBER, "units": schema.mapping_of(schema.POSITIVE, 1)},

@@ -10,17 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax import checkpoint, compiling, criteria, loop, named, runs, scoring
-from dynhp_jax import config as configuration
-from dynhp_jax.budget import Exceeded
-from dynhp_jax.config import Config
-from dynhp_jax.criteria import naming
-from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.groups import find_groups
-from dynhp_jax.replicas import Team
-from dynhp_jax.scorer import Scorer
-from dynhp_jax.scores import Scores
-from dynhp_jax.targets import Units
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.pruning.criteria import parse, registry
+from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.pruning.targets import Units
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled.budget import Exceeded
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.compiled.scorer import Scorer
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import checkpoint, loop, prune_by_criterion
+from dynhp_jax.training.run.trainer import Trainer, array_part, host_part
+from dynhp_jax.training.sweep.team import Team
 
 FIELDS = {
     "epochs": 4,
@@ -32,21 +35,21 @@ FIELDS = {
 
 
 def of(method="scores", **scores):
-    return Config(method=method, scores=Scores(**scores), **FIELDS)
+    return Config(method=method, scores=ScoreOptions(**scores), **FIELDS)
 
 
 @pytest.fixture(scope="module")
 def dataset():
-    return named.dataset_of(of())
+    return build.dataset_of(of())
 
 
 @pytest.fixture(scope="module")
 def programs():
-    return compiling.Programs()
+    return Programs()
 
 
 def trained(config, dataset, programs, epochs=None):
-    trainer = runs.Trainer(config, dataset, programs)
+    trainer = Trainer(config, dataset, programs)
     run, records = trainer.start(), []
     for _ in range(epochs or config.epochs):
         run, record = loop.advance(trainer, run)
@@ -55,7 +58,7 @@ def trained(config, dataset, programs, epochs=None):
 
 
 def test_until_units_go_it_is_dense_training(dataset, programs):
-    _, _, dense = trained(of("dense"), dataset, compiling.Programs(), 3)
+    _, _, dense = trained(of("dense"), dataset, Programs(), 3)
     _, _, ours = trained(of(criterion="l1", start=3), dataset, programs, 3)
     for name in ("train_loss", "test_cross_entropy"):
         found, expected = ([record[name] for record in each] for each in (ours, dense))
@@ -64,7 +67,7 @@ def test_until_units_go_it_is_dense_training(dataset, programs):
 
 def test_what_goes_are_the_lowest_of_the_criterion_until_the_target_is_met(dataset, programs):
     config = of(criterion="l1(members='made', scale='none')", of="units", fraction=0.4, scale="max")
-    trainer = runs.Trainer(config, dataset, programs)
+    trainer = Trainer(config, dataset, programs)
     run = trainer.start()
     params = jax.device_get(run.state.variables["params"])
     strengths = {
@@ -74,7 +77,7 @@ def test_what_goes_are_the_lowest_of_the_criterion_until_the_target_is_met(datas
     }
     strengths = {name: each / each.max() for name, each in strengths.items()}
     lowest = np.sort(np.concatenate(list(strengths.values())))[100 - 60]  # 60 of 100 stay
-    masks = scoring.prune(trainer, run).state.masks
+    masks = prune_by_criterion.prune(trainer, run).state.masks
     for name, each in strengths.items():
         np.testing.assert_array_equal(np.asarray(masks[name]), each >= lowest)
     assert sum(float(mask.sum()) for mask in masks.values()) == 60
@@ -91,7 +94,7 @@ def test_a_masked_run_trains_as_the_cut_one(dataset, programs):
     assert records[0]["parameters"] == trainer.whole_parameters
     assert records[1]["parameters"] <= 0.3 * trainer.whole_parameters
     assert records[-1]["materialised"] == trainer.whole_parameters
-    _, _, cut = trained(at_once, dataset, compiling.Programs())
+    _, _, cut = trained(at_once, dataset, Programs())
     assert cut[-1]["materialised"] == records[-1]["parameters"] == cut[-1]["parameters"]
     for ours, theirs in zip(records, cut, strict=True):
         assert ours["units"] == theirs["units"]
@@ -113,15 +116,15 @@ def test_little_by_little_a_criterion_scores_what_is_left(dataset, programs, sch
         assert left[1] == whole and left[2] <= round(whole * (0.2 + 0.8 / 8))
     # A second look at the same epoch takes nothing more, and scores nothing.
     again = dataclasses.replace(run, epoch=3)
-    assert scoring.prune(trainer, again) is again
+    assert prune_by_criterion.prune(trainer, again) is again
 
 
 def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, programs):
     trainer, run, _ = trained(of(criterion="random", fraction=0.5), dataset, programs, 1)
-    found = scoring.scored(trainer, run)
+    found = prune_by_criterion.scored(trainer, run)
     network, seen = found.network, found.evidence
     assert found.copied and found.state is run.state
-    living = scoring.survivors(run)
+    living = prune_by_criterion.survivors(run)
     assert {name: group.size for name, group in network.groups.items()} == {
         name: keep.size for name, keep in living.items()
     }
@@ -155,8 +158,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(dataset, programs, t
     config = dataclasses.replace(config, compiling=configuration.Compiling())  # it is cut, too
     trainer, run, records = trained(config, dataset, programs)
     _, half, _ = trained(config, dataset, programs, 2)
-    checkpoint.save(tmp_path, 2, half.state, runs.host_part(half, trainer))
-    goes_on_as(runs.Trainer(config, dataset, programs), tmp_path, records[2:], run)
+    checkpoint.save(tmp_path, 2, half.state, host_part(half, trainer))
+    goes_on_as(Trainer(config, dataset, programs), tmp_path, records[2:], run)
 
 
 OWN = """
@@ -199,20 +202,23 @@ def test_a_criterion_of_ones_own_prunes_in_training(dataset, programs, tmp_path,
         ("l1(", r"names no criterion"),
         ("nowhere_at_all:C", r"there is no module 'nowhere_at_all'"),
         ("dynhp_jax.nowhere:C", r"there is no module 'dynhp_jax.nowhere'"),
-        ("dynhp_jax.criteria.l1:L7", r"the module 'dynhp_jax.criteria.l1' has no 'L7'"),
-        ("dynhp_jax.criteria.l1:L1(a=1)", r"cannot be made: .*'a'"),
+        (
+            "dynhp_jax.pruning.criteria.l1:L7",
+            r"the module 'dynhp_jax.pruning.criteria.l1' has no 'L7'",
+        ),
+        ("dynhp_jax.pruning.criteria.l1:L1(a=1)", r"cannot be made: .*'a'"),
         ("fractions:Fraction", r"has no method scores"),
     ],
 )
 def test_texts_that_name_no_criterion(text, said):
     with pytest.raises(UserError, match=said) as caught:
-        naming.parse(text)
+        parse.parse(text)
     assert "\n" not in str(caught.value)
 
 
 def test_names_and_options_come_through():
-    assert naming.parse("taylor") == criteria.get("taylor")
-    assert naming.parse(" flexrel(delta=0.25, weights='table') ") == criteria.get(
+    assert parse.parse("taylor") == registry.get_criterion("taylor")
+    assert parse.parse(" flexrel(delta=0.25, weights='table') ") == registry.get_criterion(
         "flexrel", delta=0.25, weights="table"
     )
 
@@ -225,10 +231,10 @@ def test_schedules_that_do_not_end_within_the_run_are_refused(dataset):
     with pytest.raises(ConfigError, match="config.scores.end is 2; allowed: more than"):
         of(criterion="l1", schedule="each_epoch", start=2, end=2)
     with pytest.raises(ConfigError, match="config.scores.fraction is 1.0"):
-        Scores(fraction=1.0)
+        ScoreOptions(fraction=1.0)
     assert of(start=9).scores.start == 9  # without a criterion nothing goes
     with pytest.raises(ConfigError, match="config.method is 'scores'"):
-        Team([of(criterion="l1")], dataset, compiling.Programs())
+        Team([of(criterion="l1")], dataset, Programs())
 
 
 @pytest.mark.parametrize(
@@ -243,15 +249,15 @@ def test_schedules_that_do_not_end_within_the_run_are_refused(dataset):
     ],
 )
 def test_a_criterion_that_cannot_score_a_run_is_refused_before_it(asked, said, dataset, programs):
-    trainer = runs.Trainer(of(**asked), dataset, programs)
+    trainer = Trainer(of(**asked), dataset, programs)
     with pytest.raises(ConfigError, match=re.escape(said)) as caught:
         trainer.start()
     assert "\n" not in str(caught.value)
 
 
 def test_all_other_criteria_can_score_a_run(dataset, programs):
-    for name in criteria.CRITERIA.keys() - {"activation", "batch_norm"}:
-        runs.Trainer(of(criterion=name, start=2), dataset, programs).start()
+    for name in registry.CRITERIA.keys() - {"activation", "batch_norm"}:
+        Trainer(of(criterion=name, start=2), dataset, programs).start()
 
 
 @pytest.mark.parametrize("cuts", [False, True])
@@ -263,15 +269,15 @@ def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, program
         _, _, masked = trained(config, dataset, programs)
         at_once = configuration.Compiling(shrink=0.1, ahead=False)
         config = dataclasses.replace(config, compiling=at_once)
-    trainer = runs.Trainer(config, dataset, programs)
+    trainer = Trainer(config, dataset, programs)
     run, records, seen = trainer.start(), [], []
     for epoch in range(6):
         seen.insert(0, jax.tree.map(np.array, run.state.variables))
         if not cuts:  # arrays of one size: what the run keeps is what was there
             jax.tree.map(np.testing.assert_array_equal, run.earlier, tuple(seen[1:3]))
         if epoch == 3:
-            host = runs.host_part(run, trainer)
-            checkpoint.save(tmp_path, epoch, runs.array_part(run), host)
+            host = host_part(run, trainer)
+            checkpoint.save(tmp_path, epoch, array_part(run), host)
         run, record = loop.advance(trainer, run)
         records.append(record)
     units = [sum(record["units"].values()) for record in records]
@@ -279,7 +285,7 @@ def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, program
     if cuts:
         assert records[3]["materialised"] < records[2]["materialised"] == trainer.whole_parameters
         assert [record["units"] for record in records] == [record["units"] for record in masked]
-    goes_on_as(runs.Trainer(config, dataset, programs), tmp_path, records[3:], run)
+    goes_on_as(Trainer(config, dataset, programs), tmp_path, records[3:], run)
 
 
 def test_units_are_those_of_all_groups():
@@ -294,7 +300,7 @@ class AtOnce:
     """A user's own that looks at all examples at once."""
 
     def scores(self, evidence):
-        return criteria.get("taylor").scores(evidence)
+        return registry.get_criterion("taylor").scores(evidence)
 
 
 def within(limit):
@@ -311,7 +317,7 @@ def within(limit):
 @pytest.fixture(scope="module")
 def limit(dataset, programs):
     """Bytes that leave room for some of the examples, not for all."""
-    free = runs.Trainer(within("none"), dataset, programs).budget
+    free = Trainer(within("none"), dataset, programs).budget
     return round(1.25 * free.total(free.whole, 8))
 
 
@@ -329,8 +335,8 @@ def test_inside_a_budget_examples_are_scored_in_chunks(dataset, programs, limit,
         sums = [sum(parts.values()) for parts in record["allocated"].values()]
         assert record["allocated_kib"] == max(sums) / 1024 <= limit / 1024
     _, half, _ = trained(config, dataset, programs, 2)
-    checkpoint.save(tmp_path, 2, half.state, runs.host_part(half, trainer))
-    goes_on_as(runs.Trainer(config, dataset, compiling.Programs()), tmp_path, records[2:], run)
+    checkpoint.save(tmp_path, 2, half.state, host_part(half, trainer))
+    goes_on_as(Trainer(config, dataset, Programs()), tmp_path, records[2:], run)
     # Without a budget the same units go, scored on all examples at once.
     _, whole, free = trained(within("none"), dataset, programs, 2)
     assert free[1]["units"] == records[1]["units"] and whole.score_chunk > run.score_chunk
@@ -339,7 +345,7 @@ def test_inside_a_budget_examples_are_scored_in_chunks(dataset, programs, limit,
 def test_a_criterion_for_which_a_budget_has_no_room_is_refused_before_the_run(
     dataset, programs, limit
 ):
-    trainer = runs.Trainer(within(limit), dataset, programs)
+    trainer = Trainer(within(limit), dataset, programs)
     least = trainer.scorer.check(trainer.whole, 60, False)
     whole = Scorer(AtOnce(), trainer.budget, "own:AtOnce")
     said = (
@@ -350,11 +356,11 @@ def test_a_criterion_for_which_a_budget_has_no_room_is_refused_before_the_run(
         whole.check(trainer.whole, 60, False)
     enough, fewer = re.search(said, str(caught.value)).groups()
     assert whole.check(trainer.whole, int(fewer), False) == int(fewer) >= least // 2
-    more = runs.Trainer(within(f"{enough}KiB"), dataset, programs)
+    more = Trainer(within(f"{enough}KiB"), dataset, programs)
     assert Scorer(AtOnce(), more.budget).check(more.whole, 60, False) == 60
     run = dataclasses.replace(trainer.start(), epoch=1)
     trainer.budget.bytes = 1000
     with pytest.raises(ConfigError, match="at least .*KiB, which scoring by 'taylor' takes of one"):
         trainer.scorer.check(trainer.whole, 60, True)
     with pytest.raises(Exceeded, match="scoring .*takes"):
-        scoring.prune(trainer, run)
+        prune_by_criterion.prune(trainer, run)

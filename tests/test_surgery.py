@@ -12,11 +12,13 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups, parameter_count
-from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.surgery import cut, plan, resized
-from dynhp_jax.targets import Parameters
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.targets import Parameters
+from dynhp_jax.structure.counts import parameter_count
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import axis_cuts, cut
+from dynhp_jax.surgery.optimizer import cut_optimizer
+from dynhp_jax.surgery.resized import resized
 
 CUTTABLE = ("mlp", "conv_flatten_dense", "residual_block", "concatenated_features",
             "grouped_convolution", "depthwise_separable", "gated_linear_unit", "lstm")  # fmt: skip
@@ -103,7 +105,7 @@ def test_keeping_all_or_naming_none_changes_nothing(models, name):
     every = {group: np.arange(groups[group].size) for group in groups.prunable}
     for keeps in ({}, every):
         jax.tree.map(np.testing.assert_array_equal, cut(variables, groups, keeps), variables)
-        assert plan(groups, keeps) == {}
+        assert axis_cuts(groups, keeps) == {}
         np.testing.assert_allclose(
             resized(apply, variables, groups, keeps)(variables, *inputs),
             apply(variables, *inputs), rtol=1e-5,
@@ -144,7 +146,7 @@ def test_gradients_averages_and_traced_trees_are_cut_alike(models):
         (0, "allowed: a sorted vector of unit indices"),
     ],
 )
-@pytest.mark.parametrize("how", ["cut", "plan", "resized", "shrunk"])
+@pytest.mark.parametrize("how", ["cut", "axis_cuts", "resized", "shrunk"])
 def test_keeps_that_are_not_allowed_are_refused_by_all(models, keep, said, how):
     apply, variables, _, _, groups = models["mlp"]
     group = groups.prunable[-1]
@@ -152,7 +154,7 @@ def test_keeps_that_are_not_allowed_are_refused_by_all(models, keep, said, how):
     keeps = {groups.prunable[0]: np.array([0]), group: np.asarray(keep)}
     actions = {
         "cut": lambda: cut(variables, groups, keeps),
-        "plan": lambda: plan(groups, keeps),
+        "axis_cuts": lambda: axis_cuts(groups, keeps),
         "resized": lambda: resized(apply, variables, groups, keeps),
         "shrunk": lambda: groups.shrunk(keeps),
     }

@@ -8,7 +8,7 @@ import time
 import pytest
 from command_lines import CLOCKS, fails, here, one_line, process
 
-from dynhp_jax.config import Config
+from dynhp_jax.training.config import Config
 from experiments import commandline, evaluate, provenance, sweep, train
 from experiments.workdir import Workdir
 

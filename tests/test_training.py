@@ -10,7 +10,13 @@ import pytest
 from epoch_oracle import Oracle
 from small_runs import DIGITS, FEW, copy, make, start
 
-from dynhp_jax import config, gates, loop, plans, sections, train_state, training
+from dynhp_jax.gates import hard_concrete
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.training import config, options
+from dynhp_jax.training.run import loop, shape_plans
+from dynhp_jax.training.step import evaluation, step
+from dynhp_jax.training.step.optimizer import make_optimizer
+from dynhp_jax.training.step.state import stream
 
 
 @pytest.mark.parametrize("per_example", [False, True])
@@ -23,12 +29,10 @@ def test_an_epoch_is_what_numpy_computes(per_example, l2):
     )
     trainer, run = start(settings, FEW)
     oracle = Oracle(run.state, settings, 60, per_example)
-    draw = training.make_draw(run.network, settings)
+    draw = step.make_draw(run.network, settings)
     names = ("input", "hidden_1", "hidden_2")
 
-    order = jax.random.permutation(
-        jax.random.fold_in(train_state.stream(settings.seed, "order"), 1), 60
-    )
+    order = jax.random.permutation(jax.random.fold_in(stream(settings.seed, "order"), 1), 60)
     masks = {name: np.ones(group.size, np.float32) for name, group in run.network.groups.items()}
     losses, penalties, counts = [], [], [0, 0, 0]
     for k in range(3):
@@ -77,7 +81,7 @@ def test_the_two_estimators_of_the_variance_give_the_same_run():
 def test_evaluation_counts_each_example_once_whatever_the_chunk():
     trainer, run = start(make())
     state, test = run.state, run.splits["test"]
-    z = {name: gates.mean(value) for name, value in state.gates.items()}
+    z = {name: hard_concrete.mean(value) for name, value in state.gates.items()}
     layers, x = state.variables["params"], np.asarray(test.images)
     for k, name in enumerate(("hidden_1", "hidden_2", "output")):
         x = x * np.asarray(z[("input", "hidden_1", "hidden_2")[k]])
@@ -86,7 +90,7 @@ def test_evaluation_counts_each_example_once_whatever_the_chunk():
     expected = np.zeros((10, 10), int)
     np.add.at(expected, (DIGITS.y_test, x.argmax(1)), 1)
     for chunk in (7, 360, 5000):
-        evaluate = training.make_evaluation(run.network, chunk)
+        evaluate = evaluation.make_evaluation(run.network, chunk)
         arguments = (state.variables, state.gates, state.masks, test.images, test.labels)
         parts = [evaluate(*arguments, i) for i in range(-(-360 // chunk))]
         confusion, loss = (sum(part) for part in zip(*parts, strict=True))
@@ -118,19 +122,19 @@ def test_resizing_changes_no_output_and_no_later_update():
         masks = {name: (rng.random(m.shape) < 0.6).astype(float) for name, m in state.masks.items()}
         state = state._replace(masks=masks)
         keeps = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-        network, smaller = plans.resize(run.network, state, trainer.tx, keeps)
+        network, smaller = shape_plans.resize(run.network, state, trainer.tx, keeps)
         left = [len(keeps[name]) for name in ("input", "hidden_1", "hidden_2")]
         assert network.spec.widths == (*left, 10)
         x = DIGITS.x_train[:32].reshape(32, 64).astype(float)
         y = DIGITS.y_train[:32]
 
         def outcome(network, state, images):
-            apply = training.gated(network.evaluate, network.groups)
+            apply = gated(network.evaluate, network.groups)
             trained = {"params": state.variables["params"], "gates": state.gates}
             opt_state, outputs = state.opt_state, []
 
             def loss(trained):
-                z = {n: gates.mean(a) * state.masks[n] for n, a in trained["gates"].items()}
+                z = {n: hard_concrete.mean(a) * state.masks[n] for n, a in trained["gates"].items()}
                 logits = apply({"params": trained["params"]}, z, images)
                 return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), logits
 
@@ -152,14 +156,14 @@ def test_resizing_changes_no_output_and_no_later_update():
             np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", sections.OPTIMIZERS)
+@pytest.mark.parametrize("name", options.OPTIMIZERS)
 def test_gates_may_have_a_step_size_of_their_own(name):
     one = make(optimizer=config.Optimizer(name, 0.01))
     other = dataclasses.replace(one, gates=config.Gates(learning_rate=0.03))
     trained = {"params": {"w": jnp.ones(3)}, "gates": {"units": jnp.ones(3)}}
     found = []
     for settings in (one, other):
-        tx = train_state.make_optimizer(settings)
+        tx = make_optimizer(settings)
         state = tx.init(trained)
         for slope in (0.5, -2.0):
             gradients = jax.tree.map(lambda leaf, slope=slope: slope * leaf, trained)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gates_torch, record, turns, whole
-from dynhp_jax import config
+from dynhp_jax.training import config
 
 COUNTS = """
 from benchmarks import turns

@@ -9,9 +9,9 @@ import optax
 import pytest
 from optimizer_nets import KEEPS, assert_equal_trees, network
 
-from dynhp_jax import surgery
-from dynhp_jax.groups import find_groups
-from dynhp_jax.optimizer_surgery import cut_optimizer, map_like_params
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.optimizer import cut_optimizer, map_like_params
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -130,7 +130,7 @@ def test_nodes_of_any_class_are_cut_or_refused_by_place():
     params, _, _, groups = network()
     tx = optax.GradientTransformation(lambda p: Opaque(jax.tree.map(jnp.copy, p)), None)
     small = cut_optimizer(tx, tx.init(params), params, groups, KEEPS)
-    assert_equal_trees(small.inside, surgery.cut(params, groups, KEEPS), rtol=0)
+    assert_equal_trees(small.inside, cut(params, groups, KEEPS), rtol=0)
     flat = optax.GradientTransformation(
         lambda p: Opaque(FlatState(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(p)]))),
         None,
@@ -149,7 +149,7 @@ def test_a_prng_key_for_every_number_is_cut_with_it():
     state = tx.init(params)
     small = cut_optimizer(tx, state, params, groups, KEEPS)
     data = jax.tree.map(lambda each: jax.random.key_data(each)[..., 0], (state, small))
-    assert_equal_trees(surgery.cut(data[0], groups, KEEPS), data[1], rtol=0)
+    assert_equal_trees(cut(data[0], groups, KEEPS), data[1], rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_state_of_another_optimizer_or_network_is_refused():
     tx = optax.adam(0.01)
     with pytest.raises(ValueError, match=r"^ScaleByAdamState.count is missing; this is no state"):
         cut_optimizer(tx, optax.sgd(0.1, momentum=0.9).init(params), params, groups, KEEPS)
-    other = tx.init(surgery.cut(params, groups, KEEPS))
+    other = tx.init(cut(params, groups, KEEPS))
     with pytest.raises(
         ValueError, match=r"^ScaleByAdamState.mu for parameter 'a/bias' is float64\[4\], expected"
     ):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dynhp_jax.variance import of_probe, probed
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.batch_size.variance import of_probe
 
 EXAMPLES = 6
 

@@ -7,13 +7,14 @@ import optax
 import pytest
 from criteria_models import random_like
 
-from dynhp_jax import models, variance
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
+from dynhp_jax.batch_size import variance
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.models import registry
 from dynhp_jax.models.lenet import LeNetSpec
 from dynhp_jax.models.mlp import MLPSpec
 from dynhp_jax.models.resnet import ResNetSpec
 from dynhp_jax.models.vit import ViTSpec
+from dynhp_jax.structure.find import find_groups
 
 EXAMPLES = 5
 
@@ -343,4 +344,4 @@ def test_micro_batches_estimate_the_variance_of_one_example(x64):
 
 
 def test_every_shipped_model_is_registered():
-    assert set(SPECS) <= set(models.SPECS)
+    assert set(SPECS) <= set(registry.SPECS)

@@ -7,10 +7,10 @@ import optax
 import pytest
 from flax import nnx
 
-from dynhp_jax.groups import find_groups
-from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.surgery import cut
-from dynhp_jax.wrapped_states import as_optax
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.optimizer import cut_optimizer
+from dynhp_jax.surgery.wrapped_states import as_optax
 
 KEEP = np.array([0, 2, 3, 7, 9])
 X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dynhp_jax.groups import find_groups
-from dynhp_jax.jaxprs.trace import path_name
+from dynhp_jax.common.tree_paths import path_name
+from dynhp_jax.structure.find import find_groups
 
 MODELS = {}
 

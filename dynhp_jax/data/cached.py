@@ -14,26 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax import paths
 from dynhp_jax.data.catalogue import Arrays, Published, Split
-
-
-def default_folder() -> Path | None:
-    """`DYNHP_CACHE`, else the user's cache directory (XDG); warns, and is None, without a home.
-
-    Raises:
-      UserError: a variable of the environment gives what is no path.
-    """
-    if folder := paths.of_environment("DYNHP_CACHE"):
-        return folder
-    base = paths.of_environment("XDG_CACHE_HOME") or paths.in_home(".cache")
-    if base is None:
-        warnings.warn(
-            "nothing is kept for later runs, as there is no home directory for it; DYNHP_CACHE"
-            " names another one",
-            stacklevel=1,
-        )
-    return base and base / "dynhp_jax"
 
 
 def read(entry: Published, folder: Path | None) -> list[Arrays] | None:

@@ -9,9 +9,9 @@ from http.client import HTTPException, HTTPResponse
 
 from tqdm import tqdm
 
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.data.catalogue import Arrays, Published, Unavailable
 from dynhp_jax.data.originals import decode, gunzip, unpack
-from dynhp_jax.errors import UserError
 
 # Seconds within which a server must have answered. Name look-up is included, whose own time limit
 # no program can set: hence the threads.

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax import paths
+from dynhp_jax.common import cache_folder, paths
+from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.data import cached, download, originals, prepared
 from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable, hashed_order
-from dynhp_jax.errors import ConfigError, UserError
 
 NAMES = ("digits", *PUBLISHED)
 
@@ -163,7 +163,7 @@ def load(
     else:
         entry = PUBLISHED[name]
         version, num_classes, white = entry.version, entry.num_classes, 255
-        train, test = _published(entry, directory, cache or cached.default_folder())
+        train, test = _published(entry, directory, cache or cache_folder.default_folder())
 
     def ready(arrays: Arrays, rows: np.ndarray | slice) -> Arrays:
         images, labels = arrays[0][rows], arrays[1][rows]

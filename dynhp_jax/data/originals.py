@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.data.catalogue import Arrays, Published, Split, check
-from dynhp_jax.errors import UserError
 
 # What gzip and tarfile raise on damaged bytes.
 _DAMAGED = (OSError, EOFError, zlib.error, tarfile.TarError)

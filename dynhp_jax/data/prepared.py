@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from dynhp_jax import json_files, schema
+from dynhp_jax.common import json_files, schema
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.data.catalogue import Arrays, Published, Split, Unavailable, check, hashed_order
-from dynhp_jax.errors import UserError
 
 # Examples decoded at a time: enough to gain by reading in bulk, little enough to watch progress.
 _CHUNK = 2_500

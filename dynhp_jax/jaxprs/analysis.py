@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend import core as jex
 
 from dynhp_jax.jaxprs.provenance import with_provenance
-from dynhp_jax.jaxprs.walk import BODIES, FOLLOWS, MOVES, RULES, SPOILED, Analysis, Value, Walk
+from dynhp_jax.jaxprs.values import BODIES, FOLLOWS, MOVES, RULES, SPOILED, Analysis, Value, Walk
 
 
 def analyse(

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dynhp_jax.jaxprs.labels import Axis, Digit, Labels, axis_size
+from dynhp_jax.jaxprs.atoms import Digit
+from dynhp_jax.jaxprs.labels import Axis, Labels, axis_size
 from dynhp_jax.jaxprs.repeated import NONE, Dims, Repeated
-from dynhp_jax.jaxprs.walk import Analysis, Value
+from dynhp_jax.jaxprs.values import Analysis, Value
 
 _MADE_WHOLE = ("iota", "random_bits")  # their positions are taken after they were made
 

@@ -12,8 +12,7 @@ import jax
 from jax import lax
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs import known_primitives
-from dynhp_jax.jaxprs.walk import family
+from dynhp_jax.jaxprs.values import family, known_primitives
 
 # Without a rule: what reaches them stays whole. Constants may reach them.
 STAY = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from dynhp_jax.jaxprs.walk import MOVES, Value
+from dynhp_jax.jaxprs.values import MOVES, Value
 
 # Primitives that take parts of an array, or turn it round.
 PARTS = {"slice", "dynamic_slice", "split", "unstack", "squeeze", "rev"}

@@ -15,10 +15,10 @@ import numpy as np
 from jax.extend import core as jex
 
 from dynhp_jax.jaxprs.constants import CALLS, scan_counts
-from dynhp_jax.jaxprs.elementwise import ELEMENTWISE, IDENTITIES
-from dynhp_jax.jaxprs.reductions import CUMULATIVE, REDUCTIONS
-from dynhp_jax.jaxprs.shapes import stretches
-from dynhp_jax.jaxprs.walk import Analysis
+from dynhp_jax.jaxprs.rules.elementwise import ELEMENTWISE, IDENTITIES
+from dynhp_jax.jaxprs.rules.reductions import CUMULATIVE, REDUCTIONS
+from dynhp_jax.jaxprs.rules.shapes import stretches
+from dynhp_jax.jaxprs.values import Analysis
 
 Dims = frozenset[int]  # axes along which an array is the same
 NONE: Dims = frozenset()

@@ -5,30 +5,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import ManualAxisType
 
+from dynhp_jax.common.tree_paths import InputPath, Path, path_name
 from dynhp_jax.jaxprs.analysis import analyse
 from dynhp_jax.jaxprs.blocks import Arrays
 from dynhp_jax.jaxprs.labels import Axis, Labels
 from dynhp_jax.jaxprs.shardings import evenly, explicit
-from dynhp_jax.jaxprs.walk import Analysis, Value, Walk
-
-Path = str
-
-
-class InputPath(str):
-    """The path of a leaf of the inputs: `inputs/0`.
-
-    A type of its own, since no name is safe: variables may be called `inputs/w`, or anything else.
-    """
-
-    __slots__ = ()
-
+from dynhp_jax.jaxprs.values import Analysis, Value, Walk
 
 _NEEDS_VALUES = (
     jax.errors.ConcretizationTypeError,
@@ -36,34 +25,6 @@ _NEEDS_VALUES = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
-
-
-def leaf_paths(tree: Any) -> list[Path]:
-    """'/'-joined key path of every leaf, in the order of `jax.tree.leaves`."""
-    return [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def path_name(path: Sequence[Any]) -> Path:
-    """A key path as text: `params/Dense_0/kernel`."""
-    return "/".join(_key(entry) for entry in path)
-
-
-def below(prefix: str) -> Callable[[Path], bool]:
-    """Tells the paths of leaves below a prefix; of all leaves but the inputs if it is empty."""
-    start = prefix + "/" if prefix else ""
-    return lambda path: path.startswith(start) and not isinstance(path, InputPath)
-
-
-def of_variables(by_path: Mapping[Path, Any]) -> dict[Path, Any]:
-    """The entries for leaves of the variables, without the inputs."""
-    return {path: entry for path, entry in by_path.items() if not isinstance(path, InputPath)}
-
-
-def _key(entry: Any) -> str:
-    for attribute in ("key", "idx", "name"):
-        if hasattr(entry, attribute):
-            return str(getattr(entry, attribute))
-    return str(entry)
 
 
 def abstract(tree: Any) -> Any:

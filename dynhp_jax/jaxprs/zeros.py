@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from jax.extend import core as jex
 
-from dynhp_jax.jaxprs.control import scan_counts
+from dynhp_jax.jaxprs.constants import scan_counts
 from dynhp_jax.jaxprs.labels import Axis
 from dynhp_jax.jaxprs.naming import Reduced
-from dynhp_jax.jaxprs.walk import Analysis, Value, Walk
+from dynhp_jax.jaxprs.values import Analysis, Value, Walk
 
 # What an array holds, along one of its axes, at a unit that is made as zero:
 NIL = 0  # zero, as everywhere

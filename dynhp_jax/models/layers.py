@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 
 WIDEST = 2**31 - 1  # units are numbered in int32
 

@@ -11,7 +11,7 @@ import typing
 import jax
 from flax import linen as nn
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.models.layers import (
     batch_norm,
     check_input,

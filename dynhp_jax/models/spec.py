@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)

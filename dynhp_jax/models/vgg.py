@@ -10,7 +10,7 @@ import typing
 import jax
 from flax import linen as nn
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.models.layers import batch_norm, check_input, conv3x3, he_normal, scaled
 from dynhp_jax.models.spec import LeafShapes, Spec
 

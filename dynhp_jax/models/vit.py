@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.models.layers import check_input, scaled, small_normal
 from dynhp_jax.models.spec import LeafShapes, Spec
 

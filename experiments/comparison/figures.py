@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax.config import Config
+from dynhp_jax.training.config import Config
 from experiments.comparison import tables
 from experiments.comparison.settings import Comparison, prunes_first
 from experiments.plots import COLORS, panels_of

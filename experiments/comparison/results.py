@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax import schema
-from dynhp_jax.config import Config
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import schema
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.training.config import Config
 from experiments.reproduction import entries
 from experiments.reproduction import results as shared
 from experiments.reproduction.results import Result

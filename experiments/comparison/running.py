@@ -17,14 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax import checkpoint, compiling, criteria, data, loop, named, paths, runs, scoring
-from dynhp_jax import config as configuration
-from dynhp_jax.budget import Budget
-from dynhp_jax.config import Config
-from dynhp_jax.criteria import flexrel, naming
-from dynhp_jax.errors import ConfigError, UserError, shown
-from dynhp_jax.network import Network
-from dynhp_jax.scorer import Scored, Scorer
+from dynhp_jax import data
+from dynhp_jax.common import paths
+from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.pruning.criteria import flexrel, parse
+from dynhp_jax.pruning.criteria.evidence import Criterion
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled.budget import Budget
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.compiled.scorer import Scored, Scorer
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.run import checkpoint, loop, prune_by_criterion
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import provenance, train
 from experiments.comparison import results, settings
 from experiments.comparison.settings import Comparison
@@ -51,17 +58,17 @@ class Place:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        found, count = named.dataset_of(self.base), self.comparison.test or None
+        found, count = build.dataset_of(self.base), self.comparison.test or None
         if count and count > len(found.y_test):
             raise ConfigError("compare.test", count, f"0 (all) to {len(found.y_test)}")
         x, y = found.x_test[:count], found.y_test[:count]
         return dataclasses.replace(found, x_test=x, y_test=y)
 
     @functools.cached_property
-    def programs(self) -> compiling.Programs:
+    def programs(self) -> Programs:
         warm_ups = (self.warm_up(seed) for seed in self.comparison.seeds)
         known = (Workdir(path).trials for path in warm_ups)
-        return compiling.Programs(known=collections.ChainMap(*known))
+        return Programs(known=collections.ChainMap(*known))
 
     def warm_up(self, seed: int) -> Path:
         """The workdir of a warm-up."""
@@ -76,7 +83,7 @@ class Place:
     def budget(self) -> Budget:
         """That criteria score in."""
         config = settings.warm_up(self.base, 0)
-        return runs.Trainer(config, self.dataset, self.programs).budget
+        return Trainer(config, self.dataset, self.programs).budget
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 - a place lives as long as the program
     def start(self, seed: int) -> "Start":
@@ -99,7 +106,7 @@ class Start:
     """
 
     place: Place
-    trainer: runs.Trainer
+    trainer: Trainer
     saved: checkpoint.Checkpoint
     earlier: tuple
     scored: Scored
@@ -113,7 +120,7 @@ class Start:
         if not workdir.finished(config.epochs):
             _train(place, config, workdir)
         with workdir.claim(config):  # refuses a run of another config
-            trainer = runs.Trainer(config, place.dataset, place.programs)
+            trainer = Trainer(config, place.dataset, place.programs)
             first = max(1, config.epochs - settings.KEPT + 1)
             saved = [
                 _on_host(_saved(workdir, epoch, trainer))
@@ -122,8 +129,8 @@ class Start:
         earlier = tuple(each.state.evaluated[0] for each in saved[1:])
         run = dataclasses.replace(trainer.resume(saved[0]), earlier=earlier)
         examples = dataclasses.replace(config, scores=place.base.scores)
-        seen = runs.Trainer(examples, place.dataset, place.programs)
-        scored = scoring.scored(seen, run)
+        seen = Trainer(examples, place.dataset, place.programs)
+        scored = prune_by_criterion.scored(seen, run)
         evidence = dataclasses.replace(
             scored.evidence, apply=place.whole.evaluate, groups=place.whole.groups
         )
@@ -134,28 +141,28 @@ class Start:
     def scores(self, criterion: str) -> tuple[dict[str, np.ndarray], float]:
         """Scores and seconds, without compiling: those of the second of two calls."""
         if criterion not in self.found:
-            parsed = naming.parse(criterion)
+            parsed = parse.parse(criterion)
             self.score(parsed, criterion)
             began = time.perf_counter()
             scores = self.score(parsed, criterion)
             self.found[criterion] = scores, time.perf_counter() - began
         return self.found[criterion]
 
-    def score(self, criterion: criteria.Criterion, called: str = "") -> dict[str, np.ndarray]:
+    def score(self, criterion: Criterion, called: str = "") -> dict[str, np.ndarray]:
         """Its scores, inside the budget."""
         scorer = Scorer(criterion, self.place.budget, called)
         chunk = scorer.chunk(self.scored, self.scored.evidence.examples)
         return scorer.scores(self.scored, chunk)[0]
 
-    def begin(self, config: Config) -> tuple[runs.Trainer, runs.Run]:
+    def begin(self, config: Config) -> tuple[Trainer, Run]:
         """A run of another config that goes on from the warm-up; its arrays are its own."""
-        trainer = runs.Trainer(config, self.place.dataset, self.place.programs)
+        trainer = Trainer(config, self.place.dataset, self.place.programs)
         state = jax.tree.map(jnp.array, self.saved.state)  # a copy: an epoch consumes them
         run = trainer.resume(dataclasses.replace(self.saved, state=state))
         return trainer, dataclasses.replace(run, earlier=self.earlier)
 
 
-def _saved(workdir: Workdir, epoch: int, trainer: runs.Trainer) -> checkpoint.Checkpoint:
+def _saved(workdir: Workdir, epoch: int, trainer: Trainer) -> checkpoint.Checkpoint:
     """One of the last checkpoints of a warm-up, of which criteria need each.
 
     Raises:
@@ -235,7 +242,7 @@ def check(place: Place) -> None:
         there = current(place, cell)
         if there is None and cell.lam is not None and cell.lam == place.comparison.lams[0]:
             config = cell.config(place.base, place.comparison)  # other lams change no size
-            runs.Trainer(config, place.dataset, place.programs)
+            Trainer(config, place.dataset, place.programs)
 
 
 def current(place: Place, cell: Cell) -> dict[str, Any] | None:
@@ -326,15 +333,15 @@ def _train(place: Place, config: Config, workdir: Workdir):
         return train.train(config, workdir, place.dataset, now=place.now)
 
 
-def _pruned(trainer: runs.Trainer, run: runs.Run, scores) -> runs.Run:
+def _pruned(trainer: Trainer, run: Run, scores) -> Run:
     """A run from which the units with the lowest scores were taken, as its config says."""
     asked = trainer.config.scores
     most = asked.most(trainer.whole.groups)
-    keeps = scoring.chosen(asked, trainer.criterion, scores, trainer.whole, most)
-    return scoring.without(trainer, run, keeps)
+    keeps = prune_by_criterion.chosen(asked, trainer.criterion, scores, trainer.whole, most)
+    return prune_by_criterion.without(trainer, run, keeps)
 
 
-def _tuned(start: Start, trainer: runs.Trainer, run: runs.Run) -> tuple[flexrel.FlexRel, dict]:
+def _tuned(start: Start, trainer: Trainer, run: Run) -> tuple[flexrel.FlexRel, dict]:
     """FlexRel with the delta whose pruned network errs least on the held-out examples."""
     seconds = 0.0
 
@@ -354,7 +361,7 @@ def _tuned(start: Start, trainer: runs.Trainer, run: runs.Run) -> tuple[flexrel.
     }
 
 
-def _error(trainer: runs.Trainer, run: runs.Run, split: str) -> float:
+def _error(trainer: Trainer, run: Run, split: str) -> float:
     found = loop.evaluate(trainer, run.network, run.state, run.splits[split], split, run.chunk)
     return found["error"]
 

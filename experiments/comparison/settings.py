@@ -5,11 +5,20 @@ from collections.abc import Mapping
 
 import ml_collections
 
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError, UserError
-from dynhp_jax.fields import LARGEST, LARGEST_WHOLE, Section, as_real, as_text, several, text, whole
-from dynhp_jax.scores import Scores
+from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.fields import (
+    LARGEST,
+    LARGEST_WHOLE,
+    Section,
+    as_real,
+    as_text,
+    several,
+    text,
+    whole,
+)
+from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.config import Config
 
 
 def _share(value) -> float:
@@ -72,7 +81,7 @@ SECTIONS = {"compare": Comparison}
 
 
 def default_config_dict() -> ml_collections.ConfigDict:
-    """`dynhp_jax.config.default_config_dict` with the section `compare`."""
+    """`dynhp_jax.training.config.default_config_dict` with the section `compare`."""
     values = configuration.to_dict(Config()) | {"compare": dataclasses.asdict(Comparison())}
     return ml_collections.ConfigDict(values).lock()
 
@@ -119,7 +128,7 @@ def warm_up(base: Config, seed: int) -> Config:
         base,
         name=f"{base.name}-warm-up",
         seed=seed,
-        scores=Scores(),
+        scores=ScoreOptions(),
         batch=dataclasses.replace(base.batch, variance="none"),  # nobody reads it
         checkpoint=dataclasses.replace(
             base.checkpoint, every=1, keep=max(KEPT, base.checkpoint.keep)
@@ -164,7 +173,7 @@ def with_gates(base: Config, comparison: Comparison, seed: int, method: str, lam
         seed=seed,
         method=method,
         epochs=base.epochs + comparison.epochs,
-        scores=Scores(),
+        scores=ScoreOptions(),
         batch=dataclasses.replace(base.batch, variance=variance),
         penalty=dataclasses.replace(base.penalty, lam=lam),
     )

@@ -28,11 +28,11 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import numpy as np
 
-from dynhp_jax.criteria.evidence import Evidence
-from dynhp_jax.criteria.reading import captured
-from dynhp_jax.errors import UserError, shown
-from dynhp_jax.network import Network
-from dynhp_jax.targets import Flops
+from dynhp_jax.common.errors import UserError, shown
+from dynhp_jax.pruning.criteria.evidence import Evidence
+from dynhp_jax.pruning.criteria.reads import captured
+from dynhp_jax.pruning.targets import Flops
+from dynhp_jax.training.network import Network
 from experiments.comparison import tables
 from experiments.comparison.running import Place
 from experiments.reproduction.results import Result

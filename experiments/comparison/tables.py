@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from dynhp_jax.config import Config
+from dynhp_jax.training.config import Config
 from experiments.comparison.settings import Comparison, prunes_first
 from experiments.reproduction.results import Result, mean_and_deviation
 from experiments.reproduction.tables import Grid

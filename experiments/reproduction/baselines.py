@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import jax
 import numpy as np
 
-from dynhp_jax import plans
-from dynhp_jax.data import Dataset
-from dynhp_jax.network import Network, whole_network
-from dynhp_jax.run_state import Keeps, Run
-from dynhp_jax.runs import Trainer
+from dynhp_jax.data.loading import Dataset
+from dynhp_jax.training.network import Network, whole_network
+from dynhp_jax.training.run import shape_plans
+from dynhp_jax.training.run.run import Keeps, Run
+from dynhp_jax.training.run.trainer import Trainer
 
 
 def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
@@ -85,7 +85,7 @@ def cut_run(trainer: Trainer, dense: Run, keeps: Keeps) -> Run:
       dense: where the whole network has come to.
       keeps: its surviving units, {group: sorted indices}.
     """
-    _, state = plans.resize(cuttable(dense), dense.state, trainer.tx, keeps)
+    _, state = shape_plans.resize(cuttable(dense), dense.state, trainer.tx, keeps)
     return dataclasses.replace(
         trainer.start(),
         epoch=dense.epoch,

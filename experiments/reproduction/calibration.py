@@ -9,8 +9,8 @@ and model size say what it was, on average and at most (`published.Line.mean_bat
 from collections.abc import Sequence
 from pathlib import Path
 
-from dynhp_jax.batch_size import calibrate_alpha
-from dynhp_jax.errors import UserError
+from dynhp_jax.batch_size.rules import calibrate_alpha
+from dynhp_jax.common.errors import UserError
 from experiments import reports
 from experiments.reproduction import tables
 from experiments.reproduction.published import Table

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dynhp_jax import schema
-from dynhp_jax.errors import UserError
+from dynhp_jax.common import schema
+from dynhp_jax.common.errors import UserError
 from experiments.reproduction import rows
 from experiments.reproduction.published import TABLES, UNITS
 

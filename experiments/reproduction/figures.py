@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
 from experiments.plots import COLORS, error_limits, legend_beside, panels_of
 from experiments.reproduction import rows, tables
 from experiments.reproduction.published import CLASSES, METER, TABLES, UNITS, Table

@@ -12,7 +12,7 @@ The arithmetic of the SP rows, which need no training, decodes the columns:
 import dataclasses
 import math
 
-from dynhp_jax.memory import PaperMeter
+from dynhp_jax.memory.paper import PaperMeter
 
 EPOCHS = 2000
 UNITS = {"input": 784, "hidden_1": 300, "hidden_2": 100}

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from dynhp_jax import config as configuration
-from dynhp_jax import json_files, memory, schema
-from dynhp_jax.batch_size import on_grid
-from dynhp_jax.config import Config
-from dynhp_jax.disk import write_text
-from dynhp_jax.errors import UserError
+from dynhp_jax.batch_size.rules import on_grid
+from dynhp_jax.common import json_files, schema
+from dynhp_jax.common.disk import write_text
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.memory import paper
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.config import Config
 from experiments.reproduction import rows
 from experiments.reproduction.entries import OF_A_RUN
 from experiments.reproduction.published import METER, WHOLE
@@ -93,7 +94,7 @@ def of_records(
         "units": dict(units),
         "parameters": last["parameters"],
         "model_kib": METER.model_kib(last["parameters"]),
-        "training_memory": memory.training_memory(each["memory_kib"] for each in records),
+        "training_memory": paper.training_memory(each["memory_kib"] for each in records),
         "peak_memory_kib": max(each["memory_kib"] for each in records),
         "batch_size": last["batch_size"],
         "seconds": round(math.fsum(each["seconds"] for each in records), 1),
@@ -120,7 +121,7 @@ def memory_over(result: Result, epochs: int) -> float:
         return result["training_memory"] * epochs / result["epochs"]
     last = METER.memory_kib(result["parameters"], result["batch_size"])
     more = epochs - result["epochs"]
-    return result["training_memory"] + more * memory.training_memory([last])
+    return result["training_memory"] + more * paper.training_memory([last])
 
 
 def grows_on(result: Result, epochs: int) -> bool:

@@ -19,10 +19,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynhp_jax import config as configuration
-from dynhp_jax import literals, paths
-from dynhp_jax.config import Config
-from dynhp_jax.errors import ConfigError, UserError, shown
+from dynhp_jax.common import literals, paths
+from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.config import Config
 from experiments.reproduction.published import UNITS, Table
 from experiments.reproduction.settings import (
     ADAM_RATE,

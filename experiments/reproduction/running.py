@@ -13,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from dynhp_jax import compiling, named, runs
-from dynhp_jax import config as configuration
-from dynhp_jax.config import Config
-from dynhp_jax.data import Dataset
-from dynhp_jax.errors import UserError
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.data.loading import Dataset
+from dynhp_jax.training import build
+from dynhp_jax.training import config as configuration
+from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import provenance, train
 from experiments.reproduction import baselines, results
 from experiments.reproduction.published import UNITS, Table
@@ -70,7 +73,7 @@ class Place:
     def dataset(self, config: Config) -> Dataset:
         """The data of a run; rows of the same data share them."""
         if config.data not in self._datasets:
-            self._datasets[config.data] = named.dataset_of(config)
+            self._datasets[config.data] = build.dataset_of(config)
         return self._datasets[config.data]
 
     def workdir(self, name: str, seed: int) -> Workdir:
@@ -97,7 +100,7 @@ def check(place: Place, row: Row, seeds: Sequence[int], epochs: int, with_refere
     if row.cut_half_way:
         _half(row, epochs)
     config = config_of(row, place.table, place.settings, missing[0], epochs)
-    runs.Trainer(config, place.dataset(config), compiling.Programs())
+    Trainer(config, place.dataset(config), programs.Programs())
 
 
 def run(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def _baseline(place: Place, row: Row, seed: int, epochs: int) -> dict[str, Any]:
     return _result(place, row, config, [first, (workdir, records)], units, keeps["input"])
 
 
-def _first_half(place: Place, row: Row, seed: int, epochs: int) -> tuple[runs.Run, Part]:
+def _first_half(place: Place, row: Row, seed: int, epochs: int) -> tuple[Run, Part]:
     """The whole network after half of the epochs, which magnitude and random pruning share."""
     half = _half(row, epochs)
     whole = Row("dense", variants=row.variants)
@@ -225,8 +228,8 @@ def _half(row: Row, epochs: int) -> int:
 
 
 def _train(
-    place: Place, config: Config, workdir: Workdir, dataset=None, begin=runs.Trainer.start
-) -> tuple[runs.Trainer, runs.Run, list[dict[str, Any]]]:
+    place: Place, config: Config, workdir: Workdir, dataset=None, begin=Trainer.start
+) -> tuple[Trainer, Run, list[dict[str, Any]]]:
     print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
     with workdir.claim(config):
         done = train.train(config, workdir, dataset, begin, place.now)

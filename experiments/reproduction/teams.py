@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dynhp_jax import named
-from dynhp_jax.stacking import member_of
+from dynhp_jax.training import build
+from dynhp_jax.training.sweep.stacked import member_of
 from experiments import sweep
 from experiments.reproduction import results, running
 from experiments.reproduction.rows import Row, config_of
@@ -95,7 +95,7 @@ def _run(place: Place, row: Row, team: Sequence[int], epochs: int) -> None:
         members = {
             workdir.path.name: config for workdir, config in zip(workdirs, configs, strict=True)
         }
-        replicas, lines = sweep.run(members, named.dataset_of(configs[0]), folder, place.now)
+        replicas, lines = sweep.run(members, build.dataset_of(configs[0]), folder, place.now)
         kept = [
             running.surviving_inputs(member.keeps, member_of(replicas.state.masks, k))
             for k, member in enumerate(replicas.members)

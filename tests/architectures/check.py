@@ -8,10 +8,11 @@ import numpy as np
 import numpy_eval
 import optax
 
-from dynhp_jax.gating import gated
-from dynhp_jax.groups import find_groups
-from dynhp_jax.optimizer_surgery import cut_optimizer
-from dynhp_jax.surgery import cut, resized
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.structure.find import find_groups
+from dynhp_jax.surgery.cut import cut
+from dynhp_jax.surgery.optimizer import cut_optimizer
+from dynhp_jax.surgery.resized import resized
 
 ADAM = optax.adam(0.01)
 FORMS = ("masks", "gates", "gates per example")

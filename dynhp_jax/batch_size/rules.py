@@ -1,0 +1,216 @@
+"""Controllers of the mini-batch size, and the grid that bounds how many sizes get compiled.
+
+A controller is a frozen dataclass with one host-side function,
+`update(batch, grad_variance, loss, room) -> batch`, called after an epoch's pruning: once, or with
+`batch.every='step'` as often as the epoch had steps.
+`grad_variance` is ||S||_1, the sum over all parameters of the per-example gradients' variance;
+`loss` is F; `room` is the largest batch that the memory budget allows
+(`memory.paper.PaperMeter.room`).
+
+Sources: Valerio et al. 2020, Eq. 8 to 10; Balles, Romero & Hennig 2017 (CABS).
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Protocol
+
+from dynhp_jax.common.errors import ConfigError
+
+
+class Controller(Protocol):
+    """What the training loop needs of a batch-size rule."""
+
+    def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
+        """The batch to go on with, at least 1 and at most `room`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """Keeps the batch; only a budget too small for it makes it smaller."""
+
+    def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
+        """See `Controller`. Raises ValueError for inputs that are no sizes or not finite."""
+        _check(batch, grad_variance, loss, room)
+        return _within(batch, batch, room)
+
+
+@dataclasses.dataclass(frozen=True)
+class DynHP:
+    """The rule of Valerio et al.: grow by floor((1 - alpha) ||S||_1 / F), up to the budget.
+
+    The batch never shrinks unless the budget forces it to. It does not grow at all while the ratio
+    ||S||_1 / F is below 1 / (1 - alpha), because of the floor; what alpha suits depends on the
+    model, the loss and the parametrisation (`calibrate_alpha`).
+
+    Eq. 10 caps the batch at b + (C - N), mixing examples and bytes; here the cap is `room`, the
+    number of examples that fit into the bytes the network leaves, which is the same rule when the
+    printed N includes the present batch.
+
+    >>> DynHP(alpha=0.75).update(batch=16, grad_variance=40.0, loss=1.0, room=512)
+    26
+    >>> DynHP(alpha=0.75).update(batch=16, grad_variance=40.0, loss=1.0, room=20)
+    20
+
+    Args:
+      alpha: the paper's smoothing parameter, in [0, 1]; 1 never grows.
+    """
+
+    alpha: float
+
+    def __post_init__(self):
+        _check_alpha(self.alpha)
+
+    def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
+        """See `Controller`. A loss of exactly 0 counts as an infinite ratio (no variance: as 0).
+
+        Raises:
+          ValueError: a negative or non-finite input, a batch or room below 1.
+        """
+        _check(batch, grad_variance, loss, room)
+        if self.alpha == 1:  # also where the ratio is infinite
+            return _within(batch, batch, room)
+        growth = (1 - self.alpha) * _ratio(grad_variance, loss)
+        # Compared before the floor: an infinite growth has none, and room is all that can be had.
+        wanted = room if growth >= room else batch + math.floor(growth)
+        return _within(wanted, batch, room)
+
+
+@dataclasses.dataclass(frozen=True)
+class CABS:
+    """Balles et al.: the batch is round(eta ||S||_1 / F), clipped; it may shrink.
+
+    Args:
+      eta: the learning rate, above 0.
+      low: smallest batch.
+      high: largest batch.
+    """
+
+    eta: float
+    low: int = 16
+    high: int = 2048
+
+    def __post_init__(self):
+        if not 0 < self.eta < math.inf:
+            raise ConfigError("batch.eta", self.eta, "a number above 0")
+        if not 1 <= self.low <= self.high:
+            raise ConfigError("batch.low", self.low, f"an integer from 1 to high ({self.high})")
+
+    def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
+        """See `Controller`; raises as `DynHP.update`. The budget goes before `low`."""
+        _check(batch, grad_variance, loss, room)
+        wanted = min(max(self.eta * _ratio(grad_variance, loss), self.low), self.high)
+        return _within(round(wanted), batch, room)
+
+
+RULES = {"fixed": Fixed, "dynhp": DynHP, "cabs": CABS}
+
+
+def on_grid(batch: int, ratio: float) -> int:
+    """The largest size of a fixed grid that is not above `batch`.
+
+    Every new size is a new compilation; on the grid, sizes from b to B need about
+    log(B / b) / log(ratio) of them. The grid holds every power of two and cuts each octave into the
+    fewest equal ratios not above `ratio`, rounded to multiples of 8 above 16. The controller goes
+    on with the exact batch: growth by less than a grid step adds up. Sizes that a user has fixed
+    need no grid.
+
+    >>> [on_grid(b, 1.25) for b in (5, 16, 23, 100, 128, 600)]
+    [5, 16, 16, 88, 128, 512]
+
+    Args:
+      batch: exact size, at least 1.
+      ratio: step of the grid, at least 1; 1 keeps every size.
+
+    Raises:
+      ConfigError: `ratio` below 1 or infinite.
+      ValueError: `batch` below 1.
+    """
+    if not 1 <= ratio < math.inf:
+        raise ConfigError("batch.grid", ratio, "a number that is 1 or above")
+    if batch < 1:
+        raise ValueError(f"batch is {batch}; it must be at least 1")
+    if ratio == 1:
+        return batch
+    octave = 2 ** (batch.bit_length() - 1)  # the power of two in (batch / 2, batch]
+    steps = max(1, math.ceil(math.log(2) / math.log(ratio)))
+    multiple = 8 if octave >= 16 else 1
+    sizes = [multiple * round(octave * 2 ** (step / steps) / multiple) for step in range(steps)]
+    return max(size for size in sizes if size <= batch)
+
+
+def calibrate_alpha(ratios: Sequence[float], start: int, target: int) -> float:
+    """Proposes alpha: the largest for which DynHP's rule takes the batch from start to target.
+
+    The published values (0.971 to 0.989) belong to the authors' loss scale. Run some epochs with
+    `Fixed`, collect ||S||_1 / F once per epoch, and read off the alpha that would have brought the
+    batch to `target` within those epochs; a larger one spends less memory.
+
+    >>> calibrate_alpha([80.0, 120.0, 160.0], start=16, target=106)
+    0.75
+
+    Args:
+      ratios: observed ||S||_1 / F, one per epoch, in any order.
+      start: batch at the first epoch.
+      target: batch to be reached after the last one.
+
+    Returns:
+      alpha in [0, 1], rounded down to six decimals.
+
+    Raises:
+      ValueError: ratios that are negative or not finite; a target not above start; a target that
+        even alpha = 0 does not reach.
+    """
+    if not all(0 <= ratio < math.inf for ratio in ratios):
+        raise ValueError("ratios hold a negative or non-finite number; drop those epochs")
+    if not 1 <= start < target:
+        raise ValueError(f"target {target} must be above start {start}, and start at least 1")
+
+    def reached(millionths: int) -> int:
+        alpha = millionths / 1e6
+        return start + sum(math.floor((1 - alpha) * ratio) for ratio in ratios)
+
+    if reached(0) < target:
+        raise ValueError(
+            f"these {len(ratios)} epochs take the batch to {reached(0)} at most (alpha = 0), not "
+            f"to {target}; observe more epochs or lower the target"
+        )
+    low, high = 0, 10**6 + 1  # reached(low) >= target > reached(high), and reached falls with alpha
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if reached(middle) >= target else (low, middle)
+    return low / 1e6
+
+
+def _check_alpha(alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ConfigError("batch.alpha", alpha, "a number from 0 to 1")
+
+
+def _check(batch: int, grad_variance: float, loss: float, room: int) -> None:
+    for name, value in (("grad_variance", grad_variance), ("loss", loss)):
+        if not 0 <= value < math.inf:
+            raise ValueError(
+                f"{name} is {value}; the batch rule needs a finite number that is 0 or above"
+            )
+    for name, value in (("batch", batch), ("room", room)):
+        if not value >= 1:
+            raise ValueError(f"{name} is {value}; at least one example must fit")
+
+
+def _ratio(grad_variance: float, loss: float) -> float:
+    # float(): a float32 scalar from the device would pull the whole rule down to float32.
+    grad_variance, loss = float(grad_variance), float(loss)
+    if loss == 0:
+        return math.inf if grad_variance > 0 else 0.0
+    return grad_variance / loss
+
+
+def _within(wanted: int, batch: int, room: int) -> int:
+    if room < batch:
+        warnings.warn(
+            f"the memory budget has room for {room} examples; the batch shrinks from {batch}",
+            stacklevel=3,
+        )
+    return min(wanted, room)

@@ -1,0 +1,1 @@
+"""What every package needs: errors, paths, files, keys, checks of fields."""

@@ -1,0 +1,48 @@
+"""Options of the data."""
+
+import dataclasses
+import math
+
+from dynhp_jax import data
+from dynhp_jax.common.fields import (
+    Section,
+    choice,
+    number,
+    size_in_bytes,
+    switch,
+    text,
+    whole,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data(Section):
+    prefix = "data."
+    name: str = choice("digits", data.NAMES, "the dataset; digits is embedded, needs no download")
+    dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
+    cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
+    examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")
+    resident: str = size_in_bytes(
+        "2GiB", "a split whose images take more stays on the host and is sent in chunks"
+    )
+    validation: float = number(
+        0.0,
+        0.0,
+        0.9,
+        "a number from 0 to 0.9",
+        "share of the training set held out; its error is reported, too",
+    )
+    noise: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "standard deviation of Gaussian noise on the inputs in training",
+    )  # fmt: skip
+    shift: float = number(
+        0.0, 0.0, math.inf, "a number, 0 or more",
+        "standard deviation, in pixels, of random moves of training images",
+    )  # fmt: skip
+    flip: bool = switch(False, "mirror training images at random, left to right")
+
+    @property
+    def augmented(self) -> bool:
+        """Whether training sees images moved or mirrored."""
+        return self.shift > 0 or self.flip

@@ -1,0 +1,1 @@
+"""Hard-concrete gates on units: their distribution, their penalty, and which of them stay open."""

@@ -1,0 +1,77 @@
+"""The models by name, and their standard sizes."""
+
+import inspect
+from collections.abc import Callable, Mapping
+
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.models.lenet import LeNetSpec
+from dynhp_jax.models.mlp import MLPSpec
+from dynhp_jax.models.mobilenet import MobileNetSpec
+from dynhp_jax.models.resnet import ResNetSpec
+from dynhp_jax.models.spec import Spec
+from dynhp_jax.models.vgg import VGGSpec
+from dynhp_jax.models.vit import ViTSpec
+from dynhp_jax.models.wide_resnet import WideResNetSpec
+
+# Constructors of the standard sizes. A new model: its file, and its line here.
+STANDARD: dict[type[Spec], Callable[..., Spec]] = {
+    MLPSpec: MLPSpec.classifier,
+    LeNetSpec: LeNetSpec.lenet5,
+    VGGSpec: VGGSpec.cifar,
+    ResNetSpec: ResNetSpec.cifar,
+    WideResNetSpec: WideResNetSpec.cifar,
+    MobileNetSpec: MobileNetSpec.cifar,
+    ViTSpec: ViTSpec.cifar,
+}
+
+
+SPECS: dict[str, type[Spec]] = {spec.model: spec for spec in STANDARD}
+
+
+def build(name: str, input_shape: tuple[int, ...], num_classes: int, **options) -> Spec:
+    """The standard network of a name, for the examples at hand.
+
+    Args:
+      name: a key of SPECS.
+      input_shape: shape of one example without the batch axis. The MLP takes flat examples: its
+        spec has the product of these sizes as input features.
+      num_classes: outputs.
+      **options: `width` (multiplier), `depth`, `hidden`, as the model's own constructor takes them;
+        an option that is None counts as not given.
+
+    Raises:
+      UserError: an unknown name, an option that the model does not have, or sizes it cannot take.
+
+    >>> build("mlp", (28, 28, 1), 10, hidden=(300, 100), depth=None)
+    MLPSpec(widths=(784, 300, 100, 10))
+    """
+    construct = STANDARD[_spec_of(name)]
+    given = {option: value for option, value in options.items() if value is not None}
+    known = [p for p in inspect.signature(construct).parameters if p not in _SHAPES]
+    for option in given:
+        if option not in known:
+            raise UserError(f"model {name!r} has no option {option!r}; it has: {', '.join(known)}")
+    if name != MLPSpec.model and len(input_shape) != 3:
+        raise UserError(
+            f"model {name!r} was given examples of shape {tuple(input_shape)};"
+            " allowed: images [height, width, channels], or use the model 'mlp'"
+        )
+    return construct(input_shape=tuple(input_shape), num_classes=num_classes, **given)
+
+
+def from_dict(values: Mapping) -> Spec:
+    """The spec that `Spec.to_dict` wrote, of whichever model its 'model' entry names.
+
+    >>> from_dict({"model": "mlp", "widths": [64, 32, 10]})
+    MLPSpec(widths=(64, 32, 10))
+    """
+    return _spec_of(values.get("model")).from_dict(values)
+
+
+_SHAPES = ("input_shape", "num_classes")
+
+
+def _spec_of(name: object) -> type[Spec]:
+    if not isinstance(name, str) or name not in SPECS:
+        raise UserError(f"there is no model {name!r}; allowed: {', '.join(SPECS)}")
+    return SPECS[name]

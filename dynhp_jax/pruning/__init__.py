@@ -1,0 +1,1 @@
+"""Which units go: scores, targets, schedules."""

@@ -1,0 +1,1 @@
+"""Relevance that flows back from outputs to units."""

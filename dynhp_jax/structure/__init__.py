@@ -1,0 +1,1 @@
+"""Groups: the units of a model that live and die together."""

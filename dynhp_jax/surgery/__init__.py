@@ -1,0 +1,1 @@
+"""Making arrays smaller, and the functions and optimizer states over them."""

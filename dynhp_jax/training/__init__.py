@@ -1,0 +1,1 @@
+"""Training with pruning: the engine, from a config to a smaller network."""

@@ -1,0 +1,1 @@
+"""Programs that a run executes, compiled ahead of time and metered."""

@@ -1,0 +1,220 @@
+"""The steps that a run executes, compiled for networks of any sizes, and the bytes they take."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.memory.fusion import Measured
+from dynhp_jax.memory.paper import UNLIMITED
+from dynhp_jax.training.compiled import step_bytes
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.compiled.step_bytes import Bytes
+from dynhp_jax.training.config import Config, compiled
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, streaming
+from dynhp_jax.training.step.gradients import estimator
+from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.state import (
+    TrainState,
+    abstract_inputs,
+    abstract_state,
+    empty_tally,
+    initial_state,
+)
+
+Shape = jax.ShapeDtypeStruct
+
+
+class Steps:
+    """Training and evaluation steps of a run.
+
+    Args:
+      config: the run.
+      whole: its network before anything is pruned.
+      programs: where compiled programs are kept.
+      examples: of every split, {'train': ..., 'test': ...}.
+      used: what the run does without to take less memory.
+
+    Attributes:
+      config, tx: of the run with these savings.
+      asked: the config as given.
+      whole, programs, examples, used: as given.
+      devices: how many there are that mini-batches are spread over.
+      unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
+      on_host: whether the host calls every step, instead of one program that loops over them.
+      measured: how much has to be known of its programs.
+      compiled_for: what programs depend on beside a spec, a mini-batch and `used`.
+
+    Raises:
+      ConfigError: there are fewer devices than the config asks for, or `batch.variance` is exact
+        and the model mixes examples.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        whole: Network,
+        programs: Programs,
+        examples: Mapping[str, int],
+        used: Savings = NOTHING,
+    ):
+        self.asked, self.config = config, used.applied(config)
+        self.whole, self.examples, self.used = whole, dict(examples), used
+        self.programs = programs
+        self.tx = optimizer.make_optimizer(self.config, used)
+        self.devices = devices.count(config.devices)
+        parts = used.parts
+        if parts == 1 and estimator(whole, self.config) == "micro":
+            parts = self.config.batch.micro_batches
+        self.unit = parts * self.devices
+        self.on_host = whole.slow_in_loops
+        given = whole.spec, whole.example_shape, tuple(sorted(examples.items()))
+        self.measured = _measured(self.config)
+        self.compiled_for = compiled(self.config), given, self.measured
+        self._state_shapes: dict[Any, TrainState] = {}
+
+    def check_parts(self, most: int, why: str) -> None:
+        """Whether mini-batches of at most `most` examples have one for each of their parts.
+
+        Raises:
+          ConfigError: they have not; says where `most` is from: "where {why}".
+        """
+        if self.unit > most:
+            field, asked = "devices", self.asked.devices
+            if self.devices == 1:
+                field, asked = "batch.micro_batches", self.asked.batch.micro_batches
+            raise ConfigError(field, asked, f"at most {most} where {why}")
+
+    def saving(self, used: Savings) -> "Steps":
+        """The steps of the same run with these savings instead."""
+        return Steps(self.asked, self.whole, self.programs, self.examples, used)
+
+    def program(self, name: str, key: tuple, make: Callable, *arguments: Any):
+        """An executable of the run; see `Programs.get`.
+
+        Args:
+          name: what it is for.
+          key: what tells it from others of the name, beside `compiled_for`; the spec comes first.
+          make: returns the function.
+          *arguments: arrays or shapes.
+        """
+        key = (*key, self.compiled_for)
+        return self.programs.get(name, key, make, *arguments, measured=self.measured)
+
+    def training_program(self, network: Network, batch: int) -> jax.stages.Compiled:
+        """What the run executes to train: an epoch, a part of one (streamed data), or a step.
+
+        Args:
+          network: of any sizes.
+          batch: examples of a mini-batch.
+        """
+        what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
+        key = (network.spec, batch, self.used)
+        state, number = self.state_shapes(network), Shape((), np.int32)
+        fed = self.fed(network, batch)
+        images, labels = self._data_shapes(self._held(network, "train"), fed)
+        moved = network.spec.input_shape if self.config.data.augmented else None
+        data = (images, labels, abstract_inputs(state, moved), Shape((fed,), np.int32))
+        if not self.on_host and not self.streams(network, "train"):
+            make = functools.partial(epoch.make_epoch, *what)
+            return self.program("epoch", key, make, state, *data, number)
+        name, make = "part", epoch.make_part
+        if self.on_host:
+            name, make = "step", epoch.make_one_step
+        tally = jax.eval_shape(empty_tally, state)
+        return self.program(
+            name,
+            key,
+            lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
+            *(state, tally, *data, number),
+        )
+
+    def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
+        """What makes the initial state of a network out of two keys, and its bytes."""
+        make = functools.partial(initial_state, network, self.config, self.tx)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        program = self.program(
+            "initial state",
+            (network.spec, self.used),
+            lambda: jax.jit(make),
+            *(key, key),
+        )
+        return program, step_bytes.starting_bytes(program, self.state_shapes(network), self.tried)
+
+    def streams(self, network: Network, split: str) -> bool:
+        """Whether a split is sent to the device in chunks; see `streaming`."""
+        return streaming.streams(self.config, self.examples[split], self._held(network, split))
+
+    def fed(self, network: Network, batch: int) -> int:
+        """How many examples of the training set `training_program` takes at once."""
+        shape = self._held(network, "train")
+        return streaming.at_once(self.config, self.examples["train"], shape, batch)
+
+    def evaluated(self, chunk: int, split: str) -> int:
+        """How many examples of a split are evaluated at once, where `chunk` may be.
+
+        No more than it has, but a whole number for each device.
+        """
+        return -(-min(chunk, self.examples[split]) // self.devices) * self.devices
+
+    def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
+        """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
+        state = self.state_shapes(network)
+        fed = chunk if self.streams(network, split) else self.examples[split]
+        return self.program(
+            f"evaluation on {split}",
+            (network.spec, chunk),
+            lambda: evaluation.make_evaluation(network, chunk, self.devices),
+            *(state.variables, state.gates, state.masks),
+            *self._data_shapes(network.spec.input_shape, fed),
+            Shape((), np.int32),
+        )
+
+    def training_bytes(self, network: Network, batch: int) -> Bytes:
+        """Bytes of a training step, by part."""
+        program = self.training_program(network, batch)
+        on_each, shape = batch // self.unit, network.spec.input_shape
+        return step_bytes.training_bytes(program, on_each, shape, self.tried)
+
+    def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
+        """Bytes of an evaluation with the state beside it, by part."""
+        chunk = self.evaluated(chunk, split)
+        program = self.evaluation_program(network, chunk, split)
+        on_each, shape = chunk // self.devices, network.spec.input_shape
+        state = self.state_shapes(network)
+        return step_bytes.evaluation_bytes(program, on_each, shape, state, self.tried)
+
+    @property
+    def tried(self) -> bool:
+        """Whether programs are tried out to meter them: where bytes decide what is done."""
+        return self.measured is not Measured.NOT
+
+    def state_shapes(self, network: Network) -> TrainState:
+        """Shapes of the state of a network."""
+        found = self._state_shapes.get(network.spec)
+        if found is None:
+            found = abstract_state(network, self.config, self.tx)
+            # Two threads may ask (`shape_plans`): both find the same, and nothing is ever taken
+            # out.
+            self._state_shapes[network.spec] = found
+        return found
+
+    def _held(self, network: Network, split: str) -> tuple[int, ...]:
+        """The shape of a split's examples, as they are kept for a network."""
+        whole = split == "train" and self.config.data.augmented
+        return (self.whole if whole else network).spec.input_shape
+
+    def _data_shapes(self, example: tuple[int, ...], count: int) -> tuple[Shape, Shape]:
+        """Images and labels of so many examples."""
+        return Shape((count, *example), np.float32), Shape((count,), np.int32)
+
+
+def _measured(config: Config) -> Measured:
+    """Bytes decide between forms of a program only where a budget holds it to them."""
+    if config.memory.meter != "xla":
+        return Measured.NOT
+    return Measured.BYTES if config.memory.budget == UNLIMITED else Measured.FORMS

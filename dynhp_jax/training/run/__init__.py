@@ -1,0 +1,1 @@
+"""A run from epoch to epoch: what the host decides, and what a checkpoint holds."""

@@ -1,0 +1,1 @@
+"""One step of training, an epoch, an evaluation: pure functions of pytrees."""

@@ -1,0 +1,124 @@
+"""The gradients of one mini-batch, and how much they vary from example to example.
+
+Which estimator of ||S||_1 is used is `config.batch.variance`: 'norms' (exact, from the backward
+pass that runs anyway), 'vmap' (exact, keeps every example's gradient), 'micro' (of the means over
+micro-batches, for models that mix the examples of a batch), 'none'; 'auto' takes 'norms' where
+examples are independent, else 'micro' if the batch rule reads it and 'none' if not.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dynhp_jax.batch_size import variance
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.step import accumulation, devices
+from dynhp_jax.training.step.objective import BatchResult, Constants, Examples, Objective, Targets
+from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.teacher import make_teach
+
+Array = jax.Array
+
+
+def estimator(network: Network, config: Config) -> str:
+    """'norms', 'vmap', 'micro' or 'none': what 'auto' stands for with this model and rule.
+
+    Raises:
+      ConfigError: an exact estimator for a model whose examples have no gradients of their own.
+    """
+    chosen, mixes = config.batch.variance, set(network.spec.shapes()) != {"params"}
+    if mixes and chosen in ("norms", "vmap"):
+        allowed = "'micro', 'auto' or 'none' for a model with batch normalisation"
+        raise ConfigError("batch.variance", chosen, allowed)
+    if chosen != "auto":
+        return chosen
+    if not mixes:
+        return "norms"
+    return "none" if config.batching.rule == "fixed" else "micro"
+
+
+def make_gradients(
+    network: Network, config: Config, examples: int, savings: Savings = NOTHING
+) -> Callable:
+    """The gradients of a mini-batch.
+
+    Args:
+      network: the model and its groups.
+      config: the run.
+      examples: N, the size of the training set, which the penalty is divided by.
+      savings: what it does without, to take less memory.
+
+    Returns:
+      `gradients(trained, fixed, z_of, batch) -> (gradients, BatchResult)`: `trained` is
+      {'params', 'gates'}, as the gradients are; `z_of(gates)` draws the gates;
+      `batch` is the `Examples` of a mini-batch.
+    """
+    kind = estimator(network, config)
+    objective = Objective(network, config, examples, savings.remat)
+    of_examples = _at_once(objective, kind)
+    if savings.parts > 1:
+        of_examples = accumulation.accumulate_sums(of_examples, objective, kind, savings.parts)
+    elif kind == "micro":
+        of_examples = accumulation.accumulate_means(
+            of_examples, objective, config.batch.micro_batches
+        )
+
+    def gradients(
+        trained: dict[str, Any], fixed: Constants, z_of: Callable, batch: Examples
+    ) -> tuple[dict[str, Any], BatchResult]:
+        grads, found = of_examples(trained, fixed, z_of, batch)
+        penalty, more = jax.value_and_grad(objective.penalty)(trained, fixed)
+        return jax.tree.map(jnp.add, grads, more), found._replace(penalty=penalty)
+
+    return gradients
+
+
+def _at_once(objective: Objective, kind: str) -> Callable:
+    """Of the mean loss of all examples of a mini-batch, side by side."""
+    config = objective.config
+    differentiate = jax.grad(objective.mean_loss, argnums=(0, 1), has_aux=True)
+    spread = devices.spreading(config.devices)
+    teach = make_teach(objective.network) if config.distillation.weight else None
+
+    def gradients(
+        trained: dict[str, Any], fixed: Constants, z_of: Callable, batch: Examples
+    ) -> tuple[dict[str, Any], BatchResult]:
+        images, labels = spread(batch.gathered())
+        teacher = teach(fixed.averages, fixed.masks, spread(batch.clean())) if teach else None
+        truth = Targets(labels, teacher)
+        probe = spread(jnp.zeros(len(labels), jnp.float32)) if kind == "norms" else None
+        (grads, of_probe), found = differentiate(
+            trained, probe, fixed, z_of, images, truth, batch.valid
+        )
+        if kind == "norms":
+            size = variance.of_probe(of_probe, grads["params"], batch.count)
+        elif kind == "vmap":
+            size = _by_vmap(objective, trained, fixed, found.z, images, truth)
+        else:
+            return grads, found
+        return grads, found._replace(grad_variance=size)
+
+    return gradients
+
+
+def _by_vmap(
+    objective: Objective,
+    trained: dict[str, Any],
+    fixed: Constants,
+    z: dict[str, Array],
+    images: Array,
+    truth: Targets,
+) -> Array:
+    """||S||_1 from every example's own gradient."""
+
+    def loss(params, image, truth, own):
+        gates = {name: gate[None] for name, gate in own.items()} if own else z
+        logits, _ = objective.apply({**fixed.variables, "params": params}, gates, image[None])
+        return objective.losses(logits, jax.tree.map(lambda leaf: leaf[None], truth), fixed)[0]
+
+    own = z if objective.config.gates.per_example else {}
+    return variance.per_example(loss, trained["params"], images, truth, own)[0]

@@ -1,0 +1,192 @@
+"""The objective of one mini-batch: the loss of its examples, with a teacher's part; the penalty."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.gates.penalty import gate_penalty, squares_of
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.step.teacher import distillation_losses
+from dynhp_jax.training.step.weight_mean import Averages
+
+Array = jax.Array
+
+
+class Constants(NamedTuple):
+    """What the objective reads and is not differentiated by."""
+
+    variables: dict[str, Any]  # collections other than 'params'
+    masks: dict[str, Array]
+    prices: dict[str, Array]
+    lam: Array
+    averages: Averages | tuple[()] = ()  # the teacher, where there is one
+    teaching: Array | float = 0.0  # f32[], its share of the loss
+
+
+class Targets(NamedTuple):
+    """What the outputs for examples are held against."""
+
+    labels: Array  # i32[batch]
+    teacher: Array | None  # f32[batch, classes], its logits
+
+
+class Examples(NamedTuple):
+    """A mini-batch that is gathered from its split only where it is used.
+
+    Attributes:
+      images, labels: of the whole split, f32[examples, ...] and i32[examples].
+      rows: i32[batch], which of them.
+      count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
+        the others are does not matter.
+      first: i32[], the place of the first row in the mini-batch, where these are a part of one.
+      view: `view(images, rows, first) -> f32[batch, ...]`, what training sees of whole images, see
+        `augmentation`; None for the rows as they are.
+      perturb: `perturb(images, first) -> images`, the noise on them; None for none.
+    """
+
+    images: Array
+    labels: Array
+    rows: Array
+    count: Array | None = None
+    first: Array | int = 0
+    view: Callable | None = None
+    perturb: Callable | None = None
+
+    def gathered(self) -> tuple[Array, Array]:
+        """images f32[batch, ...], labels i32[batch]."""
+        images = self.clean()
+        if self.perturb is not None:
+            images = self.perturb(images, self.first)
+        return images, self.labels[self.rows]
+
+    def clean(self) -> Array:
+        """images f32[batch, ...], without noise."""
+        if self.view is not None:
+            return self.view(self.images, self.rows, self.first)
+        return self.images[self.rows]
+
+    @property
+    def valid(self) -> Array | None:
+        """bool[batch]: which rows are the mini-batch's; None for all."""
+        return None if self.count is None else jnp.arange(len(self.rows)) < self.count
+
+    def part(self, k: Array, size: int) -> "Examples":
+        """The k-th `size` examples."""
+        rows = jax.lax.dynamic_slice_in_dim(self.rows, k * size, size)
+        return self._replace(rows=rows, first=self.first + k * size)
+
+
+class BatchResult(NamedTuple):
+    """What one mini-batch showed, beside its gradients.
+
+    Attributes:
+      cross_entropy, grad_variance: f32[]; with a teacher its part is in the cross-entropy (and so
+        in F of the batch rule, as it is in ||S||_1).
+      wrong: i32[], misclassified examples.
+      z: {group: [units] or [batch, units]}, the gates that were drawn.
+      updates: collections that training updates (batch statistics).
+      penalty: f32[], of gates and weights.
+    """
+
+    cross_entropy: Array
+    grad_variance: Array
+    wrong: Array
+    z: dict[str, Array]
+    updates: dict[str, Any]
+    penalty: Array
+
+    @property
+    def loss(self) -> Array:
+        """f32[]: what training makes small."""
+        return self.cross_entropy + self.penalty
+
+
+class Objective:
+    """What training makes small.
+
+    Args:
+      network: the model and its groups.
+      config: the run.
+      examples: N, the size of the training set, which the penalty is divided by.
+      remat: keep nothing but products for the backward pass, and compute the rest again.
+
+    Attributes:
+      network, config: as given.
+      apply: `apply(variables, z, images) -> (logits, updates)` in training.
+      probed: the same with a probe, `probed(variables, probe, images, z)`; see `variance.probed`.
+    """
+
+    def __init__(self, network: Network, config: Config, examples: int, remat: bool = False):
+        self.network, self.config, self.examples = network, config, examples
+        apply = gated(network.train, network.groups)
+        # The images go first: the first axis of the first input is the batch.
+        self.apply, self.probed = apply, probed(lambda variables, x, z: apply(variables, z, x))
+        if remat:
+            self.apply = jax.checkpoint(self.apply, policy=_products)
+            self.probed = jax.checkpoint(self.probed, policy=_products)
+
+    def losses(self, logits: Array, truth: Targets, fixed: Constants) -> Array:
+        """f32[batch]: each example's own."""
+        temperature = self.config.distillation.temperature
+        return distillation_losses(logits, *truth, fixed.teaching, temperature)
+
+    def penalty(self, trained: dict[str, Any], fixed: Constants) -> Array:
+        """f32[]: of gates and, with L2, of weights; `trained` is {'params', 'gates'}."""
+        params, gates, section = trained["params"], trained["gates"], self.config.penalty
+        convention, l2 = section.convention, section.l2
+        squares = squares_of(self.network.groups, params, fixed.masks) if l2 else (None, 0.0)
+        return gate_penalty(
+            gates, fixed.prices, fixed.masks, fixed.lam, self.examples, convention, l2, *squares
+        )
+
+    def mean_loss(
+        self,
+        trained: dict[str, Any],
+        probe: Array | None,
+        fixed: Constants,
+        z_of: Callable,
+        images: Array,
+        truth: Targets,
+        valid: Array | None,
+    ) -> tuple[Array, BatchResult]:
+        """The mean loss of the examples of a mini-batch, and what else was found.
+
+        The penalty is no part of it: the same for every example, it is no part of their gradients'
+        variance. `BatchResult` has it as 0, and `grad_variance`, too.
+
+        Args:
+          trained: {'params', 'gates'}.
+          probe: f32[batch] of zeros, or None to do without.
+          fixed: what is read beside.
+          z_of: `z_of(gates)` draws the gates.
+          images: f32[batch, ...].
+          truth: what the outputs are held against.
+          valid: bool[batch], which examples count; None for all.
+
+        Returns:
+          (f32[], BatchResult).
+        """
+        z = z_of(trained["gates"])
+        variables = {**fixed.variables, "params": trained["params"]}
+        if probe is None:
+            logits, updates = self.apply(variables, z, images)
+        else:
+            logits, updates = self.probed(variables, probe, images, z)
+        losses, wrong = self.losses(logits, truth, fixed), jnp.argmax(logits, -1) != truth.labels
+        if valid is None:
+            cross_entropy, wrong = jnp.mean(losses), jnp.sum(wrong)
+        else:
+            cross_entropy = jnp.sum(jnp.where(valid, losses, 0.0)) / jnp.sum(valid)
+            wrong = jnp.sum(wrong & valid)
+        zero = jnp.zeros((), jnp.float32)
+        return cross_entropy, BatchResult(cross_entropy, zero, wrong, z, updates, zero)
+
+
+def _products(primitive, *_, **__) -> bool:
+    """What a backward pass keeps: results of matrix products and convolutions, nothing else."""
+    return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)

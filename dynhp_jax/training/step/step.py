@@ -1,0 +1,151 @@
+"""One step of training, an epoch as one compiled function, and evaluation.
+
+Everything in this file is a pure function of pytrees; the arrays are those of `state`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dynhp_jax.gates import activity, hard_concrete
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.step import augmentation, devices, weight_mean
+from dynhp_jax.training.step.gradients import make_gradients
+from dynhp_jax.training.step.input_noise import make_perturb
+from dynhp_jax.training.step.objective import Constants, Examples
+from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.state import Means, StepInputs, Tally, TrainState
+
+Array = jax.Array
+
+
+def make_step(
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    examples: int,
+    savings: Savings = NOTHING,
+) -> Callable:
+    """One update.
+
+    Args:
+      network: the model and its groups.
+      config: the run.
+      tx: the optimizer.
+      examples: N, the size of the training set.
+      savings: what it does without, to take less memory.
+
+    Returns:
+      `step(state, tally, examples, given) -> (state, tally)` for one mini-batch, the
+      `objective.Examples`; see `StepInputs`.
+    """
+    gradients = make_gradients(network, config, examples, savings)
+    draw = make_draw(network, config)
+    perturb = make_perturb(network, config.data.noise)
+    view = augmentation.make_view(network.example_shape, config.data)
+    annealed = config.optimizer.schedule != "constant" or config.optimizer.warmup > 0
+
+    def step(state: TrainState, tally: Tally, examples: Examples, given: StepInputs):
+        kept = {name: value for name, value in state.variables.items() if name != "params"}
+        trained = {"params": state.variables["params"], "gates": state.gates}
+
+        def z_of(gates):
+            return draw(gates, state.masks, given, state.step, len(examples.rows))
+
+        if view is not None:
+            moves = jax.random.fold_in(given.input_moves, state.step)
+            examples = examples._replace(
+                view=lambda images, rows, first: view(images, rows, given.places, moves, first)
+            )
+        if config.data.noise:
+            key = jax.random.fold_in(given.input_noise, state.step)
+            examples = examples._replace(
+                perturb=lambda images, first: perturb(images, key, given.units, first)
+            )
+        fixed = Constants(
+            kept, state.masks, given.prices, given.lam, state.averages, given.teaching
+        )
+        grads, found = gradients(trained, fixed, z_of, examples)
+        # All gradients are done before the optimizer starts: activations are gone by then, and XLA
+        # writes the new moments over the old ones, of which it otherwise keeps a copy.
+        grads = jax.lax.optimization_barrier(grads)
+        change, opt_state = tx.update(grads, state.opt_state, trained)
+        if annealed:
+            change = jax.tree.map(lambda update: given.rate * update, change)
+        trained = optax.apply_updates(trained, change)
+        variables = {**kept, **found.updates, "params": trained["params"]}
+        gates = state.gates
+        if config.gated:
+            most_open = config.gates.most_open
+            gates = {k: hard_concrete.clamp(v, most_open) for k, v in trained["gates"].items()}
+        averages = state.averages
+        if averages:
+            averages = weight_mean.moved(averages, variables, gates, given.forgetting)
+        state = TrainState(
+            step=state.step + 1,
+            variables=variables,
+            gates=gates,
+            masks=state.masks,
+            opt_state=opt_state,
+            means=smooth(
+                state.means,
+                Means(1.0, found.grad_variance, found.loss, found.cross_entropy),
+                config,
+            ),
+            averages=averages,
+        )
+        z = found.z
+        if examples.count is not None and config.gates.per_example:
+            z = {name: jnp.where(examples.valid[:, None], gate, 0.0) for name, gate in z.items()}
+        seen = Tally(
+            counts=activity.observe(tally.counts, z, state.masks),
+            loss=tally.loss + found.loss,
+            cross_entropy=tally.cross_entropy + found.cross_entropy,
+            penalty=tally.penalty + found.penalty,
+            wrong=tally.wrong + found.wrong,
+        )
+        # Under jax_enable_x64 sums come out wider than the loop was started with.
+        return state, jax.tree.map(lambda old, new: new.astype(old.dtype), tally, seen)
+
+    return step
+
+
+def make_draw(network: Network, config: Config) -> Callable:
+    """`draw(gates, masks, given, step, batch) -> z`: of living units, 0 for those of dead ones."""
+    names, spread = list(network.groups), devices.spreading(config.devices)
+
+    def draw(gates, masks, given: StepInputs, step, batch):
+        if not names:
+            return {}
+        if not config.gated:
+            shape = (batch,) if config.gates.per_example else ()
+            return {
+                name: jnp.broadcast_to(masks[name], (*shape, masks[name].size)) for name in names
+            }
+        # All groups in one draw: a generator per group would make compiling much slower.
+        z = hard_concrete.sample(
+            jax.random.fold_in(given.noise, step),
+            jnp.concatenate([gates[name] for name in names]),
+            batch if config.gates.per_example else None,
+            units=jnp.concatenate([given.units[name] for name in names]),
+            of=network.all_units,
+        )
+        if config.gates.per_example:
+            z = spread(z)
+        ends = np.cumsum([gates[name].size for name in names])[:-1]
+        parts = jnp.split(z, ends, axis=-1)
+        return {name: masks[name] * part for name, part in zip(names, parts, strict=True)}
+
+    return draw
+
+
+def smooth(means: Means, now: Means, config: Config) -> Means:
+    """The running means after one more observation."""
+    decay = config.batch.decay
+    return jax.tree.map(
+        lambda old, new: (decay * old + (1 - decay) * new).astype(old.dtype), means, now
+    )

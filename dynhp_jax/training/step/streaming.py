@@ -1,0 +1,132 @@
+"""How the examples of a split come to the device: all at once and for good, or in chunks.
+
+A split whose images take more than `config.data.resident` stays on the host, as NumPy arrays. Its
+examples are gathered there in the order in which they are needed, some mini-batches at a time. A
+chunk is sent while the device still computes with the one before it; two are on the device at
+once, never more, or a fast host would fill the device with chunks. Every chunk has the same shape,
+so one program serves them all, and it does the same arithmetic on the same rows in the same order
+as where the data is resident: the result is the same, bit for bit.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax.common import byte_sizes
+from dynhp_jax.memory import paper
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.step.state import StepInputs, TrainState, empty_tally
+
+CHUNK_BYTES = 64 * 2**20  # of a chunk's images, about: long enough a transfer to be a fast one
+AHEAD = 2  # chunks on the device at once
+
+Place = Callable[[Any], Any]
+
+
+class Part(NamedTuple):
+    """Steps of an epoch and what they read, as compiled epochs take it."""
+
+    images: jax.Array  # f32[examples, ...]
+    labels: jax.Array  # i32[examples]
+    rows: jax.Array  # i32[examples], in which order
+    steps: int
+
+
+def streams(config: Config, examples: int, example_shape: tuple[int, ...]) -> bool:
+    """Whether a split of so many examples is too large to stay on the device."""
+    size = examples * paper.example_bytes(example_shape)
+    return size > byte_sizes.parse_bytes(config.data.resident)
+
+
+def at_once(config: Config, examples: int, example_shape: tuple[int, ...], batch: int) -> int:
+    """How many examples of a training set of so many a compiled epoch is given at once.
+
+    All, or a whole number of mini-batches: as many as CHUNK_BYTES have room for, and AHEAD times
+    `config.data.resident`, but at least one; and so that the chunks of an epoch are equally full.
+    """
+    if not streams(config, examples, example_shape):
+        return examples
+    limit = min(CHUNK_BYTES, byte_sizes.parse_bytes(config.data.resident) // AHEAD)
+    most = max(1, limit // (batch * paper.example_bytes(example_shape)))
+    steps = max(1, examples // batch)
+    chunks = -(-steps // most)
+    return -(-steps // chunks) * batch
+
+
+def parts(
+    split: Any, order: jax.Array, size: int, batch: int, steps: int, place: Place
+) -> Iterator[Part]:
+    """An epoch's parts, each sent to the device when it is asked for.
+
+    Args:
+      split: with `images` and `labels`: of jax.Array if resident, else of NumPy.
+      order: i32[examples], in which the epoch takes them.
+      size: examples of a part, from `at_once`.
+      batch: examples of a mini-batch.
+      steps: mini-batches of the epoch.
+      place: sends arrays to where the run computes.
+    """
+    if isinstance(split.images, jax.Array):
+        yield Part(split.images, split.labels, order, steps)
+        return
+    needed, rows = np.asarray(order)[: steps * batch], place(np.arange(size, dtype=np.int32))
+    for first in range(0, len(needed), size):
+        here = needed[first : first + size]
+        padded = np.resize(here, size)  # no step reads what fills up the last part
+        arrays = place((split.images[padded], split.labels[padded]))
+        yield Part(*arrays, rows, len(here) // batch)
+
+
+def train(
+    program: Callable, state: TrainState, given: StepInputs, parts: Iterator[Part], on_host: bool
+) -> tuple[TrainState, Any]:
+    """The state and the tally after all parts of an epoch.
+
+    Args:
+      program: compiled from `epoch.make_part` or, `on_host`, `make_one_step`.
+      state: consumed.
+      given: as in `step.make_step`.
+      parts: of the epoch.
+      on_host: whether the host calls every step.
+    """
+    tally, before = empty_tally(state), None
+    for images, labels, rows, steps in parts:
+        for number in range(steps) if on_host else (steps,):
+            state, tally = program(state, tally, images, labels, given, rows, np.int32(number))
+        # The tally itself is given away to the next call, so that nobody could wait for it.
+        now = jnp.copy(tally.loss)
+        if before is not None:
+            before.block_until_ready()
+        before = now
+    return state, tally
+
+
+def evaluate(
+    program: Callable, arguments: tuple, split: Any, chunk: int, place: Place
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What an evaluation gave for each chunk of a split, on the host.
+
+    Args:
+      program: compiled from `evaluation.make_evaluation`.
+      arguments: its first ones: variables, gates, masks.
+      split, place: as in `parts`.
+      chunk: examples that are evaluated at once.
+    """
+    found, resident = [], isinstance(split.images, jax.Array)
+    for number in range(-(-len(split.labels) // chunk)):
+        if resident:
+            data = (split.images, split.labels, np.int32(number))
+        else:
+            rows = slice(number * chunk, (number + 1) * chunk)
+            images, labels = split.images[rows], split.labels[rows]
+            short = chunk - len(labels)
+            images = np.pad(images, [(0, short)] + [(0, 0)] * (images.ndim - 1))
+            labels = np.pad(labels, (0, short), constant_values=-1)  # counts for nothing
+            data = (*place((images, labels)), np.int32(0))
+        if found:  # a CPU would run two chunks side by side, each with activations of its own
+            jax.block_until_ready(found[-1])
+        found.append(program(*arguments, *data))
+    return jax.device_get(found)

@@ -1,0 +1,321 @@
+"""Several runs side by side as one program: seeds, and grids of lambda, alpha or gamma.
+
+The members' arrays are stacked, the step is vmapped, and one compiled epoch trains them all: on an
+accelerator that a small network leaves mostly idle, a whole table is one job. All members' arrays
+have the same sizes, those of the largest survivor of each group (of the inputs, which they share:
+whatever any member has left); what a member has lost beyond that is masked. Mini-batches of
+different sizes are padded to the largest, and what is padded weighs nothing. A member draws what
+its single run draws, takes a new mini-batch in the epoch in which that does (`sweep.member`), and
+ends where that ends, up to the rounding of another order of summation: unless that moves a gate's
+rate or a mini-batch across a threshold, from where on they are two runs.
+"""
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax.common import schema
+from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.data.loading import Dataset
+from dynhp_jax.structure.counts import numbers_in
+from dynhp_jax.training import build, config
+from dynhp_jax.training.compiled.budget import CHUNK
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.run import epoch_results, epoch_schedules, shape_plans
+from dynhp_jax.training.run.examples import Split
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step import evaluation
+from dynhp_jax.training.step.gradients import estimator
+from dynhp_jax.training.step.state import StepInputs, Tally, TrainState, copies
+from dynhp_jax.training.sweep import member as solo
+from dynhp_jax.training.sweep.member import Member, SoloShapes
+from dynhp_jax.training.sweep.stacked import common_keeps, make_epoch, member_of, stacked
+
+# What members may differ in: numbers that shape no array of a step.
+FREE = ("name", "seed", "penalty.lam", "batch.alpha", "batch.eta", "pruning.gamma")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Replicas:
+    """Where several runs stand between two epochs.
+
+    Attributes:
+      network: sizes of everybody's arrays.
+      members: what is each one's own.
+      state: their arrays, stacked: [members, ...] each; `advance` consumes them.
+      given: likewise.
+      splits: the data, which they share.
+    """
+
+    network: Network
+    members: tuple[Member, ...]
+    state: TrainState
+    given: StepInputs
+    splits: Mapping[str, Split]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.members[0].epoch
+
+
+def check(configs: Sequence[Config]) -> None:
+    """Raises ConfigError for runs that no data and no model let be members of one team.
+
+    They may differ in FREE.
+    """
+    first = config.flatten(configs[0])
+    for other in map(config.flatten, configs[1:]):
+        for name, value in other.items():
+            if name not in FREE and value != first[name]:
+                raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
+    if configs[0].method == "scores":
+        raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
+    if configs[0].memory.meter != "paper":
+        raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
+    variance = configs[0].batch.variance
+    if configs[0].batching.rule != "fixed" and variance not in ("auto", "norms"):
+        allowed = "'norms' or 'auto' in a sweep where the mini-batch grows"
+        raise ConfigError("batch.variance", variance, allowed)
+
+
+class Team:
+    """What stays the same from epoch to epoch.
+
+    Args:
+      configs: of the members; they may differ in FREE.
+      dataset: their data.
+      programs: where compiled programs are kept and counted; any runs may share them.
+
+    Raises:
+      ConfigError: configs that differ in more, or that ask for what is not done side by side.
+      UserError: the memory cannot hold the variables of all.
+    """
+
+    def __init__(self, configs: Sequence[Config], dataset: Dataset, programs: Programs):
+        check(configs)
+        self.programs, self.dataset = programs, dataset
+        build.spec_of(configs[0], dataset, len(configs) * copies(configs[0]))
+        self.trainers = [Trainer(each, dataset, programs) for each in configs]
+        self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples
+        steps = self.lead.steps
+        if steps.devices > 1:
+            raise ConfigError("devices", configs[0].devices, "1 in a sweep")
+        if any(steps.streams(self.whole, split) for split in steps.examples):
+            found = configs[0].data.resident
+            raise ConfigError("data.resident", found, "room for all images in a sweep")
+        kind, rule = estimator(self.whole, configs[0]), configs[0].batching.rule
+        if rule != "fixed" and kind != "norms":
+            raise ConfigError("batch.rule", rule, "'fixed' in a sweep of this model: batches of"
+                              " several sizes need the variance 'norms'")  # fmt: skip
+
+    @property
+    def lead(self) -> Trainer:
+        """The first member's trainer, for whatever is everybody's."""
+        return self.trainers[0]
+
+    def start(self) -> Replicas:
+        """All members before their first epoch."""
+        runs = [trainer.start() for trainer in self.trainers]
+        members = tuple(
+            Member(run.batch, run.keeps, SoloShapes(0, run.batch_in_use, run.network, run.keeps))
+            for run in runs
+        )
+        state = stacked([run.state for run in runs])
+        given = stacked([run.given for run in runs])
+        return Replicas(runs[0].network, members, state, given, runs[0].splits)
+
+    def resume(self, epoch: int, state: TrainState, host: Mapping[str, Any]) -> Replicas:
+        """What `host_part` and its state were saved from."""
+        members = tuple(
+            Member.from_dict(trainer, epoch, each)
+            for trainer, each in zip(self.trainers, host["members"], strict=True)
+        )
+        network = solo.network_in(self.lead, host)
+        given = self._given(network, members, state)
+        splits = self.lead.splits(members[0].keeps)
+        return Replicas(network, members, state, given, splits)
+
+    def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
+        """The stacked state's shapes and types that belong to a `host_part`; see `sweep.member`."""
+        shapes = solo.abstract_states(self.lead, host)
+        if len(host["members"]) != len(self.trainers):
+            raise schema.Unfit(f"it has {len(host['members'])} members")
+        return shapes
+
+    def _given(self, network: Network, members: Sequence[Member], state: TrainState) -> StepInputs:
+        return stacked(
+            [
+                trainer.given(network, member.keeps, member_of(state, k))
+                for k, (trainer, member) in enumerate(zip(self.trainers, members, strict=True))
+            ]
+        )
+
+    # -- one epoch ---------------------------------------------------------------------------------
+
+    def advance(self, replicas: Replicas) -> tuple[Replicas, list[epoch_results.Record]]:
+        """One epoch of every member.
+
+        Args:
+          replicas: where they stand; their arrays are consumed.
+
+        Returns:
+          Where they stand now, and each one's record, as `loop.advance` gives it; seconds are a
+          member's share.
+
+        Raises:
+          Diverged: a loss or a variance of gradients is no longer a number.
+        """
+        began, waited_before = time.perf_counter(), self.programs.waited
+        network, epoch = replicas.network, replicas.epoch + 1
+        # A mini-batch changes in the epoch in which it would in the member's single run.
+        members = tuple(
+            dataclasses.replace(member, alone=solo.carry_out(trainer, member.alone))
+            for trainer, member in zip(self.trainers, replicas.members, strict=True)
+        )
+        replicas = dataclasses.replace(replicas, members=members)
+        state, tallies = self._train(replicas, epoch)
+        epoch_results.check(epoch, *(tally.loss for tally in tallies))
+
+        masks, batches = jax.device_get(state.masks), [m.batch_in_use for m in replicas.members]
+        everyone = range(len(self.trainers))
+        pruned = [
+            epoch_results.prune(
+                self.trainers[k], network, epoch, batches[k], tallies[k], member_of(masks, k)
+            )
+            for k in everyone
+        ]
+        state = state._replace(masks=stacked([each.masks for each in pruned]))
+        given = replicas.given._replace(prices=stacked([each.prices for each in pruned]))
+
+        results = [{} for _ in everyone]
+        for name in sorted(replicas.splits.keys() - {"train"}):
+            for k, found in enumerate(self._evaluate(network, state, replicas.splits, name)):
+                results[k][name] = found
+        epoch_results.check(epoch, *(each["test"]["cross_entropy"] for each in results))
+
+        means = jax.device_get(state.means)
+        epoch_results.check(epoch, *means.grad_variance)
+        materialised = numbers_in(state.variables["params"]) // len(everyone)
+        members, records = [], []
+        for k, trainer in enumerate(self.trainers):
+            member = replicas.members[k]
+            choice = epoch_results.choose(
+                trainer, network, member.batch, batches[k], pruned[k].parameters,
+                member_of(means, k),
+            )  # fmt: skip
+            record = epoch_results.record(
+                trainer, epoch, batches[k], tallies[k], pruned[k], results[k], choice,
+                materialised, {},
+            )  # fmt: skip
+            records.append(record)
+            left = {
+                name: member.keeps[name][np.flatnonzero(mask)]
+                for name, mask in pruned[k].masks.items()
+            }
+            members.append(
+                dataclasses.replace(
+                    member,
+                    batch=choice.batch,
+                    alone=solo.after_epoch(trainer, member.alone, left, choice.wanted),
+                    memory_kib=(*member.memory_kib, record["memory_kib"]),
+                    best=min(member.best, (record["test_error"], epoch)),
+                )
+            )
+        replicas = dataclasses.replace(replicas, members=tuple(members), state=state, given=given)
+        replicas = self._cut(replicas, [each.masks for each in pruned])
+        waited = self.programs.waited - waited_before
+        clocks = {
+            "seconds": (time.perf_counter() - began - waited) / len(everyone),
+            "compile_seconds": waited / len(everyone),
+            "compilations": self.programs.compilations,
+        }
+        return replicas, [record | clocks for record in records]
+
+    def _train(self, replicas: Replicas, epoch: int) -> tuple[TrainState, list[Tally]]:
+        sizes = np.array([member.batch_in_use for member in replicas.members], np.int32)
+        batch, even = int(sizes.max()), bool((sizes == sizes[0]).all())
+        network, count = replicas.network, len(sizes)
+        split = replicas.splits["train"]
+        orders = jnp.stack([trainer.order(np.int32(epoch)) for trainer in self.trainers])
+        if not even:  # a short mini-batch reads beyond itself, the last one beyond the end
+            orders = jnp.pad(orders, ((0, 0), (0, batch)))
+        numbers = [
+            epoch_schedules.numbers(trainer.config, epoch, self.examples // size)
+            for trainer, size in zip(self.trainers, sizes.tolist(), strict=True)
+        ]
+        given = replicas.given._replace(**stacked(numbers))
+        data = (split.images, split.labels, given, orders, sizes)
+        program = self.programs.get(
+            "epoch of replicas",
+            (network.spec, batch, even, count, self.lead.steps.compiled_for),
+            lambda: make_epoch(network, self.lead, batch, even),
+            *(replicas.state, *data, self.examples // sizes),
+        )
+        state, tallies = program(replicas.state, *data, self.examples // sizes)
+        tallies = jax.device_get(tallies)
+        return state, [epoch_results.on_host(member_of(tallies, k)) for k in range(count)]
+
+    def _evaluate(
+        self, network: Network, state: TrainState, splits: Mapping[str, Split], name: str
+    ) -> list[dict[str, Any]]:
+        split, examples = splits[name], len(splits[name].labels)
+        chunk = min(CHUNK, examples)
+        arguments = (*state.evaluated, split.images, split.labels)
+        program = self.programs.get(
+            f"evaluation of replicas on {name}",
+            (network.spec, chunk, len(self.trainers), self.lead.steps.compiled_for),
+            lambda: jax.jit(
+                jax.vmap(
+                    evaluation.make_evaluation(network, chunk), in_axes=(0, 0, 0, None, None, None)
+                )
+            ),
+            *(*arguments, np.int32(0)),
+        )
+        parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
+        confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
+        return [epoch_results.errors(*each, examples) for each in zip(confusion, loss, strict=True)]
+
+    def _cut(self, replicas: Replicas, masks: Sequence[Mapping[str, np.ndarray]]) -> Replicas:
+        """With smaller arrays for all, if enough units are dead in everybody's."""
+        network, trainer = replicas.network, self.lead
+        keeps = common_keeps(network, masks)
+        widths = {name: np.r_[np.ones(k.size), np.zeros(network.groups[name].size - k.size)]
+                  for name, k in keeps[0].items()}  # fmt: skip
+        batch = max(member.batch_in_use for member in replicas.members)
+        now = numbers_in(replicas.state.variables["params"]) // len(masks)
+        if not shape_plans.worth_cutting(trainer, network, now, replicas.epoch, batch, widths):
+            return replicas
+        parts = [
+            shape_plans.resize(network, member_of(replicas.state, k), trainer.tx, keeps[k])
+            for k in range(len(masks))
+        ]
+        self.programs.drop(network.spec)
+        network, state = parts[0][0], stacked([part for _, part in parts])
+        members = tuple(
+            dataclasses.replace(
+                member, keeps={name: member.keeps[name][kept] for name, kept in mine.items()}
+            )
+            for member, mine in zip(replicas.members, keeps, strict=True)
+        )
+        splits = replicas.splits
+        before = replicas.members[0].keeps
+        if any(members[0].keeps[name].size < before[name].size
+               for name in network.input_axes.values()):  # fmt: skip
+            splits = trainer.splits(members[0].keeps)
+        given = self._given(network, members, state)
+        return dataclasses.replace(
+            replicas, network=network, members=members, state=state, given=given, splits=splits
+        )
+
+
+def host_part(replicas: Replicas) -> dict[str, Any]:
+    """What a checkpoint needs beside the arrays, as JSON holds it."""
+    return {"members": [member.to_dict() for member in replicas.members]}
