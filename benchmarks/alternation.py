@@ -50,7 +50,7 @@ def training(settings: Config, dataset: Dataset, batch: int) -> Contestant:
     program = trainer.steps.training_program(run.network, batch)
     compiled = time.perf_counter()
     split, steps = run.splits["train"], min(EXAMPLES_PER_TURN, trainer.examples) // batch
-    data = (split.images, split.labels, run.given, trainer.order(np.int32(1)))
+    data = (split.inputs, split.targets, run.given, trainer.order(np.int32(1)))
     held = [run.state]
 
     def turn() -> None:

@@ -78,7 +78,7 @@ OURS = {
 def drawn(network: Network, seed: int) -> dict[str, Any]:
     """Variables whose every number is random; scales and variances around 1."""
     generator = np.random.default_rng(seed)
-    shapes = network.spec.shapes()
+    shapes = network.model.shapes()
     leaves = []
     for path, leaf in zip(leaf_paths(shapes), jax.tree.leaves(shapes), strict=True):
         values = generator.normal(size=leaf.shape).astype(np.float32)
@@ -140,7 +140,7 @@ def kept(
 
 def settings_of(network: Network) -> dict[str, Any]:
     """What the peer builds its model from."""
-    spec, ratios = network.spec, list(RATIOS)
+    spec, ratios = network.model, list(RATIOS)
     if spec.model == "lenet":
         return {"model": "lenet", "convs": spec.convs, "hidden": spec.hidden[0], "ratios": ratios}
     return {"model": "resnet", "streams": spec.streams, "inner": spec.inner, "ratios": ratios}
@@ -175,7 +175,7 @@ def compared(network: Network, variables: Any, theirs: Mapping[str, Any]) -> lis
 
 def ask(network: Network, variables: Any, x: np.ndarray, python: str) -> dict[str, Any]:
     """Torch-Pruning's logits and choices."""
-    last = network.spec.convs[-1] if network.spec.model == "lenet" else 1
+    last = network.model.convs[-1] if network.model.model == "lenet" else 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights.npz")
         np.savez(path, x=x.transpose(0, 3, 1, 2), **to_torch(variables, last))

@@ -71,7 +71,7 @@ def train_only(trainer: Trainer, run: Run) -> tuple[Run, turns.Answer]:
     return dataclasses.replace(run, state=state, epoch=epoch), {
         "wall": wall,
         "epoch": epoch,
-        "cross_entropy": tally.cross_entropy / steps,
+        "cross_entropy": tally.data_loss / steps,
         "penalty": tally.penalty / steps,
         "active": sum(float(count.sum()) for count in tally.counts.values()) / observations,
         "test_error": test["error"],

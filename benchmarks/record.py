@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import reports
+from dynhp_jax.training.files import origin
 
 
 def head(command: str, device: str = "") -> dict[str, Any]:
@@ -17,11 +17,11 @@ def head(command: str, device: str = "") -> dict[str, Any]:
       command: as it is typed, without paths of this machine.
       device: jax's name of what it computes on, where the benchmark's own process uses jax.
     """
-    machine = filter(None, (reports.processor(), device, f"{reports.cores()} cores"))
+    machine = filter(None, (origin.processor(), device, f"{origin.cores()} cores"))
     return {
         "command": command,
-        "commit": reports.commit(),
-        "versions": reports.versions(),
+        "commit": origin.commit(),
+        "versions": origin.versions(),
         "machine": ", ".join(machine),
         "load": os.getloadavg(),
     }

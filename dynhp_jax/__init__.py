@@ -11,12 +11,13 @@
 {'in': (4, 2), 'out': (2, 2)}
 
 The names in `__all__` are the library's interface. All other names are private by convention and
-may move. The transforms need jax and optax; `Config` also loads what training needs, when it is
-first used.
+may move. The transforms need jax and optax; `Config` and `fit` also load what training needs, when
+they are first used.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from dynhp_jax import moved
 from dynhp_jax.batch_size import rules, variance
 from dynhp_jax.batch_size.probed import probed
 from dynhp_jax.common.errors import UserError
@@ -37,9 +38,12 @@ from dynhp_jax.surgery.cut import cut
 from dynhp_jax.surgery.keeps import compose, rewind
 from dynhp_jax.surgery.optimizer import cut_optimizer
 from dynhp_jax.surgery.resized import resized
+from dynhp_jax.tasks import losses, metrics
+from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
     from dynhp_jax.training.config import Config
+    from dynhp_jax.training.fit import fit
 
 __version__ = "0.1.0"
 
@@ -52,17 +56,21 @@ __all__ = [
     "Groups",
     "Keeps",
     "Member",
+    "Metric",
     "UserError",
     "activity",
     "compose",
     "cut",
     "cut_optimizer",
     "find_groups",
+    "fit",
     "gate_penalty",
     "gated",
     "get_criterion",
     "hard_concrete",
     "key_for",
+    "losses",
+    "metrics",
     "probed",
     "prune_to",
     "relevant",
@@ -75,7 +83,13 @@ __all__ = [
     "variance",
 ]
 
-_LATER = {"Config": "dynhp_jax.training.config"}  # name -> module, loaded when it is asked for
+_LATER = {  # name -> module, loaded when it is asked for
+    "Config": "dynhp_jax.training.config",
+    "fit": "dynhp_jax.training.fit",
+}
+
+
+moved.install()
 
 
 def __getattr__(name: str) -> Any:

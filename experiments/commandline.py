@@ -14,6 +14,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.common.notices import Notice
 from dynhp_jax.training import config as configuration
 from experiments import config_file
 from experiments.interrupting import AT_ONCE, INTERRUPTED, raised
@@ -76,11 +77,6 @@ def say(line: str) -> None:
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 2 :]}"
     print(text, file=sys.stderr, flush=True)
-
-
-def warn(message: object) -> None:
-    """A warning, as one line on stderr."""
-    say(f"warning: {message}")
 
 
 def parse(
@@ -251,8 +247,9 @@ def _disk_error(error: OSError) -> str:
 
 def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
     """Our own warnings are for the user and take a line; those of others are for developers."""
-    if issubclass(category, UserWarning) and "dynhp_jax" in filename:
-        warn(message)
+    ours = issubclass(category, UserWarning) and "dynhp_jax" in filename
+    if ours or issubclass(category, Notice):
+        say(f"warning: {message}")
 
 
 def _fail(kind: str, message: object, code: int) -> int:

@@ -26,7 +26,9 @@ from dynhp_jax.pruning.prune_to import prune_to
 from dynhp_jax.training import criterion_check
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.scorer import Scorer
-from experiments import commandline, provenance
+from dynhp_jax.training.files import provenance
+from dynhp_jax.training.run import examples
+from experiments import commandline
 from experiments.comparison import figures, running, settings, split_learning, tables
 from experiments.comparison.running import Place
 
@@ -92,6 +94,8 @@ def check(place: Place) -> None:
         cannot be reached, a group that does not exist, a run that the data or the memory do not
         allow, two results of one name, a result of another config.
     """
+    if place.whole.task.best != "error":
+        raise ConfigError("loss.best", place.whole.task.best, "'error' in a comparison")
     running.check(place)
     base, groups = place.base, place.whole.groups
     for criterion in place.comparison.criteria:
@@ -116,11 +120,11 @@ def _check_criterion(place: Place, text: str) -> None:
     if needed >= base.epochs:
         allowed = f"more than the {needed} earlier epochs that {text!r} looks at"
         raise ConfigError("epochs", base.epochs, allowed)
-    dataset, count = place.dataset, base.scores.examples
-    images, labels = dataset.x_validation[:count], dataset.y_validation[:count]
-    criterion_check.check("compare.criteria", text, criterion, place.whole, images, labels)
+    held_out = place.dataset.splits["validation"].first(base.scores.examples)
+    judged_on = examples.fitted(held_out, place.whole)
+    criterion_check.check("compare.criteria", text, criterion, place.whole, judged_on)
     again = base.scores.schedule != "one_shot"  # by then other units are masked
-    Scorer(criterion, place.budget, text).check(place.whole, len(labels), again)
+    Scorer(criterion, place.budget, text).check(place.whole, len(judged_on), again)
 
 
 if __name__ == "__main__":

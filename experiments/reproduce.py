@@ -21,8 +21,9 @@ from pathlib import Path
 from dynhp_jax.common import paths
 from dynhp_jax.common.disk import write_text
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.training.files import provenance
 from dynhp_jax.training.sweep import team
-from experiments import commandline, provenance
+from experiments import commandline
 from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings

@@ -23,20 +23,22 @@ from typing import Any
 from dynhp_jax.common import paths
 from dynhp_jax.common.disk import write_json
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.notices import warn
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.training import build
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.compiled import program_cache, programs
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.files import figures, provenance, summary
+from dynhp_jax.training.files.going_on import check_saved
+from dynhp_jax.training.files.workdir import Workdir, seal
 from dynhp_jax.training.run import checkpoint
 from dynhp_jax.training.run.epoch_results import Diverged
 from dynhp_jax.training.sweep.team import Replicas, Team, host_part
-from experiments import commandline, plots, provenance, reports
-from experiments.commandline import Interrupted, warn
+from experiments import commandline, reports
+from experiments.commandline import Interrupted
 from experiments.terminal import Interruptions, Screen
-from experiments.train import check_saved
 from experiments.values import shortest, values_of
-from experiments.workdir import Workdir, seal
 
 FIELDS = {
     "lams": "penalty.lam",
@@ -143,9 +145,9 @@ def run(
             team.trainers, replicas.members, records, workdirs, strict=True
         ):
             check_saved(workdir, place.checkpoints, replicas.epoch)
-            plots.draw(lines, reports.dense_numbers(trainer), workdir.figures)
-            origin = provenance.entries(provenance.stretches_of(workdir, lines))
-            summaries.append(reports.summarise(trainer, member, lines) | origin)
+            figures.draw(lines, trainer, workdir.figures)
+            came_from = provenance.entries(provenance.stretches_of(workdir, lines))
+            summaries.append(summary.summarise(trainer, member, lines) | came_from)
             write_json(workdir.summary_file, summaries[-1])
     print(table(configs, summaries))
     print(f"everything is in {folder}")
@@ -168,7 +170,7 @@ def _train(
     if replicas.epoch < config.epochs:
         for workdir, lines in zip(workdirs, records, strict=True):
             provenance.keep(workdir, lines, replicas.epoch, now)
-    screen = Screen(replicas.epoch, config.epochs)
+    screen = Screen(replicas.epoch, config.epochs, team.whole.task)
     with interruptions:
         try:
             while replicas.epoch < config.epochs:
@@ -226,10 +228,10 @@ def table(configs: Sequence[Config], summaries: Sequence[Mapping[str, Any]]) -> 
     memory = "training memory (paper)"  # the only meter of a sweep
     rows = [("setting", "runs", "test error, %", "best, %", "model, KiB", memory)]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
-    for config, summary in zip(configs, summaries, strict=True):
+    for config, found in zip(configs, summaries, strict=True):
         flat = configuration.flatten(config)
         key = tuple((field, flat[field]) for field in FIELDS.values() if field != "seed")
-        groups.setdefault(key, []).append(summary)
+        groups.setdefault(key, []).append(found)
     varied = {field for key in groups for field, value in key
               if len({dict(other)[field] for other in groups}) > 1}  # fmt: skip
     for key, runs_of_it in groups.items():

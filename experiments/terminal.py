@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from dynhp_jax.tasks.task import Task
 from experiments import interrupting, reports
 from experiments.commandline import Interrupted, say
 
@@ -63,8 +64,8 @@ class Interruptions:
 class Screen:
     """A progress bar on a terminal, now and then a line elsewhere."""
 
-    def __init__(self, done: int, epochs: int):
-        self._epochs = epochs
+    def __init__(self, done: int, epochs: int, task: Task):
+        self._epochs, self._task = epochs, task
         self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True)
         self._next = 0.0
 
@@ -72,14 +73,14 @@ class Screen:
         """One epoch more, as metrics.jsonl has it."""
         if not self._bar.disable:
             self._bar.set_postfix_str(
-                f"error {record['test_error']:.2f} %,"
+                f"{reports.judged(record, self._task)},"
                 f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
                 f" batch {record['batch_size']}, {record['memory_kib']:.0f} KiB",
                 refresh=False,
             )
             self._bar.update()
         elif time.monotonic() >= self._next or record["epoch"] == self._epochs:
-            print(reports.line(record, self._epochs), flush=True)
+            print(reports.line(record, self._epochs, self._task), flush=True)
             self._next = time.monotonic() + LOG_SECONDS
 
     def close(self) -> None:

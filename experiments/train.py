@@ -6,12 +6,11 @@ The same command on the same workdir goes on where it stopped. Every field of th
 overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(300, 100)".
 """
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from dynhp_jax.common.disk import write_json
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.own_code import OwnCodeError
 from dynhp_jax.data.loading import Dataset
@@ -19,14 +18,15 @@ from dynhp_jax.training import build
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.compiled import program_cache, programs
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.files import going_on
+from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run import checkpoint, loop
 from dynhp_jax.training.run.run import Run
-from dynhp_jax.training.run.trainer import Trainer, array_part, host_part
-from experiments import commandline, plots, provenance, reports
-from experiments.commandline import Interrupted, warn
+from dynhp_jax.training.run.trainer import Trainer
+from experiments import commandline, reports
+from experiments.commandline import Interrupted
 from experiments.events import Events, scalars
 from experiments.terminal import Interruptions, Screen
-from experiments.workdir import Workdir, seal
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,82 +62,54 @@ def train(
     dataset = dataset or build.dataset_of(config)
     program_cache.use_cache(config.compiling.cache_dir)
     trainer = Trainer(config, dataset, programs.Programs(known=workdir.trials))
-    run = _start(trainer, workdir, begin)
-    records = workdir.begin(run.epoch)
-    if run.epoch < config.epochs:
-        provenance.keep(workdir, records, run.epoch, now or provenance.present())
-    events = Events(workdir.tensorboard, run.epoch)
-    report = Screen(run.epoch, config.epochs)
-    with Interruptions() as interruptions:
+    run = going_on.start(trainer, workdir, begin, print)
+    watchers = Watchers(workdir, run.epoch, trainer)
+    with Interruptions() as interruptions, contextlib.closing(watchers):
         try:
-            while run.epoch < config.epochs:
-                run, record = loop.advance(trainer, run)
-                workdir.append(record)
-                records.append(record)
-                events.write(run.epoch, scalars(record))
-                report.show(record)
-                last = run.epoch == config.epochs or interruptions.wanted
-                if last or run.epoch % config.checkpoint.every == 0:
-                    with interruptions.saving():
-                        _save(trainer, run, workdir)
-                if interruptions.wanted and run.epoch < config.epochs:
-                    raise Interrupted(
-                        f"epoch {run.epoch} of {config.epochs} is saved in {workdir.path};"
-                        " the same command goes on from there"
-                    )
+            run, records = going_on.train(trainer, run, workdir, [watchers], interruptions, now)
+        except going_on.Paused as paused:
+            raise Interrupted(str(paused)) from None
         except KeyboardInterrupt:
             raise Interrupted(f"stopped at once; {_what_is_left(workdir, config)}") from None
         except loop.Diverged as error:
             advice = "a smaller config.optimizer.learning_rate may help"
-            raise UserError(f"{error}; {_last_good(workdir)}; {advice}") from None
+            raise UserError(f"{error}; {going_on.last_good(workdir)}; {advice}") from None
         except OwnCodeError as error:
-            raise UserError(f"{error}; {_last_good(workdir)}") from error
-        finally:
-            report.close()
-            events.close()
-    check_saved(workdir, workdir.checkpoints, run.epoch)
-    plots.draw(records, reports.dense_numbers(trainer), workdir.figures)
-    origin = provenance.entries(provenance.stretches_of(workdir, records))
-    summary = reports.summarise(trainer, run, records) | origin
-    write_json(workdir.summary_file, summary)
-    print(reports.table(summary))
+            raise UserError(f"{error}; {going_on.last_good(workdir)}") from error
+    found = going_on.finish(trainer, run, workdir, records)
+    print(reports.table(found, trainer.whole.task))
     print(f"everything is in {workdir.path}")
     interruptions.after_the_last(workdir.path)
     return trainer, run, records
 
 
-def _start(trainer: Trainer, workdir: Workdir, begin: Callable[[Trainer], Run]) -> Run:
-    """The run as its newest whole checkpoint has it, or at its very beginning."""
-    found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
-    if found is None:
-        return begin(trainer)
-    trainer.check_criterion()
-    run = trainer.resume(found)
-    trainer.programs.compilations = found.host["compilations"]
-    trainer.programs.seconds = found.host["compile_seconds"]
-    trainer.programs.waited = found.host["compile_waited"]
-    print(f"going on after epoch {found.epoch} of {trainer.config.epochs} in {workdir.path}")
-    return run
+class Watchers:
+    """What follows a run: TensorBoard's events, and the screen.
 
+    Args:
+      workdir: of the run; it is there by the first record.
+      done: epochs that are.
+      trainer: of the run.
+    """
 
-def _save(trainer: Trainer, run: Run, workdir: Workdir) -> None:
-    checkpoint.save(
-        workdir.checkpoints,
-        run.epoch,
-        array_part(run),
-        host_part(run, trainer) | seal([workdir]),
-        trainer.config.checkpoint.keep,
-    )
+    def __init__(self, workdir: Workdir, done: int, trainer: Trainer):
+        self._workdir, self._done, self._trainer = workdir, done, trainer
+        self._events, self._screen = None, None
 
+    def __call__(self, record: Mapping[str, Any]) -> None:
+        """One epoch more."""
+        if self._events is None:
+            self._events = Events(self._workdir.tensorboard, self._done)
+            task, epochs = self._trainer.whole.task, self._trainer.config.epochs
+            self._screen = Screen(self._done, epochs, task)
+        self._events.write(record["epoch"], scalars(record))
+        self._screen.show(record)
 
-def check_saved(workdir: Workdir, checkpoints: Path, epoch: int) -> None:
-    """Raises UserError unless the run is still in its directory, with the end that was saved."""
-    workdir.check_there()
-    if checkpoint.epochs(checkpoints)[-1:] != [epoch]:
-        raise UserError(
-            f"the checkpoint of epoch {epoch} was removed from {checkpoints} while the run went on,"
-            " so that it ends here; the same command goes on from what is left"
-        )
+    def close(self) -> None:
+        """After the last epoch."""
+        if self._events is not None:
+            self._screen.close()
+            self._events.close()
 
 
 def _what_is_left(workdir: Workdir, config: Config) -> str:
@@ -152,13 +124,6 @@ def _what_is_left(workdir: Workdir, config: Config) -> str:
         f"nothing is saved yet (config.checkpoint.every is {every}), so that the same command"
         " begins with epoch 1 again"
     )
-
-
-def _last_good(workdir: Workdir) -> str:
-    epochs = checkpoint.epochs(workdir.checkpoints)
-    if not epochs:
-        return "there is no checkpoint yet"
-    return f"the checkpoint of epoch {epochs[-1]} is kept in {workdir.checkpoints}"
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from patience import PATIENCE
 
 from dynhp_jax import data
 from dynhp_jax.training.compiled import programs
+from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run import checkpoint
 from dynhp_jax.training.run.trainer import Trainer
 from experiments import commandline
-from experiments.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = {"seconds", "compile_seconds", "compilations"}

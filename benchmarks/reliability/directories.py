@@ -29,7 +29,7 @@ from benchmarks import record
 from benchmarks.reliability import damage
 from benchmarks.reliability.calling import Caller
 from benchmarks.reliability.damaged import RIGHT, SMALL, Trial
-from experiments import reports
+from dynhp_jax.training.files import origin
 
 _WORKERS = 2
 _PLACES = re.compile(r"bit \d+ of byte \d+")
@@ -123,7 +123,7 @@ def main() -> None:
     flags.add_argument("--seed", default=0, type=int)
     flags.add_argument("--cases", default=None, type=int, help="at most so many; all of them")
     flags = flags.parse_args()
-    workdir = (flags.workdir / f"directories-{reports.commit()}-seed{flags.seed}").absolute()
+    workdir = (flags.workdir / f"directories-{origin.commit()}-seed{flags.seed}").absolute()
     trials, lines = _trials(workdir), workdir / "cases.jsonl"
     cases, done = every(trials, flags.seed)[: flags.cases], _read(lines)
     missing = [case for case in cases if case.key not in done]

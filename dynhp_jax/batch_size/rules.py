@@ -13,8 +13,8 @@ Sources: Valerio et al. 2020, Eq. 8 to 10; Balles, Romero & Hennig 2017 (CABS).
 import dataclasses
 import math
 import warnings
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from dynhp_jax.common.errors import ConfigError
 
@@ -104,7 +104,12 @@ class CABS:
         return _within(round(wanted), batch, room)
 
 
-RULES = {"fixed": Fixed, "dynhp": DynHP, "cabs": CABS}
+# A new rule: its class, and its line here; from the options of the section `batch`.
+RULES: dict[str, Callable[[Any], Controller]] = {
+    "fixed": lambda options: Fixed(),
+    "dynhp": lambda options: DynHP(options.alpha),
+    "cabs": lambda options: CABS(options.eta),
+}
 
 
 def on_grid(batch: int, ratio: float) -> int:

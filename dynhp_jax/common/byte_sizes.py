@@ -1,6 +1,10 @@
 """Numbers of bytes as people write and read them: '1.5MiB'."""
 
+import math
 import re
+from typing import Any
+
+import jax
 
 from dynhp_jax.common.errors import ConfigError, shown
 
@@ -44,3 +48,8 @@ def kib(size: int, up: bool = False) -> str:
     """Bytes as text in KiB with one decimal, rounded down, or up so that it is enough."""
     tenths = -(-size * 10 // 1024) if up else size * 10 // 1024
     return f"{tenths // 10}.{tenths % 10}KiB"
+
+
+def array_bytes(tree: Any) -> int:
+    """Bytes of the arrays (or shapes) of a pytree."""
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from dynhp_jax.common import paths
+from dynhp_jax.common import own_code, paths
 from dynhp_jax.common.byte_sizes import parse_bytes
 from dynhp_jax.common.errors import ConfigError
 
@@ -100,6 +100,18 @@ def choice(default: str, names: tuple[str, ...], help: str):
         return value
 
     return _option(default, convert, ", ".join(repr(name) for name in names), help)
+
+
+def named(default: str, names: tuple[str, ...], help: str):
+    """One of the given names, or `module:object` of one's own, which is imported later."""
+
+    def convert(value):
+        if value not in names and not own_code.is_own(as_text(value)):
+            raise ValueError
+        return value
+
+    allowed = f"{', '.join(repr(name) for name in names)}, or module:object of your own"
+    return _option(default, convert, allowed, help)
 
 
 def text(default: str, help: str, allowed: str = "a string"):

@@ -108,6 +108,45 @@ def instance(text: str, role: Role, origin: Origin) -> Any:
         return kind(**options)
 
 
+def is_own(text: str) -> bool:
+    """Whether a text is `module:object`, not a name of the library's.
+
+    >>> is_own("mine:Net(width=8)"), is_own("mlp")
+    (True, False)
+    """
+    parts = _TEXT.fullmatch(text.strip())
+    return parts is not None and parts["module"] is not None
+
+
+def value(text: str, word: str, origin: Origin, remedy: str) -> Any:
+    """What a text `module:object` names: the object itself, or the result of `object(options)`.
+
+    A class is called without options, too.
+
+    Args:
+      text: `module:object`, with options in parentheses if it is to be called.
+      word: for what it is ('model').
+      origin: where the text was read.
+      remedy: how a person names code of their own.
+
+    Raises:
+      UserError: the text was read from a file, or its options are no literals.
+      OwnCodeError: the module cannot be imported or has no such object, or the call fails.
+    """
+    parts = _TEXT.fullmatch(text.strip())
+    whose = f"{word} {text!r}"
+    if origin is Origin.FILE:
+        raise UserError(
+            f"{whose} was read from a file, which may not name code of one's own; to run it,"
+            f" {remedy}"
+        )
+    with guarded(whose):
+        found = _imported(parts["module"], parts["name"])
+        if parts["options"] is None and not inspect.isclass(found):
+            return found
+        return found(**_options(whose, parts["options"] or "()"))
+
+
 def _options(whose: str, call: str) -> dict[str, Any]:
     try:
         return literals.options(call)

@@ -13,6 +13,7 @@ from dynhp_jax.common import cache_folder, paths
 from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.data import cached, download, originals, prepared
 from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable, hashed_order
+from dynhp_jax.data.pairs import Pairs
 
 NAMES = ("digits", *PUBLISHED)
 
@@ -66,6 +67,15 @@ class Dataset:
     def example_shape(self) -> tuple[int, ...]:
         """Shape of one example: (height, width, channels) or (features,)."""
         return self.x_train.shape[1:]
+
+    @property
+    def splits(self) -> dict[str, Pairs]:
+        """'train', 'test' and, if some of it is held out, 'validation'."""
+        names = ("train", "test", "validation")
+        found = {
+            each: Pairs(getattr(self, f"x_{each}"), getattr(self, f"y_{each}")) for each in names
+        }
+        return {name: pairs for name, pairs in found.items() if len(pairs)}
 
 
 def _check_counts(split: str, images: np.ndarray, labels: np.ndarray) -> None:

@@ -14,8 +14,6 @@ from dynhp_jax.common.byte_sizes import kib, parse_bytes
 from dynhp_jax.common.errors import ConfigError
 
 BYTES_PER_NUMBER = 4  # float32
-
-
 UNLIMITED = "none"  # the budget of a run without one
 
 

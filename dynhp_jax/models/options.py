@@ -7,7 +7,7 @@ from dynhp_jax.common.fields import (
     LARGEST_WHOLE,
     Section,
     as_whole,
-    choice,
+    named,
     number,
     several,
     whole,
@@ -24,7 +24,7 @@ def _width(value) -> int:
 @dataclasses.dataclass(frozen=True)
 class Model(Section):
     prefix = "model."
-    name: str = choice("mlp", tuple(registry.SPECS), "the network")
+    name: str = named("mlp", tuple(registry.SPECS), "the network")
     hidden: tuple[int, ...] = several(
         (), _width, f"widths of 1 to {LARGEST_WHOLE}, such as (300, 100)",
         "units of the hidden layers; (): the model's own",

@@ -56,6 +56,31 @@ class Spec(abc.ABC):
     def _read(self, shapes: "LeafShapes") -> typing.Self:
         """This spec with every width replaced by the one that the leaves have."""
 
+    @property
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Shape and type of one example, without the batch axis."""
+        return jax.ShapeDtypeStruct(self.input_shape, jnp.float32)
+
+    def evaluate(self, variables: Mapping, inputs: jax.Array) -> jax.Array:
+        """Logits [batch, classes], with stored batch statistics."""
+        return self.module().apply(variables, inputs, train=False)
+
+    def train(self, variables: Mapping, inputs: jax.Array, key: tuple = ()) -> tuple:
+        """Logits [batch, classes] and the collections that training updates: {} for most models.
+
+        Args:
+          variables: {'params': ...} and the other collections.
+          inputs: f32[batch, ...].
+          key: (), as nothing is drawn.
+        """
+        changing, module = [name for name in variables if name != "params"], self.module()
+        if not changing:
+            return module.apply(variables, inputs, train=True), {}
+        logits, updates = module.apply(variables, inputs, train=True, mutable=changing)
+        return logits, dict(updates)
+
+    draws = False  # whether `train` needs a key
+
     def init(self, key: jax.Array) -> dict:
         """Draws the variables: {'params': ...} and, with BatchNorm, 'batch_stats'."""
         example = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
@@ -81,6 +106,16 @@ class Spec(abc.ABC):
         spec = self._read(found)
         _compare(_leaf_shapes(_shapes(spec)["params"], "params"), found.by_path)
         return spec
+
+    def cut(self, params: Mapping, keeps: Mapping) -> typing.Self:
+        """`resized(params)`: which units were kept does not matter to a module of these sizes."""
+        return self.resized(params)
+
+    def rebuilt(self, values: Mapping, keeps: Mapping) -> typing.Self:
+        """`from_dict(values)`: the spec that a checkpoint holds."""
+        return self.from_dict(values)
+
+    given = None  # the variables that it came with: `init` draws them
 
     def check(self, variables: Mapping) -> None:
         """Raises a ValueError that names the leaf unless `variables` has this spec's shapes.

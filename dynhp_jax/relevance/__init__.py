@@ -1,1 +1,5 @@
 """Relevance that flows back from outputs to units."""
+
+from dynhp_jax.relevance.propagation import relevant
+
+__all__ = ["relevant"]

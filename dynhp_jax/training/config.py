@@ -17,12 +17,13 @@ import ml_collections
 from dynhp_jax.batch_size.options import Batch
 from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.common.fields import Rule, Section, choice, path_name, whole
-from dynhp_jax.common.own_code import Origin
+from dynhp_jax.common.own_code import Origin, is_own
 from dynhp_jax.data.options import Data
 from dynhp_jax.gates.options import Gates, Penalty, Pruning
 from dynhp_jax.memory.options import Memory
 from dynhp_jax.models.options import Model
 from dynhp_jax.pruning.options import ScoreOptions
+from dynhp_jax.tasks.options import Loss
 from dynhp_jax.training.options import Checkpoint, Compiling, Distillation, Optimizer
 
 METHODS = ("dynhp", "hp", "sp", "dense", "scores")
@@ -52,6 +53,7 @@ class Config(Section):
     devices: int = whole(1, 0, "devices that share every mini-batch; 0: all that there are")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
+    loss: Loss = dataclasses.field(default_factory=Loss)
     gates: Gates = dataclasses.field(default_factory=Gates)
     penalty: Penalty = dataclasses.field(default_factory=Penalty)
     pruning: Pruning = dataclasses.field(default_factory=Pruning)
@@ -87,6 +89,12 @@ class Config(Section):
         if size == 0:
             size = self.memory.sp_batch if rule == "fixed" else 16
         return dataclasses.replace(self.batch, rule=rule, size=size)
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The fields that name code of one's own, criteria aside: those of model, data, ..."""
+        sections = ("model", "data", "loss", "optimizer")
+        return tuple(f"{s}.name" for s in sections if is_own(getattr(self, s).name))
 
     @property
     def gated(self) -> bool:
@@ -239,6 +247,12 @@ def _fields(values: Mapping[str, Any]) -> dict[str, Any]:
 def from_config_dict(values: ml_collections.ConfigDict) -> Config:
     """The config of a person, who named its file with overrides; the errors are `from_dict`'s."""
     return Config(**_fields(values.to_dict()))
+
+
+def of_person(config: Config) -> Config:
+    """The same config as one that a person gave, who says that the code it names may be run."""
+    names = [field.name for field in dataclasses.fields(Config)]
+    return Config(**{name: getattr(config, name) for name in names})
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -1,53 +1,117 @@
-"""A model as the training loop sees it: two apply functions and the groups that are gated."""
+"""A model as the training loop sees it: its functions, its task, the groups that are gated."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.tree_paths import InputPath, path_name
 from dynhp_jax.jaxprs.trace import trace
-from dynhp_jax.models.spec import Spec
 from dynhp_jax.structure.find import find_groups
-from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.group import EXPERT, INPUT, VOCABULARY
+from dynhp_jax.structure.groups import Groups, Keeps
 from dynhp_jax.surgery.cut import cut
+from dynhp_jax.tasks.task import Task
 
 Variables = Mapping[str, Any]
+CLASSIFICATION = Task()
+LABEL = jax.ShapeDtypeStruct((), jnp.int32)  # of one example: the number of its class
+
+
+class Model(Hashable, Protocol):
+    """A network of some sizes. Equal ones share compiled programs.
+
+    `models.spec.Spec` is one, of a shipped module that is built anew in other sizes;
+    `training.own_model.OwnModel` another, of anybody's function that runs on smaller arrays.
+
+    Attributes:
+      example: shapes and types of one example's inputs, a pytree without the batch axis.
+      draws: whether `train` needs a key.
+      given: the variables at the start; None where `init` draws them.
+    """
+
+    example: Any
+    draws: bool
+    given: Any
+
+    def shapes(self) -> dict[str, Any]:
+        """Shapes and types of the variables; a dictionary of collections, 'params' among them."""
+
+    def init(self, key: jax.Array) -> dict[str, Any]:
+        """The variables at the start; traced."""
+
+    def evaluate(self, variables: Variables, inputs: Any) -> Any:
+        """Outputs [batch, ...]; examples do not depend on each other."""
+
+    def train(self, variables: Variables, inputs: Any, key: Any) -> tuple[Any, dict[str, Any]]:
+        """Outputs in training, and the collections that it updates."""
+
+    def cut(self, params: Any, keeps: Keeps) -> Self:
+        """The model of arrays that were cut.
+
+        Args:
+          params: the smaller collection 'params', arrays or shapes.
+          keeps: by which it was, counted in this model's units.
+        """
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a checkpoint holds of its sizes, as JSON."""
+
+    def rebuilt(self, values: Mapping[str, Any], keeps: Keeps) -> Self:
+        """The model that `to_dict` gave these values of; this one is whole.
+
+        Args:
+          values: from a checkpoint.
+          keeps: units of this model that it holds.
+
+        Raises:
+          UserError: the values are of no such model.
+        """
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """A spec and the groups of its model.
+    """A model, its groups and its task.
 
     Attributes:
-      spec: the static sizes.
+      model: of some sizes.
       groups: those that are gated and may be pruned; the other ones stay whole.
+      task: what it is trained and judged by.
+      target: shapes and types of one example's targets, a pytree without the batch axis.
       all_units: how many units the groups had before any were cut.
-      example_shape: of the data set's examples, which the model may get flat; () if not known.
+      example_shape: of the data set's images, which the model may get flat; () if not known.
     """
 
-    spec: Spec
+    model: Model
     groups: Groups
+    task: Task = CLASSIFICATION
+    target: Any = LABEL
     all_units: int = 0
     example_shape: tuple[int, ...] = ()
 
-    def evaluate(self, variables: Variables, inputs: jax.Array) -> jax.Array:
-        """Logits [batch, classes], with stored batch statistics."""
-        return self.spec.module().apply(variables, inputs, train=False)
+    def evaluate(self, variables: Variables, inputs: Any) -> Any:
+        """Outputs [batch, ...], with stored batch statistics."""
+        return self.model.evaluate(variables, inputs)
 
-    def train(self, variables: Variables, inputs: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
-        """Logits [batch, classes] and the collections that training updates: {} for most models."""
-        changing = [name for name in variables if name != "params"]
-        module = self.spec.module()
-        if not changing:
-            return module.apply(variables, inputs, train=True), {}
-        logits, updates = module.apply(variables, inputs, train=True, mutable=changing)
-        return logits, dict(updates)
+    def train(self, variables: Variables, inputs: Any, key: Any = ()) -> tuple[Any, dict[str, Any]]:
+        """Outputs [batch, ...] and the collections that training updates: {} for most models."""
+        return self.model.train(variables, inputs, key)
+
+    @functools.cached_property
+    def sums(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and types of what the task's metrics sum up, by name."""
+
+        def found(variables: Variables, inputs: Any, targets: Any) -> dict[str, jax.Array]:
+            return self.task.sums(self.evaluate(variables, inputs), targets, None)
+
+        examples = batch_of(self.model.example, 2), batch_of(self.target, 2)
+        return jax.eval_shape(found, self.model.shapes(), *examples)
 
     @functools.cached_property
     def slow_in_loops(self) -> bool:
@@ -57,68 +121,96 @@ class Network:
         """
         if jax.default_backend() != "cpu":
             return False
-        example = jax.ShapeDtypeStruct((2, *self.spec.input_shape), jnp.float32)
+        inputs = batch_of(self.model.example, 2)
         return "conv_general_dilated" in str(
-            jax.make_jaxpr(self.evaluate)(self.spec.shapes(), example)
+            jax.make_jaxpr(self.evaluate)(self.model.shapes(), inputs)
         )
 
     @functools.cached_property
     def flops(self) -> float:
         """Floating-point operations of a forward pass for one example."""
-        example = jax.ShapeDtypeStruct((2, *self.spec.input_shape), jnp.float32)
-        walk = trace(self.evaluate, self.spec.shapes(), (example,)).walk
+        walk = trace(self.evaluate, self.model.shapes(), (batch_of(self.model.example, 2),)).walk
         return sum(contraction.flops for contraction in walk.contractions) / 2
 
     @property
-    def input_axes(self) -> dict[int, str]:
-        """Which axes of the inputs hold units, and of which group: {axis: name}."""
+    def input_axes(self) -> dict[tuple[str, int], str]:
+        """Which axes of the inputs hold units, and of which group: {(path, axis): name}."""
         return {
-            member.axis: name
+            (member.path, member.axis): name
             for name, group in self.groups.items()
             for member in group.members
-            if member.path == "inputs/0"
+            if isinstance(member.path, InputPath)
         }
 
-    def cut_inputs(self, inputs: np.ndarray, keeps: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The positions of the surviving units, of inputs that are still whole."""
-        for axis in self.input_axes:
-            kept = self.groups.positions("inputs/0", axis, self.groups.check_keeps(keeps))
-            inputs = np.take(inputs, kept, axis=axis)
-        return inputs
+    def cut_inputs(self, inputs: Any, keeps: Keeps) -> Any:
+        """The positions of the surviving units, of inputs that are still whole: NumPy arrays."""
+        axes, keeps = self.input_axes, self.groups.check_keeps(keeps)
+
+        def smaller(path: Any, leaf: np.ndarray) -> np.ndarray:
+            name = path_name((jax.tree_util.SequenceKey(0), *path))
+            for held, axis in axes:
+                if held == f"inputs/{name}":
+                    leaf = np.take(leaf, self.groups.positions(held, axis, keeps), axis=axis)
+            return leaf
+
+        return jax.tree_util.tree_map_with_path(smaller, inputs)
 
     def share(self, part: float) -> "Network":
         """The network with that part of the units of every group, rounded up."""
         groups = self.groups
-        keeps = {name: np.arange(math.ceil(part * group.size)) for name, group in groups.items()}
-        params = jax.eval_shape(lambda tree: cut(tree, groups, keeps), self.spec.shapes())["params"]
-        return self.shrunk(params, keeps)
+        return self.part(
+            {name: np.arange(math.ceil(part * group.size)) for name, group in groups.items()}
+        )
 
-    def shrunk(self, params: Any, keeps: Mapping[str, np.ndarray]) -> "Network":
+    def part(self, keeps: Keeps) -> "Network":
+        """The network with these of its units only."""
+        groups = self.groups
+        shapes = jax.eval_shape(lambda tree: cut(tree, groups, keeps), self.model.shapes())
+        return self.shrunk(shapes["params"], keeps)
+
+    def shrunk(self, params: Any, keeps: Keeps) -> "Network":
         """The network after a cut, with the same groups in it."""
-        spec, groups = self.spec.resized(params), self.groups.shrunk(keeps)
-        return dataclasses.replace(self, spec=spec, groups=groups)
+        model, groups = self.model.cut(params, keeps), self.groups.shrunk(keeps)
+        return dataclasses.replace(self, model=model, groups=groups)
 
 
-def whole_network(spec: Spec, names: Sequence[str] | None, inputs: bool = True) -> Network:
+def batch_of(example: Any, size: int) -> Any:
+    """Shapes of so many examples, from the shapes of one."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), jnp.dtype(leaf.dtype)), example
+    )
+
+
+def whole_network(
+    model: Model,
+    names: Sequence[str] | None,
+    inputs: bool = True,
+    task: Task = CLASSIFICATION,
+    target: Any = LABEL,
+    found: Groups | None = None,
+) -> Network:
     """The network before anything is pruned.
 
     Args:
-      spec: its sizes.
-      names: groups to gate; () for all that can be cut exactly, None for no group at all.
-      inputs: whether () includes the group of the inputs.
+      model: of its sizes.
+      names: groups to gate; () for all that can be cut exactly but vocabularies and experts, None
+        for no group at all.
+      inputs: whether () includes the groups of the inputs.
+      task, target: see `Network`.
+      found: all groups of the model, if they are known; None to find them here.
 
     Raises:
       ConfigError: a name is no group of this model, or a group that cannot be cut exactly.
     """
-    example = jax.ShapeDtypeStruct((2, *spec.input_shape), jnp.float32)
-    network = Network(spec, Groups((), {}, {}))
-    found = find_groups(network.evaluate, spec.shapes(), example)
+    if found is None:
+        found = find_groups(model.evaluate, model.shapes(), batch_of(model.example, 2))
     if names is None:
         names = ()
     elif not names:
-        names = [name for name in found.prunable if inputs or name != "input"]
+        left_alone = {VOCABULARY, EXPERT} if inputs else {VOCABULARY, EXPERT, INPUT}
+        names = [name for name in found.prunable if found[name].kind not in left_alone]
     for name in names:
         if name not in found.prunable:
             raise ConfigError("pruning.groups", tuple(names), f"names among {found.prunable}")
     groups = found.select(names)
-    return Network(spec, groups, sum(group.size for group in groups.values()))
+    return Network(model, groups, task, target, sum(group.size for group in groups.values()))

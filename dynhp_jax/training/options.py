@@ -10,6 +10,7 @@ import math
 from dynhp_jax.common.fields import (
     Section,
     choice,
+    named,
     number,
     positive,
     switch,
@@ -23,7 +24,7 @@ OPTIMIZERS = ("adam", "sgd", "momentum")
 @dataclasses.dataclass(frozen=True)
 class Optimizer(Section):
     prefix = "optimizer."
-    name: str = choice("adam", OPTIMIZERS, "the optax optimizer")
+    name: str = named("adam", OPTIMIZERS, "the optax optimizer")
     learning_rate: float = positive(1e-3, "its step size")
     schedule: str = choice(
         "constant", ("constant", "cosine", "linear"), "how all step sizes change over the epochs"

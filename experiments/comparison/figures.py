@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.files.figures import COLORS, panels_of
 from experiments.comparison import tables
 from experiments.comparison.settings import Comparison, prunes_first
-from experiments.plots import COLORS, panels_of
 from experiments.reproduction.results import Result
 
 _STYLES = ("-", "--", ":")

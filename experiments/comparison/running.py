@@ -28,15 +28,16 @@ from dynhp_jax.training.compiled.budget import Budget
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.scorer import Scored, Scorer
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.files import provenance
+from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import checkpoint, loop, prune_by_criterion
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
-from experiments import provenance, train
+from experiments import train
 from experiments.comparison import results, settings
 from experiments.comparison.settings import Comparison
 from experiments.values import shortest
-from experiments.workdir import Workdir
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -115,8 +115,8 @@ def learning(
 
 def values_per_unit(network: Network, name: str) -> float:
     """Numbers that a unit gives for one example where it is first read, behind nonlinearities."""
-    variables = network.spec.shapes()
-    example = jax.ShapeDtypeStruct((2, *network.spec.input_shape), np.float32)
+    variables = network.model.shapes()
+    example = jax.ShapeDtypeStruct((2, *network.model.input_shape), np.float32)
 
     def read(variables, inputs):
         seen = Evidence(network.evaluate, network.groups, variables, (inputs,), names=(name,))
@@ -127,8 +127,8 @@ def values_per_unit(network: Network, name: str) -> float:
 
 def flops_left(network: Network, units: Mapping[str, int]) -> float:
     """The share of a forward pass's FLOPs with so many units in every group."""
-    example = jax.ShapeDtypeStruct((2, *network.spec.input_shape), np.float32)
-    flops = Flops(1, network.evaluate, network.spec.shapes(), (example,))
+    example = jax.ShapeDtypeStruct((2, *network.model.input_shape), np.float32)
+    flops = Flops(1, network.evaluate, network.model.shapes(), (example,))
     keeps = {name: np.arange(count) for name, count in units.items()}
     return flops.measure(network.groups, keeps) / flops.measure(network.groups, {})
 

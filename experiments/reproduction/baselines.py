@@ -35,7 +35,7 @@ def of_pixels(dataset: Dataset, kept: Sequence[int]) -> Dataset:
 
 def cuttable(run: Run) -> Network:
     """A dense run's network with every group that can be cut; the run itself gates none."""
-    return whole_network(run.network.spec, ())
+    return whole_network(run.network.model, ())
 
 
 def largest(run: Run, units: Mapping[str, int]) -> Keeps:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from dynhp_jax.common.errors import UserError
-from experiments.plots import COLORS, error_limits, legend_beside, panels_of
+from dynhp_jax.training.files.figures import COLORS, error_limits, legend_beside, panels_of
 from experiments.reproduction import rows, tables
 from experiments.reproduction.published import CLASSES, METER, TABLES, UNITS, Table
 from experiments.reproduction.results import Result, mean_curve

@@ -19,14 +19,15 @@ from dynhp_jax.training import build
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.compiled import programs
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.files import provenance
+from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
-from experiments import provenance, train
+from experiments import train
 from experiments.reproduction import baselines, results
 from experiments.reproduction.published import UNITS, Table
 from experiments.reproduction.rows import Row, config_of, expected, sizes
 from experiments.reproduction.settings import Settings
-from experiments.workdir import Workdir
 
 Part = tuple[Workdir, list[dict[str, Any]]]  # of a run: where it lies, and its records
 

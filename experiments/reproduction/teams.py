@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dynhp_jax.training import build
+from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.sweep.stacked import member_of
 from experiments import sweep
 from experiments.reproduction import results, running
 from experiments.reproduction.rows import Row, config_of
 from experiments.reproduction.running import Place
-from experiments.workdir import Workdir
 
 _SEED = "seed"  # and the number: the name of a member
 

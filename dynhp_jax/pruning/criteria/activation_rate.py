@@ -30,6 +30,7 @@ class ActivationRate(Section):
     """
 
     prefix = "criterion."
+    comparable = True
 
     draws: int = whole(0, 0, "how many draws to count; 0: the probability")
 

@@ -29,6 +29,7 @@ class BatchNormScale(Section):
     """
 
     prefix = "criterion."
+    comparable = True
 
     leaf: str = text("scale", "the last part of the scale's path")
     scale: str = choice("none", tuple(SCALES), "what each one's scores are divided by")

@@ -14,6 +14,7 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import leaf_paths, of_variables
 from dynhp_jax.structure.group import Group, Member, mismatch
 from dynhp_jax.structure.groups import Groups
+from dynhp_jax.tasks import losses
 
 UnitScores = dict[str, jax.Array]
 
@@ -24,8 +25,10 @@ class Criterion(Protocol):
     A frozen dataclass whose fields are its options. `scores` is pure and can be jitted; it does not
     depend on how the units of a group are numbered, and draws what is random from `evidence.key`.
     One that looks at `evidence.earlier` says how many of them a run has to keep for it, in an
-    attribute `earlier_epochs`. One that looks at examples is best a `chunks.Summed`, so that memory
-    need not hold what it computes of all of them at once.
+    attribute `earlier_epochs`. One whose scores can be compared from group to group as they are
+    (changes of the loss, probabilities, scales of normalisations) says so by `comparable = True`;
+    the scores of others are divided by their group's mean. One that looks at examples is best a
+    `chunks.Summed`, so that memory need not hold what it computes of all of them at once.
     """
 
     def scores(self, evidence: Evidence) -> Mapping[str, jax.Array]:
@@ -33,17 +36,12 @@ class Criterion(Protocol):
         ...
 
 
-_OTHERS = "for other outputs or labels give a loss of your own, Evidence(loss=...)"
-
-
-def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
-    """-log softmax(outputs)[label], one number per example; the mean over an example's positions.
+def strict_cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    """`losses.cross_entropy`, but nan, as are its derivatives, where a label is no class.
 
     Args:
-      outputs: logits [batch, ..., classes], of two classes or more; axes between the first and the
-        last are positions: those of a sentence's tokens, or of an image's pixels.
-      labels: int[batch, ...], from 0 to classes - 1. The loss of an example with any other is nan,
-        as are its derivatives.
+      outputs: logits [batch, ..., classes].
+      labels: int[batch, ...], from 0 to classes - 1.
 
     Returns:
       f32[batch].
@@ -51,27 +49,11 @@ def cross_entropy(outputs: jax.Array, labels: jax.Array) -> jax.Array:
     Raises:
       UserError: outputs or labels of another shape or dtype.
     """
-    shape = getattr(outputs, "shape", ())
-    if len(shape) < 2 or shape[-1] < 2:
-        raise UserError(
-            f"the outputs are {shapes(outputs)}; the cross entropy allows logits [batch, classes] "
-            f"or [batch, positions, classes], of two classes or more; {_OTHERS}"
-        )
-    whole = jnp.issubdtype(getattr(labels, "dtype", bool), jnp.integer)
-    if not whole or labels.shape != shape[:-1]:
-        raise UserError(
-            f"the labels are {shapes(labels)}; the cross entropy allows int{list(shape[:-1])}, "
-            f"from 0 to {shape[-1] - 1}; {_OTHERS}"
-        )
-    at = jnp.clip(labels, 0, shape[-1] - 1)
+    losses.check_logits(outputs, labels, "labels")
+    at = jnp.clip(labels, 0, outputs.shape[-1] - 1)
     taken = jnp.take_along_axis(jax.nn.log_softmax(outputs), at[..., None], axis=-1)[..., 0]
-    losses = -taken * jnp.where(at == labels, 1, jnp.nan).astype(taken.dtype)
-    return losses if losses.ndim == 1 else jnp.mean(losses, axis=range(1, losses.ndim))
-
-
-def shapes(tree: Any) -> str:
-    """Dtypes and shapes for a message: float32[7,3]."""
-    return str(jax.tree.map(lambda leaf: jax.typeof(leaf).str_short(), tree)).replace("'", "")
+    found = -taken * jnp.where(at == labels, 1, jnp.nan).astype(taken.dtype)
+    return losses.mean_of_positions(found)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,7 +81,7 @@ class Evidence:
     variables: Any
     inputs: tuple | None = None
     labels: Any = None
-    loss: Callable = cross_entropy
+    loss: Callable = strict_cross_entropy
     names: tuple[str, ...] | None = None
     key: Any = None
     gates: Mapping[str, Any] | None = None

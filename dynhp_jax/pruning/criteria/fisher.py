@@ -21,6 +21,8 @@ from dynhp_jax.pruning.criteria.taylor import gate_gradients
 class Fisher(Summed):
     """Half the mean square of every example's derivative."""
 
+    comparable = True
+
     def sums(self, evidence: Evidence) -> UnitScores:
         """Group name -> f32[units], of squares."""
         evidence.need("fisher", "inputs", "labels")

@@ -46,6 +46,7 @@ class FlexRel(Section, Summed):
     """
 
     prefix = "criterion."
+    comparable = True
 
     delta: float = number(0.5, 0.0, 1.0, "a number from 0 to 1", "the part of relevance")
     weights: str = choice("text", ("text", "table"), "which of the paper's two formulas")

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.fields import Section, choice, positive
 from dynhp_jax.pruning.criteria.chunks import Summed
-from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores, nan_unless, shapes
+from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores, nan_unless
 from dynhp_jax.pruning.criteria.reads import noted
 from dynhp_jax.relevance.propagation import RULES, propagation
+from dynhp_jax.tasks.losses import shapes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,7 @@ class Taylor(Section, Summed):
     """
 
     prefix = "criterion."
+    comparable = True
 
     absolute: str = choice("batch", ("batch", "example"), "where the absolute value is taken")
 

@@ -157,7 +157,7 @@ class Budget:
 
     def found(self, network: Network) -> Found:
         """What is known of a network's sizes so far."""
-        return self._found.setdefault(network.spec, Found())
+        return self._found.setdefault(network.model, Found())
 
     def scout(self) -> "Budget":
         """A copy whose looks are its own, to be used by another thread; the steps are the same."""
@@ -170,7 +170,7 @@ class Budget:
 
     def learn(self, network: Network, found: Found) -> None:
         """Takes what a scout has found."""
-        self._found[network.spec] = found
+        self._found[network.model] = found
 
     def looks(self, network: Network) -> dict[str, Any]:
         """What is known of a network's sizes, as JSON holds it."""
@@ -348,7 +348,7 @@ def bytes_of_run(budget: Budget, network: Network, batch: int) -> Callable[[Keep
     groups = network.groups
 
     def meter(keeps: Keeps) -> int:
-        params = jax.eval_shape(lambda tree: cut(tree, groups, keeps), network.spec.shapes())
+        params = jax.eval_shape(lambda tree: cut(tree, groups, keeps), network.model.shapes())
         return budget.total(network.shrunk(params["params"], keeps), batch)
 
     return meter

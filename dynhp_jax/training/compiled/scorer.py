@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax.common.byte_sizes import kib
+from dynhp_jax.common.byte_sizes import array_bytes, kib
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.pruning.criteria import chunks, contract, score
 from dynhp_jax.pruning.criteria.evidence import Criterion, Evidence
@@ -85,7 +85,7 @@ class Scorer:
         examples = scored.evidence.examples
         fixed = step_bytes.total(step_bytes.state_bytes(scored.state))
         if scored.copied:
-            fixed += step_bytes.array_bytes(scored.evidence.variables)
+            fixed += array_bytes(scored.evidence.variables)
         return self._budget.fitting_chunk(
             lambda chunk: step_bytes.total(self.bytes(scored, chunk)),
             fixed,

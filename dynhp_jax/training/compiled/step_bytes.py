@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
+from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.memory.compiled import StepBytes, compiled_bytes
-from dynhp_jax.memory.paper import BYTES_PER_NUMBER
 from dynhp_jax.pruning.criteria.evidence import Evidence
+from dynhp_jax.training.step.state import StepInputs
 
 PARTS = ("params", "optimizer", "gates", "statistics", "batch", "temporaries")
 DATA = "data"
@@ -38,47 +38,39 @@ def labels_of(state: Any) -> Any:
 
 
 def training_bytes(
-    compiled: jax.stages.Compiled, examples: int, example_shape: tuple, tried: bool = True
+    compiled: jax.stages.Compiled, gathered: int, carried: bool, tried: bool = True
 ) -> Bytes:
     """Bytes of a compiled training step, by PARTS; their sum is what it takes.
 
     Args:
       compiled: `epoch.make_epoch`, `make_part` or `make_one_step`.
-      examples: of the mini-batch (or micro-batch) that is in memory at once.
-      example_shape: shape of one example's inputs.
+      gathered: bytes of the mini-batch (or micro-batch) that is in memory at once.
+      carried: whether the tally is an argument, between two calls: of a part or a step.
       tried: whether the program may be tried out; see `memory.compiled.compiled_bytes`.
     """
     arguments = compiled.args_info[0]
-    tally = ("statistics",) if len(arguments) == 7 else ()  # of one step, between two calls
-    given = arguments[-3]._replace(
-        noise=DATA, lam=DATA, prices="gates", units="gates", input_noise=DATA, rate=DATA,
-        forgetting=DATA, teaching=DATA, input_moves=DATA, places=DATA,
-    )  # fmt: skip
+    tally = ("statistics",) if carried else ()
+    given = StepInputs(*[DATA] * len(StepInputs._fields))._replace(prices="gates", units="gates")
     labels = (labels_of(arguments[0]), *tally, DATA, DATA, given, DATA, DATA)
-    return _parts(compiled_bytes(compiled, labels, tried), examples, example_shape)
+    return _parts(compiled_bytes(compiled, labels, tried), gathered)
 
 
 def evaluation_bytes(
-    compiled: jax.stages.Compiled,
-    examples: int,
-    example_shape: tuple,
-    state: Any,
-    tried: bool = True,
+    compiled: jax.stages.Compiled, gathered: int, state: Any, tried: bool = True
 ) -> Bytes:
     """Bytes of the compiled `evaluation.make_evaluation`, with the state that waits meanwhile.
 
     Args:
       compiled: the evaluation.
-      examples: that are evaluated at once.
-      example_shape: shape of one example's inputs.
+      gathered: bytes of the examples that are evaluated at once.
       state: the `TrainState` (arrays or shapes); what of it the evaluation does not take as an
         argument stays in memory all the same, above all the optimizer's moments.
       tried: whether the program may be tried out; see `memory.compiled.compiled_bytes`.
     """
     variables = compiled.args_info[0][0]
     names = {name: "params" if name == "params" else "statistics" for name in variables}
-    labels = (names, "gates", "gates", DATA, DATA, DATA)
-    parts = _parts(compiled_bytes(compiled, labels, tried), examples, example_shape)
+    labels = (names, "gates", "gates", DATA, DATA, DATA, DATA)
+    parts = _parts(compiled_bytes(compiled, labels, tried), gathered)
     for name, size in state_bytes(state).items():
         parts[name] = max(parts[name], size)
     return parts
@@ -142,11 +134,6 @@ def surgery_bytes(before: Any, after: Any) -> Bytes:
     return waiting_bytes(before) | {"temporaries": largest}
 
 
-def array_bytes(tree: Any) -> int:
-    """Bytes of the arrays (or shapes) of a tree."""
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
 def state_bytes(state: Any) -> Bytes:
     """Bytes of a state's arrays, by their labels, and of the gates' prices and numbers."""
     sizes = dict.fromkeys(("params", "optimizer", "gates", "statistics"), 0)
@@ -170,7 +157,7 @@ def device_peak() -> int | None:
     return statistics.get("peak_bytes_in_use")
 
 
-def _parts(found: StepBytes, examples: int, example_shape: tuple) -> Bytes:
+def _parts(found: StepBytes, gathered: int) -> Bytes:
     parts = dict.fromkeys(PARTS, 0)
     for label, size in found.arguments.items():
         if label != DATA:
@@ -178,7 +165,6 @@ def _parts(found: StepBytes, examples: int, example_shape: tuple) -> Bytes:
     parts["statistics"] += found.outputs  # the tally, the confusion matrix
     temporaries = found.between
     # XLA has one figure for everything in between; of that, the gathered examples are known.
-    gathered = examples * BYTES_PER_NUMBER * (int(np.prod(example_shape)) + 1)
     parts["batch"] = min(gathered, temporaries)
     parts["temporaries"] = temporaries - parts["batch"]
     return parts

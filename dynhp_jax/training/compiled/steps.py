@@ -6,15 +6,18 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
+from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.jaxprs.trace import abstract
 from dynhp_jax.memory.fusion import Measured
 from dynhp_jax.memory.paper import UNLIMITED
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.config import Config, compiled
-from dynhp_jax.training.network import Network
+from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, streaming
 from dynhp_jax.training.step.gradients import estimator
 from dynhp_jax.training.step.savings import NOTHING, Savings
@@ -38,6 +41,7 @@ class Steps:
       programs: where compiled programs are kept.
       examples: of every split, {'train': ..., 'test': ...}.
       used: what the run does without to take less memory.
+      tx: the optimizer of the parameters; None for the one that the config names.
 
     Attributes:
       config, tx: of the run with these savings.
@@ -61,20 +65,22 @@ class Steps:
         programs: Programs,
         examples: Mapping[str, int],
         used: Savings = NOTHING,
+        tx: optax.GradientTransformation | None = None,
     ):
         self.asked, self.config = config, used.applied(config)
         self.whole, self.examples, self.used = whole, dict(examples), used
         self.programs = programs
-        self.tx = optimizer.make_optimizer(self.config, used)
+        self.own_tx = tx
+        self.tx = optimizer.make_optimizer(self.config, used, tx)
         self.devices = devices.count(config.devices)
         parts = used.parts
         if parts == 1 and estimator(whole, self.config) == "micro":
             parts = self.config.batch.micro_batches
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
-        given = whole.spec, whole.example_shape, tuple(sorted(examples.items()))
+        given = whole.model, whole.task, whole.example_shape, tuple(sorted(examples.items()))
         self.measured = _measured(self.config)
-        self.compiled_for = compiled(self.config), given, self.measured
+        self.compiled_for = compiled(self.config), given, tx, self.measured
         self._state_shapes: dict[Any, TrainState] = {}
 
     def check_parts(self, most: int, why: str) -> None:
@@ -91,7 +97,7 @@ class Steps:
 
     def saving(self, used: Savings) -> "Steps":
         """The steps of the same run with these savings instead."""
-        return Steps(self.asked, self.whole, self.programs, self.examples, used)
+        return Steps(self.asked, self.whole, self.programs, self.examples, used, self.own_tx)
 
     def program(self, name: str, key: tuple, make: Callable, *arguments: Any):
         """An executable of the run; see `Programs.get`.
@@ -113,19 +119,20 @@ class Steps:
           batch: examples of a mini-batch.
         """
         what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
-        key = (network.spec, batch, self.used)
+        key = (network.model, batch, self.used)
         state, number = self.state_shapes(network), Shape((), np.int32)
         fed = self.fed(network, batch)
-        images, labels = self._data_shapes(self._held(network, "train"), fed)
-        moved = network.spec.input_shape if self.config.data.augmented else None
-        data = (images, labels, abstract_inputs(state, moved), Shape((fed,), np.int32))
-        if not self.on_host and not self.streams(network, "train"):
+        moved = network.model.example.shape if self.config.data.augmented else None
+        given = abstract_inputs(state, moved, network.model.draws)
+        examples = self._data_shapes(self._held(network, "train"), fed)
+        data = (*examples, given, Shape((fed,), np.int32))
+        if not self.carries(network):
             make = functools.partial(epoch.make_epoch, *what)
             return self.program("epoch", key, make, state, *data, number)
         name, make = "part", epoch.make_part
         if self.on_host:
             name, make = "step", epoch.make_one_step
-        tally = jax.eval_shape(empty_tally, state)
+        tally = jax.eval_shape(lambda state: empty_tally(state, network.sums), state)
         return self.program(
             name,
             key,
@@ -134,16 +141,20 @@ class Steps:
         )
 
     def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
-        """What makes the initial state of a network out of two keys, and its bytes."""
+        """What makes the initial state of a network out of its variables (or a key) and a key."""
         make = functools.partial(initial_state, network, self.config, self.tx)
-        key = jax.eval_shape(lambda: jax.random.key(0))
+        key, given = jax.eval_shape(lambda: jax.random.key(0)), network.model.given
         program = self.program(
             "initial state",
-            (network.spec, self.used),
+            (network.model, self.used),
             lambda: jax.jit(make),
-            *(key, key),
+            *(key if given is None else abstract(given), key),
         )
         return program, step_bytes.starting_bytes(program, self.state_shapes(network), self.tried)
+
+    def carries(self, network: Network) -> bool:
+        """Whether the tally is carried from call to call: `training_program` is no whole epoch."""
+        return self.on_host or self.streams(network, "train")
 
     def streams(self, network: Network, split: str) -> bool:
         """Whether a split is sent to the device in chunks; see `streaming`."""
@@ -151,8 +162,8 @@ class Steps:
 
     def fed(self, network: Network, batch: int) -> int:
         """How many examples of the training set `training_program` takes at once."""
-        shape = self._held(network, "train")
-        return streaming.at_once(self.config, self.examples["train"], shape, batch)
+        example = self._held(network, "train")
+        return streaming.at_once(self.config, self.examples["train"], example, batch)
 
     def evaluated(self, chunk: int, split: str) -> int:
         """How many examples of a split are evaluated at once, where `chunk` may be.
@@ -167,26 +178,26 @@ class Steps:
         fed = chunk if self.streams(network, split) else self.examples[split]
         return self.program(
             f"evaluation on {split}",
-            (network.spec, chunk),
+            (network.model, chunk),
             lambda: evaluation.make_evaluation(network, chunk, self.devices),
             *(state.variables, state.gates, state.masks),
-            *self._data_shapes(network.spec.input_shape, fed),
+            *self._data_shapes(network.model.example, fed),
+            Shape((), np.int32),
             Shape((), np.int32),
         )
 
     def training_bytes(self, network: Network, batch: int) -> Bytes:
         """Bytes of a training step, by part."""
         program = self.training_program(network, batch)
-        on_each, shape = batch // self.unit, network.spec.input_shape
-        return step_bytes.training_bytes(program, on_each, shape, self.tried)
+        gathered = self._gathered(network, batch // self.unit)
+        return step_bytes.training_bytes(program, gathered, self.carries(network), self.tried)
 
     def evaluation_bytes(self, network: Network, chunk: int, split: str) -> Bytes:
         """Bytes of an evaluation with the state beside it, by part."""
         chunk = self.evaluated(chunk, split)
         program = self.evaluation_program(network, chunk, split)
-        on_each, shape = chunk // self.devices, network.spec.input_shape
-        state = self.state_shapes(network)
-        return step_bytes.evaluation_bytes(program, on_each, shape, state, self.tried)
+        gathered, state = self._gathered(network, chunk // self.devices), self.state_shapes(network)
+        return step_bytes.evaluation_bytes(program, gathered, state, self.tried)
 
     @property
     def tried(self) -> bool:
@@ -195,22 +206,26 @@ class Steps:
 
     def state_shapes(self, network: Network) -> TrainState:
         """Shapes of the state of a network."""
-        found = self._state_shapes.get(network.spec)
+        found = self._state_shapes.get(network.model)
         if found is None:
             found = abstract_state(network, self.config, self.tx)
             # Two threads may ask (`shape_plans`): both find the same, and nothing is ever taken
             # out.
-            self._state_shapes[network.spec] = found
+            self._state_shapes[network.model] = found
         return found
 
-    def _held(self, network: Network, split: str) -> tuple[int, ...]:
-        """The shape of a split's examples, as they are kept for a network."""
+    def _held(self, network: Network, split: str) -> Any:
+        """Shapes and types of an example of a split, as it is kept for a network."""
         whole = split == "train" and self.config.data.augmented
-        return (self.whole if whole else network).spec.input_shape
+        return (self.whole if whole else network).model.example
 
-    def _data_shapes(self, example: tuple[int, ...], count: int) -> tuple[Shape, Shape]:
-        """Images and labels of so many examples."""
-        return Shape((count, *example), np.float32), Shape((count,), np.int32)
+    def _data_shapes(self, example: Any, count: int) -> tuple[Any, Any]:
+        """Inputs and targets of so many examples."""
+        return batch_of(example, count), batch_of(self.whole.target, count)
+
+    def _gathered(self, network: Network, count: int) -> int:
+        """Bytes of so many examples, with their targets."""
+        return count * array_bytes((network.model.example, network.target))
 
 
 def _measured(config: Config) -> Measured:

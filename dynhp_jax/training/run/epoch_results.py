@@ -16,11 +16,13 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.gates import activity
 from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.structure.counts import parameters_left
+from dynhp_jax.tasks.task import Task
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import epoch_schedules
 from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step.evaluation import CONFUSION, LOSS
 from dynhp_jax.training.step.state import Means, Tally
 
 Record = dict[str, Any]
@@ -86,19 +88,20 @@ def prune(
     return Pruned(rates, masks, parameters_left(network.groups, masks), prices)
 
 
-def errors(confusion: np.ndarray, loss: float, examples: int) -> dict[str, Any]:
-    """What an evaluation comes to: error in percent, mean cross-entropy, confusion matrix.
+def of_split(task: Task, sums: Mapping[str, Any], examples: int) -> dict[str, Any]:
+    """What an evaluation comes to: the mean loss and the metrics, by their names in the task.
 
     Args:
-      confusion: i[classes, classes], labels by row and predictions by column.
-      loss: the sum of the cross-entropies.
+      task: of the run.
+      sums: of `evaluation.make_evaluation` over the whole split, on the host.
       examples: of the split.
+
+    Returns:
+      With 'confusion', i[classes, classes], of a classification: labels by row, predictions by
+      column.
     """
-    return {
-        "error": 100 * (examples - int(np.trace(confusion))) / examples,
-        "cross_entropy": float(loss) / examples,
-        "confusion": confusion,
-    }
+    found = {task.called: float(sums[LOSS]) / examples, **task.results(sums["metrics"], examples)}
+    return found | ({CONFUSION: sums[CONFUSION]} if CONFUSION in sums else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +135,7 @@ def choose(
       means: on the host.
     """
     grad_variance = max(0.0, float(means.grad_variance / means.weight))
-    loss = means.loss if trainer.config.batch.loss == "total" else means.cross_entropy
+    loss = means.loss if trainer.config.batch.loss == "total" else means.data_loss
     loss = max(0.0, float(loss / means.weight))
     room, wanted = trainer.room(parameters), batch
     times = trainer.examples // in_use if trainer.config.batch.every == "step" else 1
@@ -167,20 +170,21 @@ def record(
       materialised: parameters that the arrays hold.
       spent: bytes of its compiled programs, by XLA's count; {} where nobody counted.
     """
-    config, steps, test = trainer.config, trainer.examples // batch, results["test"]
+    config, steps, task = trainer.config, trainer.examples // batch, trainer.whole.task
+    seen = task.results(tally.metrics, steps * batch)
+    judged = [name for name in results["test"] if name != CONFUSION]
     peak = max(map(step_bytes.total, spent.values())) / 1024 if spent else None
     paper = trainer.meter.memory_kib(pruned.parameters, batch)
     device_peak = step_bytes.device_peak()
     written = {
         "epoch": epoch,
         "train_loss": tally.loss / steps,
-        "cross_entropy": tally.cross_entropy / steps,
+        task.called: tally.data_loss / steps,
         "penalty": tally.penalty / steps,
         "learning_rate": config.optimizer.learning_rate * epoch_schedules.rate(config, epoch),
         "lam": epoch_schedules.lam(config, epoch),
-        "train_error": 100 * tally.wrong / (steps * batch),
-        "test_error": test["error"],
-        "test_cross_entropy": test["cross_entropy"],
+        **{f"train_{name}": value for name, value in seen.items()},
+        **{f"test_{name}": results["test"][name] for name in judged},
         "units": {name: int(mask.sum()) for name, mask in pruned.masks.items()},
         "active": {name: float(rate.sum()) for name, rate in pruned.rates.items()},
         "parameters": pruned.parameters,
@@ -201,7 +205,7 @@ def record(
         "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
     }
     if "validation" in results:
-        written["validation_error"] = results["validation"]["error"]
+        written |= {f"validation_{name}": results["validation"][name] for name in judged}
     return written
 
 

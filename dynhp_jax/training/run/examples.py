@@ -8,27 +8,29 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.data.loading import Dataset
+from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import streaming
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Split:
+class Split(Pairs):
     """Examples, of the input units that the arrays of the network still have.
 
     On every device of the run, or on the host (NumPy) if they are too large for that: `streaming`.
     Those of training are whole where it moves them about: `augmentation`.
     """
 
-    images: jax.Array | np.ndarray  # f32[examples, ...]
-    labels: jax.Array | np.ndarray  # i32[examples]
+    @property
+    def resident(self) -> bool:
+        """Whether they are on the device."""
+        return isinstance(jax.tree.leaves(self.inputs)[0], jax.Array)
 
 
 def cut(
     config: Config,
-    dataset: Dataset,
+    splits: Mapping[str, Pairs],
     whole: Network,
     keeps: Mapping[str, np.ndarray],
     place: Callable[[Any], Any],
@@ -37,26 +39,28 @@ def cut(
 
     Args:
       config: the run.
-      dataset: its data.
+      splits: of the data set: 'train', 'test' and maybe 'validation'.
       whole: the network before anything was pruned.
       keeps: which of its units are left, {group: sorted indices}.
       place: sends arrays to where the run computes.
-
-    Returns:
-      'train', 'test' and, if some of it is held out, 'validation'.
     """
-    arrays = {
-        "train": (dataset.x_train, dataset.y_train),
-        "test": (dataset.x_test, dataset.y_test),
-        "validation": (dataset.x_validation, dataset.y_validation),
-    }
 
-    def ready(name: str, images: np.ndarray, labels: np.ndarray) -> Split:
-        inputs = images.reshape(len(images), *whole.spec.input_shape)  # flat for the MLP
+    def ready(name: str, pairs: Pairs) -> Split:
+        pairs = fitted(pairs, whole)
         if name != "train" or not config.data.augmented:
-            inputs = whole.cut_inputs(inputs, keeps)
-        if streaming.streams(config, len(inputs), inputs.shape[1:]):
-            return Split(inputs, labels)
-        return Split(*place((jnp.asarray(inputs), jnp.asarray(labels))))
+            inputs = whole.cut_inputs(pairs.inputs, keeps)
+            pairs = dataclasses.replace(pairs, inputs=inputs)
+        example = jax.tree.map(lambda leaf: leaf[0], pairs.inputs)
+        if streaming.streams(config, len(pairs), example):
+            return Split(pairs.inputs, pairs.targets)
+        return Split(*place(jax.tree.map(jnp.asarray, (pairs.inputs, pairs.targets))))
 
-    return {name: ready(name, *pair) for name, pair in arrays.items() if len(pair[1])}
+    return {name: ready(name, pairs) for name, pairs in splits.items() if len(pairs)}
+
+
+def fitted(pairs: Pairs, whole: Network) -> Pairs:
+    """The same with every example in the shape that the model reads: flat for the MLP."""
+    inputs = jax.tree.map(
+        lambda leaf, one: leaf.reshape(len(leaf), *one.shape), pairs.inputs, whole.model.example
+    )
+    return dataclasses.replace(pairs, inputs=inputs)

@@ -21,7 +21,7 @@ from dynhp_jax.training.run.examples import Split
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step import streaming
-from dynhp_jax.training.step.state import TrainState
+from dynhp_jax.training.step.state import TrainState, empty_tally
 
 __all__ = ["Diverged", "advance", "evaluate", "size_of", "train_epoch"]
 
@@ -70,7 +70,8 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         spent[name] = trainer.steps.evaluation_bytes(network, run.chunk, name)
         trainer.budget.check(f"evaluation on {name}", spent[name])
         results[name] = evaluate(trainer, network, state, run.splits[name], name, run.chunk)
-    epoch_results.check(epoch, results["test"]["cross_entropy"])  # the last step of all went wrong
+    # The last step of all may have gone wrong.
+    epoch_results.check(epoch, results["test"][network.task.called])
 
     # Choose the batch, and with it the shapes to come.
     means = jax.device_get(state.means)
@@ -88,7 +89,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
         earlier=earlier,
         given=run.given._replace(prices=pruned.prices),
         memory_kib=(*run.memory_kib, record["memory_kib"]),
-        best=min(run.best, (record["test_error"], epoch)),
+        best=min(run.best, (network.task.cost(results["test"]), epoch)),
         spent={},
     )
     if run.plan is None:
@@ -111,12 +112,13 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
     order = trainer.order(np.int32(epoch))
     given = run.given._replace(**epoch_schedules.numbers(trainer.config, epoch, steps))
     state, given, order = trainer.place((run.state, given, order))
-    if on_host or trainer.steps.streams(network, "train"):
+    if trainer.steps.carries(network):
         size = trainer.steps.fed(network, batch)
         parts = streaming.parts(split, order, size, batch, steps, trainer.place)
-        state, tally = streaming.train(program, state, given, parts, on_host)
+        tally = empty_tally(state, network.sums)
+        state, tally = streaming.train(program, state, tally, given, parts, on_host)
     else:
-        data = (split.images, split.labels, given, order)
+        data = (split.inputs, split.targets, given, order)
         state, tally = program(state, *data, np.int32(steps))
     return state, epoch_results.on_host(tally)
 
@@ -140,10 +142,9 @@ def evaluate(
     name: str,
     chunk: int = CHUNK,
 ) -> dict[str, Any]:
-    """Error in percent, mean cross-entropy and confusion matrix (labels by row) on a split."""
-    examples, chunk = len(split.labels), trainer.steps.evaluated(chunk, name)
+    """The mean loss and the metrics on a split, by name; see `epoch_results.of_split`."""
+    chunk = trainer.steps.evaluated(chunk, name)
     program = trainer.steps.evaluation_program(network, chunk, name)
     arguments = trainer.place(state.evaluated)
-    parts = streaming.evaluate(program, arguments, split, chunk, trainer.place)
-    confusion, loss = (sum(part) for part in zip(*parts, strict=True))
-    return epoch_results.errors(confusion, loss, examples)
+    sums = streaming.evaluate(program, arguments, split, chunk, trainer.place)
+    return epoch_results.of_split(network.task, sums, len(split))

@@ -14,12 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.gates.penalty import prices_of
-from dynhp_jax.pruning.criteria.activation_rate import ActivationRate
-from dynhp_jax.pruning.criteria.batch_norm import BatchNormScale
 from dynhp_jax.pruning.criteria.evidence import Criterion, Evidence
-from dynhp_jax.pruning.criteria.fisher import Fisher
-from dynhp_jax.pruning.criteria.flexrel import FlexRel
-from dynhp_jax.pruning.criteria.taylor import Taylor
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.pruning.prune_to import prune_to
 from dynhp_jax.surgery.cut import cut
@@ -29,10 +24,6 @@ from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.run import Keeps, Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.state import stream
-
-# Whose scores can be compared from group to group as they are: changes of the loss, probabilities,
-# numbers in [0, 1], scales of normalisations. Those of other criteria depend on the group's fan-in.
-COMPARABLE = (ActivationRate, BatchNormScale, Fisher, FlexRel, Taylor)
 
 
 def prune(trainer: Trainer, run: Run) -> Run:
@@ -84,14 +75,9 @@ def scored(trainer: Trainer, run: Run) -> Scored:
     """
     earlier = run.earlier
     network, variables, keeps = run.network, run.state.evaluated[0], survivors(run)
-    whole, dataset, most = trainer.whole, trainer.dataset, trainer.config.scores.examples
-    held_out = len(dataset.y_validation) > 0
-    images = (dataset.x_validation if held_out else dataset.x_train)[:most]
-    labels = (dataset.y_validation if held_out else dataset.y_train)[:most]
-    images = whole.cut_inputs(
-        images.reshape(len(images), *whole.spec.input_shape),
-        {name: run.keeps[name][keep] for name, keep in keeps.items()},
-    )
+    seen = trainer.judged_on
+    left = {name: run.keeps[name][keep] for name, keep in keeps.items()}
+    inputs = trainer.whole.cut_inputs(seen.inputs, left)
     copied = any(keep.size < network.groups[name].size for name, keep in keeps.items())
     if copied:
         groups = network.groups
@@ -99,17 +85,18 @@ def scored(trainer: Trainer, run: Run) -> Scored:
         network = network.shrunk(variables["params"], keeps)
     key = jax.random.fold_in(stream(trainer.config.seed, "scores"), run.epoch)
     variables, earlier, key = trainer.place((variables, tuple(earlier), key))
-    seen = Evidence(
+    evidence = Evidence(
         network.evaluate,
         network.groups,
         variables,
-        (images,),
-        np.asarray(labels),
+        (inputs,),
+        seen.targets,
+        criterion_check.loss_of(network),
         names=tuple(network.groups),
         key=key,
         earlier=earlier,
     )
-    return Scored(network, seen, run.state, copied)
+    return Scored(network, evidence, run.state, copied)
 
 
 def chosen(
@@ -130,7 +117,7 @@ def chosen(
     """
     scale = asked.scale
     if scale == "auto":
-        scale = "none" if isinstance(criterion, COMPARABLE) else "mean"
+        scale = "none" if getattr(criterion, "comparable", False) else "mean"
     target = asked.target(most)
     return prune_to(scores, network.groups, target, scope=asked.scope, scale=scale).keeps
 

@@ -18,7 +18,7 @@ Keeps = Mapping[str, np.ndarray]
 _UNITS = schema.rising(schema.WHOLE, "in rising order")
 KEEPS = schema.mapping_of(_UNITS)
 PLAN = schema.fields({"due": schema.POSITIVE, "keeps": KEEPS, "wanted": schema.POSITIVE})
-BEST = schema.tuple_of(schema.NOT_NEGATIVE, schema.POSITIVE)
+BEST = schema.tuple_of(schema.NUMBER, schema.POSITIVE)
 MEMORY = schema.list_of(schema.NOT_NEGATIVE, 1)  # of every epoch
 
 
@@ -66,7 +66,7 @@ class Run:
       earlier: variables as they were evaluated before the last epoch, before the one before it,
         ..., as many as the criterion looks at; in host memory, of the shapes of the state's.
       memory_kib: of every epoch so far, by the run's meter.
-      best: (test error in percent, epoch) of the best epoch so far.
+      best: (`Task.cost` on the test set, epoch) of the best epoch so far.
       plan: shapes that are being compiled, to be taken later; see `shape_plans`.
       score_chunk: examples that a criterion looks at at once; 0 without a criterion.
       spent: bytes of what was executed since the last epoch ended, by kind and part.

@@ -68,7 +68,7 @@ def next_plan(
         return None
     keeps = run.keeps
     starved = trainer.by_xla and wanted > trainer.budget.capped(run.network, wanted)
-    batch, materialised = run.batch_in_use, numbers_in(run.network.spec.shapes()["params"])
+    batch, materialised = run.batch_in_use, numbers_in(run.network.model.shapes()["params"])
     if worth_cutting(trainer, run.network, materialised, run.epoch, batch, masks, starved):
         keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
     elif not trainer.may_change(run.network, wanted, batch):
@@ -87,7 +87,7 @@ def begin(trainer: Trainer, run: Run) -> Run:
         return run
     network = run.network
     if any(plan.keeps[name].size < run.keeps[name].size for name in plan.keeps):
-        network = part_of(trainer.whole, plan.keeps)
+        network = trainer.whole.part(plan.keeps)
     # What the thread finds to fit goes into an account of its own until the plan is due, so that
     # a checkpoint in between never depends on how far the thread has come.
     scout, steps, before, chunk = trainer.budget.scout(), trainer.steps, run.batch_in_use, run.chunk
@@ -103,12 +103,6 @@ def begin(trainer: Trainer, run: Run) -> Run:
     return dataclasses.replace(
         run, plan=dataclasses.replace(plan, work=trainer.programs.ahead(work))
     )
-
-
-def part_of(whole: Network, keeps: Keeps) -> Network:
-    """A network with some of its units only."""
-    shapes = jax.eval_shape(lambda tree: cut(tree, whole.groups, keeps), whole.spec.shapes())
-    return whole.shrunk(shapes["params"], keeps)
 
 
 def worth_cutting(
@@ -149,7 +143,7 @@ def worth_cutting(
     saved = machine.epoch(network, materialised, examples, batch)
     # Any units will do, as many as are left.
     first = {name: np.arange(kept.size) for name, kept in keeps.items()}
-    saved -= machine.epoch(part_of(trainer.whole, first), left, examples, batch)
+    saved -= machine.epoch(trainer.whole.part(first), left, examples, batch)
     return (trainer.config.epochs - epoch) * saved > machine.compilation
 
 
@@ -173,7 +167,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
         network, state = resize(run.network, state, trainer.tx, local, consumed)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
-        trainer.programs.drop(run.network.spec)
+        trainer.programs.drop(run.network.model)
         given = trainer.given(network, keeps, state)
     return dataclasses.replace(
         run,

@@ -6,6 +6,7 @@ A `Run` goes into a checkpoint as its arrays, `array_part(run)`, and `host_part(
 
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dynhp_jax.batch_size import rules
 from dynhp_jax.common import schema
 from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.data.loading import Dataset
+from dynhp_jax.data.pairs import ArrayData, Pairs
 from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.memory import paper, trial_records
-from dynhp_jax.models import registry
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.structure.counts import numbers_in
+from dynhp_jax.tasks import losses
 from dynhp_jax.training import build, criterion_check
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.budget import Budget
@@ -71,7 +74,10 @@ HOST = schema.fields(  # what `host_part` gives
         "score_chunk": schema.WHOLE,
         "spec": schema.MAPPING,
     },
-    optional={"trials": trial_records.SEVERAL},  # what is not there is measured again
+    optional={
+        "made_of": schema.TEXT,
+        "trials": trial_records.SEVERAL,  # what is not there is measured again
+    },
 )
 
 
@@ -80,10 +86,13 @@ class Trainer:
 
     Args:
       config: the run.
-      dataset: its data.
+      dataset: its data: a `data.loading.Dataset`, or `data.pairs.ArrayData`.
       programs: where compiled programs are kept and counted; any runs may share them.
       criterion: that the method 'scores' prunes by, as an object; None for the one that the config
         names. Of a config that was read from a file only the library's own are taken.
+      whole: the network; None for the one that the config names.
+      tx: the optimizer of the parameters; None for the one that the config names.
+      made_of: a digest of what was handed in and no config names, for checkpoints; '' for nothing.
 
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
@@ -102,28 +111,35 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        dataset: Dataset,
+        dataset: Dataset | ArrayData,
         programs: Programs,
         criterion: Criterion | None = None,
+        whole: Network | None = None,
+        tx: optax.GradientTransformation | None = None,
+        made_of: str = "",
     ):
         augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
         self.criterion = criterion_of(config, criterion)
-        build.spec_of(config, dataset, copies(config))  # analysing it may take memory
-        self.whole = build.network_of(config, dataset)
-        self.meter = paper.PaperMeter(paper.example_bytes(dataset.example_shape))
-        self.whole_parameters = numbers_in(self.whole.spec.shapes()["params"])
-        self.examples = len(dataset.y_train)
+        if whole is None:
+            if "model.name" not in config.own:  # analysing it may take memory
+                build.spec_of(config, dataset, copies(config))
+            whole = build.network_of(config, dataset)
+            made_of = build.digest(whole, dataset) if config.own else ""
+        self.whole, self.made_of = whole, made_of
+        _check_task(config, whole)
+        self.meter = paper.PaperMeter(_numbers(whole.model.example) * paper.BYTES_PER_NUMBER)
+        self.whole_parameters = numbers_in(self.whole.model.shapes()["params"])
+        self.examples = len(dataset.splits["train"])
         batching = config.batching
         first = "batch.size" if config.batch.size or batching.rule != "fixed" else "memory.sp_batch"
         sizes = {first: batching.size, "memory.smallest": config.memory.smallest}
         for field, size in sizes.items():
             if size > self.examples:
                 raise ConfigError(field, size, f"at most the {self.examples} training examples")
-        counts = {"train": self.examples, "test": len(dataset.y_test)}
-        if len(dataset.y_validation):
-            counts["validation"] = len(dataset.y_validation)
-        self.budget = Budget(Steps(config, self.whole, programs, counts))
+        counts = {name: len(pairs) for name, pairs in dataset.splits.items()}
+        tx = build.optimizer_of(config) if tx is None else tx
+        self.budget = Budget(Steps(config, self.whole, programs, counts, tx=tx))
         self.config, self.tx = self.steps.config, self.steps.tx
         self.scorer = None
         if self.criterion is not None:
@@ -135,11 +151,7 @@ class Trainer:
         if asked > room:
             allowed = f"at most {room}, for which memory.budget has room beside the whole network"
             raise ConfigError("batch.size", asked, f"{allowed}; or memory.budget='none'")
-        self.controller = {
-            "fixed": lambda: rules.Fixed(),
-            "dynhp": lambda: rules.DynHP(batching.alpha),
-            "cabs": lambda: rules.CABS(batching.eta),
-        }[batching.rule]()
+        self.controller = rules.RULES[batching.rule](batching)
 
     @property
     def steps(self) -> Steps:
@@ -231,10 +243,10 @@ class Trainer:
                 f"the memory budget has room for {in_use} examples, not for {size}", stacklevel=1
             )
         chunk = self.budget.chunk(network)
-        keys = [stream(self.config.seed, name) for name in ("params", "log_alpha")]
+        drawn, gates = (stream(self.config.seed, name) for name in ("params", "log_alpha"))
         program, parts = self.steps.starting(network)
         self.budget.check("the initial state", parts)
-        state = program(*keys)
+        state = program(drawn if network.model.given is None else network.model.given, gates)
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         return Run(
             epoch=0,
@@ -260,12 +272,20 @@ class Trainer:
         if self.criterion is None:
             return 0
         asked = self.config.scores
-        images, labels = self.dataset.x_validation, self.dataset.y_validation
-        if not len(labels):
-            images, labels = self.dataset.x_train, self.dataset.y_train
-        criterion_check.check_run(asked, self.criterion, self.whole, images, labels)
+        seen = self.judged_on
+        criterion_check.check_run(asked, self.criterion, self.whole, seen)
         again = asked.schedule != "one_shot"  # by then other units are masked
-        return self.scorer.check(self.whole, min(asked.examples, len(labels)), again)
+        return self.scorer.check(self.whole, min(asked.examples, len(seen)), again)
+
+    @property
+    def judged_on(self) -> Pairs:
+        """The examples that criteria look at: held-out ones, or, without any, of the training set.
+
+        On the host, as many as `scores.examples`, in the shape that the whole model reads.
+        """
+        splits = self.dataset.splits
+        pairs = splits.get("validation", splits["train"]).first(self.config.scores.examples)
+        return examples.fitted(pairs, self.whole)
 
     def resume(self, checkpoint: Checkpoint) -> Run:
         """The run that `host_part` and `array_part` were saved from.
@@ -310,8 +330,14 @@ class Trainer:
 
         Raises:
           schema.Unfit: it lacks a field, as another version's may, or holds what this run cannot.
+          UserError: it is of another model, data, loss or metrics.
         """
         schema.check(host, HOST)
+        if host.get("made_of", "") != self.made_of:
+            raise UserError(
+                "the checkpoints there are of a run of another model, data, loss or metrics than"
+                " those given now; give the same ones, or take another workdir"
+            )
         network = self._network(host)
         state = abstract_state(network, self.config, self.tx)
         # Earlier variables stay on the host: a budget has room for the state alone.
@@ -331,6 +357,8 @@ class Trainer:
         lam, one = jnp.float32(self.config.penalty.lam), jnp.float32(1)
         streams = [stream(self.config.seed, name) for name in ("z", "input noise")]
         given = StepInputs(streams[0], lam, prices, units, streams[1], one, one, teaching=0 * one)
+        if self.whole.model.draws:
+            given = given._replace(draws=stream(self.config.seed, "draws"))
         if self.config.data.augmented:
             given = given._replace(
                 input_moves=stream(self.config.seed, "input moves"),
@@ -340,16 +368,35 @@ class Trainer:
 
     def _network(self, host: Mapping[str, Any]) -> Network:
         check_keeps(host["keeps"], self.whole.groups)
+        keeps = keeps_of(host["keeps"])
         try:
-            spec = registry.from_dict(host["spec"])
+            model = self.whole.model.rebuilt(host["spec"], keeps)
         except UserError as error:
             raise schema.Unfit(f"its spec: {error}") from None
-        groups = self.whole.groups.shrunk(keeps_of(host["keeps"]))
-        return dataclasses.replace(self.whole, spec=spec, groups=groups)
+        groups = self.whole.groups.shrunk(keeps)
+        return dataclasses.replace(self.whole, model=model, groups=groups)
 
     def splits(self, keeps: Keeps) -> dict[str, Split]:
         """The data for arrays that hold these units."""
-        return examples.cut(self.config, self.dataset, self.whole, keeps, self.place)
+        return examples.cut(self.config, self.dataset.splits, self.whole, keeps, self.place)
+
+
+def _check_task(config: Config, whole: Network) -> None:
+    """Raises ConfigError for what the config asks for and this task has not."""
+    if config.distillation.weight and whole.task.loss is not losses.cross_entropy:
+        allowed = f"0 with the loss {whole.task.called!r}: outputs of classes are compared"
+        raise ConfigError("distillation.weight", config.distillation.weight, allowed)
+    example = whole.model.example
+    floats = hasattr(example, "shape") and jnp.issubdtype(example.dtype, jnp.floating)
+    for field in ("noise", "shift", "flip"):
+        if getattr(config.data, field) and not floats:
+            allowed = "its default: the inputs are not one array of real numbers"
+            raise ConfigError(f"data.{field}", getattr(config.data, field), allowed)
+
+
+def _numbers(example: Any) -> int:
+    """How many numbers the inputs of an example are."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(example))
 
 
 def array_part(run: Run) -> Any:
@@ -371,12 +418,13 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "devices": trainer.steps.devices,
         "earlier": len(run.earlier),
         "looks": trainer.budget.looks(run.network),
-        "spec": run.network.spec.to_dict(),
+        "spec": run.network.model.to_dict(),
         "keeps": lists_of(run.keeps),
         "memory_kib": list(run.memory_kib),
         "best": list(run.best),
         "plan": run.plan and run.plan.to_dict(),
         "seed": trainer.config.seed,
+        **({"made_of": trainer.made_of} if trainer.made_of else {}),
         "trials": trainer.programs.records.to_dict(),
         "compilations": trainer.programs.compilations,
         "compile_seconds": trainer.programs.seconds,

@@ -107,7 +107,8 @@ def _in_parts(
             }
 
         statistics, sums = carry
-        now = fixed._replace(variables=statistics)
+        key = jax.random.fold_in(fixed.key, k) if objective.network.model.draws else ()
+        now = fixed._replace(variables=statistics, key=key)
         grads, found = gradients(trained, now, z_of_part, batch.part(k, size))
         sums, kept = of_part(sums, grads, found)
         return ({**statistics, **found.updates}, sums), (kept, found._replace(z={}, updates={}))
@@ -115,6 +116,6 @@ def _in_parts(
     (statistics, sums), (kept, found) = jax.lax.scan(
         part, (fixed.variables, start), jnp.arange(parts), unroll=unroll
     )
-    wrong = found.wrong.sum()
+    metrics = jax.tree.map(lambda leaf: leaf.sum(0), found.metrics)
     found = jax.tree.map(lambda leaf: leaf.mean(0), found)
-    return sums, kept, found._replace(wrong=wrong, z=z, updates=statistics)
+    return sums, kept, found._replace(metrics=metrics, z=z, updates=statistics)

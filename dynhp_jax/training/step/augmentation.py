@@ -50,7 +50,7 @@ def input_places(whole: Network, keeps: Mapping[str, np.ndarray]) -> np.ndarray:
       whole: the network before anything was pruned.
       keeps: which of its units are left, {group: sorted indices}.
     """
-    shape = whole.spec.input_shape
+    shape = whole.model.example.shape
     numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(1, *shape)
     return whole.cut_inputs(numbers, keeps)[0]
 

@@ -29,15 +29,15 @@ def make_epoch(
       batch: examples of a mini-batch; static.
 
     Returns:
-      `epoch(state, images, labels, given, rows, steps) -> (state, tally)`, jitted, donating the
-      state: one pass over images f32[examples, ...] and labels i32[examples], in the order `rows`,
+      `epoch(state, inputs, targets, given, rows, steps) -> (state, tally)`, jitted, donating the
+      state: one pass over inputs and targets, pytrees of [examples, ...], in the order `rows`,
       i32[examples]; `given` as in `make_step`. `steps`, i32[], is traced: one program serves any
       number of them.
     """
     part = make_part(network, config, tx, examples, batch, savings)
 
-    def epoch(state: TrainState, images, labels, given, rows, steps):
-        return part(state, empty_tally(state), images, labels, given, rows, steps)
+    def epoch(state: TrainState, inputs, targets, given, rows, steps):
+        return part(state, empty_tally(state, network.sums), inputs, targets, given, rows, steps)
 
     return devices.jitted(epoch, config.devices, donate_argnums=(0,))
 
@@ -50,16 +50,16 @@ def make_part(
     batch: int,
     savings: Savings = NOTHING,
 ) -> Callable:
-    """`part(state, tally, images, labels, given, rows, steps) -> (state, tally)`, to be compiled.
+    """`part(state, tally, inputs, targets, given, rows, steps) -> (state, tally)`, to be compiled.
 
-    Some steps of an epoch, going on from a tally; `images`, `labels` and `rows` may be of fewer
+    Some steps of an epoch, going on from a tally; `inputs`, `targets` and `rows` may be of fewer
     examples than the training set has. The rest is as in `make_epoch`.
     """
     take = make_one_step(network, config, tx, examples, batch, savings)
 
-    def part(state: TrainState, tally: Tally, images, labels, given, rows, steps):
+    def part(state: TrainState, tally: Tally, inputs, targets, given, rows, steps):
         def body(i, carry):
-            return take(*carry, images, labels, given, rows, i)
+            return take(*carry, inputs, targets, given, rows, i)
 
         return jax.lax.fori_loop(0, steps, body, (state, tally))
 
@@ -74,7 +74,7 @@ def make_one_step(
     batch: int,
     savings: Savings = NOTHING,
 ) -> Callable:
-    """`take(state, tally, images, labels, given, rows, i) -> (state, tally)`, to be compiled.
+    """`take(state, tally, inputs, targets, given, rows, i) -> (state, tally)`, to be compiled.
 
     Step `i`, i32[], of an epoch that takes its examples in the order `rows`, i32[examples]. A loop
     on the host over it does what `make_epoch` does in one program; XLA on a CPU runs convolutions
@@ -82,8 +82,8 @@ def make_one_step(
     """
     step = make_step(network, config, tx, examples, savings)
 
-    def take(state: TrainState, tally: Tally, images, labels, given, rows, i):
+    def take(state: TrainState, tally: Tally, inputs, targets, given, rows, i):
         here = jax.lax.dynamic_slice_in_dim(rows, i * batch, batch)
-        return step(state, tally, Examples(images, labels, here), given)
+        return step(state, tally, Examples(inputs, targets, here), given)
 
     return take

@@ -3,9 +3,11 @@
 Which estimator of ||S||_1 is used is `config.batch.variance`: 'norms' (exact, from the backward
 pass that runs anyway), 'vmap' (exact, keeps every example's gradient), 'micro' (of the means over
 micro-batches, for models that mix the examples of a batch), 'none'; 'auto' takes 'norms' where
-examples are independent, else 'micro' if the batch rule reads it and 'none' if not.
+examples are independent and the backward pass has their norms, else 'micro' if the batch rule reads
+it and 'none' if not.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +16,10 @@ import jax.numpy as jnp
 
 from dynhp_jax.batch_size import variance
 from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.models.spec import Spec
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.network import Network
+from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import accumulation, devices
 from dynhp_jax.training.step.objective import BatchResult, Constants, Examples, Objective, Targets
 from dynhp_jax.training.step.savings import NOTHING, Savings
@@ -30,15 +34,35 @@ def estimator(network: Network, config: Config) -> str:
     Raises:
       ConfigError: an exact estimator for a model whose examples have no gradients of their own.
     """
-    chosen, mixes = config.batch.variance, set(network.spec.shapes()) != {"params"}
+    chosen, mixes = config.batch.variance, set(network.model.shapes()) != {"params"}
     if mixes and chosen in ("norms", "vmap"):
         allowed = "'micro', 'auto' or 'none' for a model with batch normalisation"
         raise ConfigError("batch.variance", chosen, allowed)
     if chosen != "auto":
         return chosen
-    if not mixes:
+    if not mixes and _has_norms(network):
         return "norms"
     return "none" if config.batching.rule == "fixed" else "micro"
+
+
+@functools.lru_cache(maxsize=16)
+def _has_norms(network: Network) -> bool:
+    """Whether the backward pass has the norm of every example's gradient; see `batch_size.probed`.
+
+    Of the shipped models without batch normalisation it always has.
+    """
+    model, examples = network.model, 2
+    if isinstance(model, Spec):
+        return True
+    apply = gated(network.train, network.groups)
+    with_probe = variance.probed(lambda variables, x, z, key: apply(variables, z, x, key))
+    z = {name: jnp.ones(group.size) for name, group in network.groups.items()}
+    key, probe = jax.random.key(0) if model.draws else (), jnp.zeros(examples)
+    try:
+        jax.eval_shape(with_probe, model.shapes(), probe, batch_of(model.example, examples), z, key)
+    except ValueError:
+        return False
+    return True
 
 
 def make_gradients(
@@ -87,17 +111,17 @@ def _at_once(objective: Objective, kind: str) -> Callable:
     def gradients(
         trained: dict[str, Any], fixed: Constants, z_of: Callable, batch: Examples
     ) -> tuple[dict[str, Any], BatchResult]:
-        images, labels = spread(batch.gathered())
+        inputs, targets = spread(batch.gathered())
         teacher = teach(fixed.averages, fixed.masks, spread(batch.clean())) if teach else None
-        truth = Targets(labels, teacher)
-        probe = spread(jnp.zeros(len(labels), jnp.float32)) if kind == "norms" else None
+        truth = Targets(targets, teacher)
+        probe = spread(jnp.zeros(len(batch.rows), jnp.float32)) if kind == "norms" else None
         (grads, of_probe), found = differentiate(
-            trained, probe, fixed, z_of, images, truth, batch.valid
+            trained, probe, fixed, z_of, inputs, truth, batch.valid
         )
         if kind == "norms":
             size = variance.of_probe(of_probe, grads["params"], batch.count)
         elif kind == "vmap":
-            size = _by_vmap(objective, trained, fixed, found.z, images, truth)
+            size = _by_vmap(objective, trained, fixed, found.z, inputs, truth)
         else:
             return grads, found
         return grads, found._replace(grad_variance=size)
@@ -110,15 +134,17 @@ def _by_vmap(
     trained: dict[str, Any],
     fixed: Constants,
     z: dict[str, Array],
-    images: Array,
+    inputs: Any,
     truth: Targets,
 ) -> Array:
     """||S||_1 from every example's own gradient."""
 
-    def loss(params, image, truth, own):
+    def loss(params, example, truth, own):
         gates = {name: gate[None] for name, gate in own.items()} if own else z
-        logits, _ = objective.apply({**fixed.variables, "params": params}, gates, image[None])
-        return objective.losses(logits, jax.tree.map(lambda leaf: leaf[None], truth), fixed)[0]
+        example, truth = jax.tree.map(lambda leaf: leaf[None], (example, truth))
+        variables = {**fixed.variables, "params": params}
+        outputs, _ = objective.apply(variables, gates, example, fixed.key)
+        return objective.losses(outputs, truth, fixed)[0]
 
     own = z if objective.config.gates.per_example else {}
-    return variance.per_example(loss, trained["params"], images, truth, own)[0]
+    return variance.per_example(loss, trained["params"], inputs, truth, own)[0]

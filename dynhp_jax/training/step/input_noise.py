@@ -52,7 +52,7 @@ def _numbers(
     network: Network, axis: int, size: int, units: Mapping[str, Array]
 ) -> tuple[Array, int]:
     """(u32[size], bound): the number that each position of an axis has in the whole network."""
-    name = network.input_axes.get(axis)
+    name = network.input_axes.get(("inputs/0", axis))
     if name is None:
         return jnp.arange(size, dtype=jnp.uint32), size
     index = next(

@@ -26,12 +26,13 @@ class Constants(NamedTuple):
     lam: Array
     averages: Averages | tuple[()] = ()  # the teacher, where there is one
     teaching: Array | float = 0.0  # f32[], its share of the loss
+    key: Array | tuple[()] = ()  # of what the model draws, where it draws
 
 
 class Targets(NamedTuple):
     """What the outputs for examples are held against."""
 
-    labels: Array  # i32[batch]
+    values: Any  # a pytree [batch, ...]; of classes, i32[batch]
     teacher: Array | None  # f32[batch, classes], its logits
 
 
@@ -39,7 +40,7 @@ class Examples(NamedTuple):
     """A mini-batch that is gathered from its split only where it is used.
 
     Attributes:
-      images, labels: of the whole split, f32[examples, ...] and i32[examples].
+      inputs, targets: of the whole split, pytrees of [examples, ...].
       rows: i32[batch], which of them.
       count: i32[], how many of the rows are the mini-batch's, the first ones; None for all. What
         the others are does not matter.
@@ -49,26 +50,29 @@ class Examples(NamedTuple):
       perturb: `perturb(images, first) -> images`, the noise on them; None for none.
     """
 
-    images: Array
-    labels: Array
+    inputs: Any
+    targets: Any
     rows: Array
     count: Array | None = None
     first: Array | int = 0
     view: Callable | None = None
     perturb: Callable | None = None
 
-    def gathered(self) -> tuple[Array, Array]:
-        """images f32[batch, ...], labels i32[batch]."""
-        images = self.clean()
+    def gathered(self) -> tuple[Any, Any]:
+        """Inputs and targets, pytrees of [batch, ...]."""
+        inputs = self.clean()
         if self.perturb is not None:
-            images = self.perturb(images, self.first)
-        return images, self.labels[self.rows]
+            inputs = self.perturb(inputs, self.first)
+        return inputs, self._rows_of(self.targets)
 
-    def clean(self) -> Array:
-        """images f32[batch, ...], without noise."""
+    def clean(self) -> Any:
+        """Inputs, a pytree of [batch, ...], without noise."""
         if self.view is not None:
-            return self.view(self.images, self.rows, self.first)
-        return self.images[self.rows]
+            return self.view(self.inputs, self.rows, self.first)
+        return self._rows_of(self.inputs)
+
+    def _rows_of(self, tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[self.rows], tree)
 
     @property
     def valid(self) -> Array | None:
@@ -85,17 +89,17 @@ class BatchResult(NamedTuple):
     """What one mini-batch showed, beside its gradients.
 
     Attributes:
-      cross_entropy, grad_variance: f32[]; with a teacher its part is in the cross-entropy (and so
+      data_loss, grad_variance: f32[]; with a teacher its part is in the loss of the data (and so
         in F of the batch rule, as it is in ||S||_1).
-      wrong: i32[], misclassified examples.
+      metrics: {name: sums}, of the task.
       z: {group: [units] or [batch, units]}, the gates that were drawn.
       updates: collections that training updates (batch statistics).
       penalty: f32[], of gates and weights.
     """
 
-    cross_entropy: Array
+    data_loss: Array
     grad_variance: Array
-    wrong: Array
+    metrics: dict[str, Array]
     z: dict[str, Array]
     updates: dict[str, Any]
     penalty: Array
@@ -103,7 +107,7 @@ class BatchResult(NamedTuple):
     @property
     def loss(self) -> Array:
         """f32[]: what training makes small."""
-        return self.cross_entropy + self.penalty
+        return self.data_loss + self.penalty
 
 
 class Objective:
@@ -117,23 +121,27 @@ class Objective:
 
     Attributes:
       network, config: as given.
-      apply: `apply(variables, z, images) -> (logits, updates)` in training.
-      probed: the same with a probe, `probed(variables, probe, images, z)`; see `variance.probed`.
+      apply: `apply(variables, z, inputs, key) -> (outputs, updates)` in training.
+      probed: the same with a probe, `probed(variables, probe, inputs, z, key)`; see
+        `variance.probed`.
     """
 
     def __init__(self, network: Network, config: Config, examples: int, remat: bool = False):
         self.network, self.config, self.examples = network, config, examples
         apply = gated(network.train, network.groups)
-        # The images go first: the first axis of the first input is the batch.
-        self.apply, self.probed = apply, probed(lambda variables, x, z: apply(variables, z, x))
+        # The inputs go first: the first axis of the first input is the batch.
+        self.apply = apply
+        self.probed = probed(lambda variables, x, z, key: apply(variables, z, x, key))
         if remat:
             self.apply = jax.checkpoint(self.apply, policy=_products)
             self.probed = jax.checkpoint(self.probed, policy=_products)
 
-    def losses(self, logits: Array, truth: Targets, fixed: Constants) -> Array:
+    def losses(self, outputs: Any, truth: Targets, fixed: Constants) -> Array:
         """f32[batch]: each example's own."""
+        if truth.teacher is None:
+            return self.network.task.loss(outputs, truth.values)
         temperature = self.config.distillation.temperature
-        return distillation_losses(logits, *truth, fixed.teaching, temperature)
+        return distillation_losses(outputs, *truth, fixed.teaching, temperature)
 
     def penalty(self, trained: dict[str, Any], fixed: Constants) -> Array:
         """f32[]: of gates and, with L2, of weights; `trained` is {'params', 'gates'}."""
@@ -150,7 +158,7 @@ class Objective:
         probe: Array | None,
         fixed: Constants,
         z_of: Callable,
-        images: Array,
+        inputs: Any,
         truth: Targets,
         valid: Array | None,
     ) -> tuple[Array, BatchResult]:
@@ -164,7 +172,7 @@ class Objective:
           probe: f32[batch] of zeros, or None to do without.
           fixed: what is read beside.
           z_of: `z_of(gates)` draws the gates.
-          images: f32[batch, ...].
+          inputs: pytree of [batch, ...].
           truth: what the outputs are held against.
           valid: bool[batch], which examples count; None for all.
 
@@ -174,17 +182,17 @@ class Objective:
         z = z_of(trained["gates"])
         variables = {**fixed.variables, "params": trained["params"]}
         if probe is None:
-            logits, updates = self.apply(variables, z, images)
+            outputs, updates = self.apply(variables, z, inputs, fixed.key)
         else:
-            logits, updates = self.probed(variables, probe, images, z)
-        losses, wrong = self.losses(logits, truth, fixed), jnp.argmax(logits, -1) != truth.labels
+            outputs, updates = self.probed(variables, probe, inputs, z, fixed.key)
+        losses = self.losses(outputs, truth, fixed)
+        metrics = self.network.task.sums(outputs, truth.values, valid)
         if valid is None:
-            cross_entropy, wrong = jnp.mean(losses), jnp.sum(wrong)
+            loss = jnp.mean(losses)
         else:
-            cross_entropy = jnp.sum(jnp.where(valid, losses, 0.0)) / jnp.sum(valid)
-            wrong = jnp.sum(wrong & valid)
+            loss = jnp.sum(jnp.where(valid, losses, 0.0)) / jnp.sum(valid)
         zero = jnp.zeros((), jnp.float32)
-        return cross_entropy, BatchResult(cross_entropy, zero, wrong, z, updates, zero)
+        return loss, BatchResult(loss, zero, metrics, z, updates, zero)
 
 
 def _products(primitive, *_, **__) -> bool:

@@ -10,11 +10,23 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.step.savings import NOTHING, Savings
 
 
-def make_optimizer(config: Config, savings: Savings = NOTHING) -> optax.GradientTransformation:
-    """The optax transformation that the config names, over {'params': ..., 'gates': ...}.
+def make_optimizer(
+    config: Config, savings: Savings = NOTHING, own: optax.GradientTransformation | None = None
+) -> optax.GradientTransformation:
+    """The optax transformation of a run, over {'params': ..., 'gates': ...}.
 
     With the step size that schedules multiply: its updates are proportional to it.
+
+    Args:
+      config: names it, and gives the step size of the gates.
+      savings: what it does without, to take less memory.
+      own: of the parameters, instead of the one that the config names; gates then have Adam.
     """
+    if own is not None:
+        of_gates = optax.adam(config.gates.learning_rate or config.optimizer.learning_rate)
+        return optax.partition(
+            {"params": own, "gates": of_gates}, {"params": "params", "gates": "gates"}
+        )
     rate = config.optimizer.learning_rate
     moment = jnp.bfloat16 if savings.bf16_moments else None
     if config.optimizer.name == "adam":

@@ -6,6 +6,7 @@ have drawn.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +15,7 @@ import optax
 
 from dynhp_jax.common import random_keys
 from dynhp_jax.gates import hard_concrete
+from dynhp_jax.structure.group import INPUT
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import weight_mean
@@ -27,8 +29,8 @@ class Means(NamedTuple):
 
     weight: Array  # f32[], 1 - decay^steps
     grad_variance: Array  # f32[], of ||S||_1
-    loss: Array  # f32[], of the cross-entropy plus the penalty
-    cross_entropy: Array  # f32[]
+    loss: Array  # f32[], with the penalty
+    data_loss: Array  # f32[], of the loss without the penalty
 
 
 class TrainState(NamedTuple):
@@ -75,6 +77,7 @@ class StepInputs(NamedTuple):
       rate: f32[], factor of all step sizes.
       forgetting: f32[], share of a step in `TrainState.averages`.
       teaching: f32[], the teacher's share of the loss.
+      draws: key<fry>[], of what the model draws in training, such as dropout; () where it does not.
       input_moves: key<fry>[], of what `augmentation` does; () where it does nothing.
       places: i32[*inputs], the positions that the inputs have in a whole example; or ().
     """
@@ -87,6 +90,7 @@ class StepInputs(NamedTuple):
     rate: Array
     forgetting: Array
     teaching: Array
+    draws: Array | tuple[()] = ()
     input_moves: Array | tuple[()] = ()
     places: Array | tuple[()] = ()
 
@@ -95,14 +99,15 @@ class Tally(NamedTuple):
     """Sums over the steps of an epoch.
 
     `counts` holds, by group, in how many observations each gate was open (i32[units]); an epoch
-    makes one observation per step, or one per example if gates are drawn for each.
+    makes one observation per step, or one per example if gates are drawn for each. `metrics` are
+    the sums of the task's, by name.
     """
 
     counts: dict[str, Array]
     loss: Array
-    cross_entropy: Array
+    data_loss: Array
     penalty: Array
-    wrong: Array
+    metrics: dict[str, Array]
 
 
 def stream(seed: int, name: str) -> Array:
@@ -116,7 +121,7 @@ def copies(config: Config) -> int:
     >>> copies(Config())
     3
     """
-    moments = {"adam": 2, "momentum": 1, "sgd": 0}[config.optimizer.name]
+    moments = {"adam": 2, "momentum": 1, "sgd": 0}.get(config.optimizer.name, 2)
     return 1 + moments + bool(config.optimizer.ema)
 
 
@@ -124,17 +129,25 @@ def initial_state(
     network: Network,
     config: Config,
     tx: optax.GradientTransformation,
-    params_key: Array,
+    start: Any,
     gates_key: Array,
 ) -> TrainState:
-    """The state before the first step, drawn from the streams 'params' and 'log_alpha'."""
-    params_key, gates_key = random_keys.fused(params_key), random_keys.fused(gates_key)
-    variables = network.spec.init(params_key)
+    """The state before the first step.
+
+    Args:
+      network, config, tx: of the run.
+      start: the model's variables where it came with some (`Model.given`), else the key of the
+        stream 'params' that they are drawn from.
+      gates_key: of the stream 'log_alpha'.
+    """
+    gates_key, variables = random_keys.fused(gates_key), start
+    if network.model.given is None:
+        variables = network.model.init(random_keys.fused(start))
     gates = {
         name: hard_concrete.init(
             random_keys.key_for(gates_key, name),
             group.size,
-            config.gates.open_input if name == "input" else config.gates.open_hidden,
+            config.gates.open_input if group.kind == INPUT else config.gates.open_hidden,
         )
         if config.gated
         else jnp.full(group.size, hard_concrete.OPEN)
@@ -156,14 +169,21 @@ def abstract_state(
     network: Network, config: Config, tx: optax.GradientTransformation
 ) -> TrainState:
     """Shapes and types of the state of any network, smaller ones too."""
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(
-        functools.partial(initial_state, network, config, tx), params_key=key, gates_key=key
-    )
+    key, model = jax.eval_shape(lambda: jax.random.key(0)), network.model
+    start = key if model.given is None else model.shapes()
+    return jax.eval_shape(functools.partial(initial_state, network, config, tx), start, key)
 
 
-def abstract_inputs(state: TrainState, inputs: tuple[int, ...] | None = None) -> StepInputs:
-    """Shapes and types of what goes with a state; `inputs` is their shape, if they are moved."""
+def abstract_inputs(
+    state: TrainState, inputs: tuple[int, ...] | None = None, draws: bool = False
+) -> StepInputs:
+    """Shapes and types of what goes with a state.
+
+    Args:
+      state: arrays or shapes.
+      inputs: the shape of an example's inputs, if they are moved.
+      draws: whether the model draws in training.
+    """
     masks, number = state.masks.items(), jax.ShapeDtypeStruct((), jnp.float32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return StepInputs(
@@ -175,13 +195,19 @@ def abstract_inputs(state: TrainState, inputs: tuple[int, ...] | None = None) ->
         rate=number,
         forgetting=number,
         teaching=number,
+        draws=key if draws else (),
         input_moves=() if inputs is None else key,
         places=() if inputs is None else jax.ShapeDtypeStruct(inputs, jnp.int32),
     )
 
 
-def empty_tally(state: TrainState) -> Tally:
-    """The tally before the first step."""
+def empty_tally(state: TrainState, sums: Mapping[str, Any]) -> Tally:
+    """The tally before the first step.
+
+    Args:
+      state: of the run.
+      sums: shapes and types of those of the metrics, `Network.sums`.
+    """
     counts = {name: jnp.zeros(mask.shape, jnp.int32) for name, mask in state.masks.items()}
-    sums = (jnp.zeros((), jnp.float32) for _ in range(3))  # buffers of their own, to be donated
-    return Tally(counts, *sums, jnp.zeros((), jnp.int32))
+    totals = (jnp.zeros((), jnp.float32) for _ in range(3))  # buffers of their own, to be donated
+    return Tally(counts, *totals, {name: jnp.zeros(s.shape, s.dtype) for name, s in sums.items()})

@@ -66,8 +66,9 @@ def make_step(
             examples = examples._replace(
                 perturb=lambda images, first: perturb(images, key, given.units, first)
             )
+        draws = jax.random.fold_in(given.draws, state.step) if network.model.draws else ()
         fixed = Constants(
-            kept, state.masks, given.prices, given.lam, state.averages, given.teaching
+            kept, state.masks, given.prices, given.lam, state.averages, given.teaching, draws
         )
         grads, found = gradients(trained, fixed, z_of, examples)
         # All gradients are done before the optimizer starts: activations are gone by then, and XLA
@@ -93,7 +94,7 @@ def make_step(
             opt_state=opt_state,
             means=smooth(
                 state.means,
-                Means(1.0, found.grad_variance, found.loss, found.cross_entropy),
+                Means(1.0, found.grad_variance, found.loss, found.data_loss),
                 config,
             ),
             averages=averages,
@@ -104,9 +105,9 @@ def make_step(
         seen = Tally(
             counts=activity.observe(tally.counts, z, state.masks),
             loss=tally.loss + found.loss,
-            cross_entropy=tally.cross_entropy + found.cross_entropy,
+            data_loss=tally.data_loss + found.data_loss,
             penalty=tally.penalty + found.penalty,
-            wrong=tally.wrong + found.wrong,
+            metrics=jax.tree.map(jnp.add, tally.metrics, found.metrics),
         )
         # Under jax_enable_x64 sums come out wider than the loop was started with.
         return state, jax.tree.map(lambda old, new: new.astype(old.dtype), tally, seen)

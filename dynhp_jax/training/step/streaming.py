@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.common import byte_sizes
-from dynhp_jax.memory import paper
+from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.step.state import StepInputs, TrainState, empty_tally
+from dynhp_jax.training.step.state import StepInputs, Tally, TrainState
 
 CHUNK_BYTES = 64 * 2**20  # of a chunk's images, about: long enough a transfer to be a fast one
 AHEAD = 2  # chunks on the device at once
@@ -29,28 +29,33 @@ Place = Callable[[Any], Any]
 class Part(NamedTuple):
     """Steps of an epoch and what they read, as compiled epochs take it."""
 
-    images: jax.Array  # f32[examples, ...]
-    labels: jax.Array  # i32[examples]
+    inputs: Any  # a pytree of [examples, ...]
+    targets: Any
     rows: jax.Array  # i32[examples], in which order
     steps: int
 
 
-def streams(config: Config, examples: int, example_shape: tuple[int, ...]) -> bool:
-    """Whether a split of so many examples is too large to stay on the device."""
-    size = examples * paper.example_bytes(example_shape)
-    return size > byte_sizes.parse_bytes(config.data.resident)
+def streams(config: Config, examples: int, example: Any) -> bool:
+    """Whether a split of so many examples is too large to stay on the device.
+
+    Args:
+      config: the run.
+      examples: of the split.
+      example: shapes and types of one example's inputs.
+    """
+    return examples * array_bytes(example) > byte_sizes.parse_bytes(config.data.resident)
 
 
-def at_once(config: Config, examples: int, example_shape: tuple[int, ...], batch: int) -> int:
+def at_once(config: Config, examples: int, example: Any, batch: int) -> int:
     """How many examples of a training set of so many a compiled epoch is given at once.
 
     All, or a whole number of mini-batches: as many as CHUNK_BYTES have room for, and AHEAD times
     `config.data.resident`, but at least one; and so that the chunks of an epoch are equally full.
     """
-    if not streams(config, examples, example_shape):
+    if not streams(config, examples, example):
         return examples
     limit = min(CHUNK_BYTES, byte_sizes.parse_bytes(config.data.resident) // AHEAD)
-    most = max(1, limit // (batch * paper.example_bytes(example_shape)))
+    most = max(1, limit // (batch * array_bytes(example)))
     steps = max(1, examples // batch)
     chunks = -(-steps // most)
     return -(-steps // chunks) * batch
@@ -62,40 +67,46 @@ def parts(
     """An epoch's parts, each sent to the device when it is asked for.
 
     Args:
-      split: with `images` and `labels`: of jax.Array if resident, else of NumPy.
+      split: a `run.examples.Split`: of jax.Array if resident, else of NumPy.
       order: i32[examples], in which the epoch takes them.
       size: examples of a part, from `at_once`.
       batch: examples of a mini-batch.
       steps: mini-batches of the epoch.
       place: sends arrays to where the run computes.
     """
-    if isinstance(split.images, jax.Array):
-        yield Part(split.images, split.labels, order, steps)
+    if split.resident:
+        yield Part(split.inputs, split.targets, order, steps)
         return
     needed, rows = np.asarray(order)[: steps * batch], place(np.arange(size, dtype=np.int32))
     for first in range(0, len(needed), size):
         here = needed[first : first + size]
         padded = np.resize(here, size)  # no step reads what fills up the last part
-        arrays = place((split.images[padded], split.labels[padded]))
+        part = split.map(lambda leaf, rows=padded: leaf[rows])
+        arrays = place((part.inputs, part.targets))
         yield Part(*arrays, rows, len(here) // batch)
 
 
 def train(
-    program: Callable, state: TrainState, given: StepInputs, parts: Iterator[Part], on_host: bool
+    program: Callable,
+    state: TrainState,
+    tally: Tally,
+    given: StepInputs,
+    parts: Iterator[Part],
+    on_host: bool,
 ) -> tuple[TrainState, Any]:
     """The state and the tally after all parts of an epoch.
 
     Args:
       program: compiled from `epoch.make_part` or, `on_host`, `make_one_step`.
-      state: consumed.
+      state, tally: before the first; consumed.
       given: as in `step.make_step`.
       parts: of the epoch.
       on_host: whether the host calls every step.
     """
-    tally, before = empty_tally(state), None
-    for images, labels, rows, steps in parts:
+    before = None
+    for inputs, targets, rows, steps in parts:
         for number in range(steps) if on_host else (steps,):
-            state, tally = program(state, tally, images, labels, given, rows, np.int32(number))
+            state, tally = program(state, tally, inputs, targets, given, rows, np.int32(number))
         # The tally itself is given away to the next call, so that nobody could wait for it.
         now = jnp.copy(tally.loss)
         if before is not None:
@@ -104,10 +115,8 @@ def train(
     return state, tally
 
 
-def evaluate(
-    program: Callable, arguments: tuple, split: Any, chunk: int, place: Place
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """What an evaluation gave for each chunk of a split, on the host.
+def evaluate(program: Callable, arguments: tuple, split: Any, chunk: int, place: Place) -> Any:
+    """The sums of an evaluation over all chunks of a split, on the host.
 
     Args:
       program: compiled from `evaluation.make_evaluation`.
@@ -115,18 +124,21 @@ def evaluate(
       split, place: as in `parts`.
       chunk: examples that are evaluated at once.
     """
-    found, resident = [], isinstance(split.images, jax.Array)
-    for number in range(-(-len(split.labels) // chunk)):
-        if resident:
-            data = (split.images, split.labels, np.int32(number))
+    found, examples = [], len(split)
+    for number in range(-(-examples // chunk)):
+        if split.resident:
+            data = (split.inputs, split.targets, np.int32(number), np.int32(examples))
         else:
             rows = slice(number * chunk, (number + 1) * chunk)
-            images, labels = split.images[rows], split.labels[rows]
-            short = chunk - len(labels)
-            images = np.pad(images, [(0, short)] + [(0, 0)] * (images.ndim - 1))
-            labels = np.pad(labels, (0, short), constant_values=-1)  # counts for nothing
-            data = (*place((images, labels)), np.int32(0))
+            part = split.map(lambda leaf, rows=rows: _padded(leaf[rows], chunk))
+            inside = min(chunk, examples - number * chunk)
+            data = (*place((part.inputs, part.targets)), np.int32(0), np.int32(inside))
         if found:  # a CPU would run two chunks side by side, each with activations of its own
             jax.block_until_ready(found[-1])
         found.append(program(*arguments, *data))
-    return jax.device_get(found)
+    return jax.tree.map(lambda *chunks: sum(chunks), *jax.device_get(found))
+
+
+def _padded(leaf: np.ndarray, size: int) -> np.ndarray:
+    """With rows of zeros up to this size, which count for nothing."""
+    return np.pad(leaf, [(0, size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))

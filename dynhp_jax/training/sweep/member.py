@@ -73,7 +73,7 @@ class SoloShapes:
     def from_dict(cls, trainer: Trainer, epoch: int, values: Mapping[str, Any]) -> "SoloShapes":
         """The inverse of `to_dict`."""
         keeps, plan = keeps_of(values["keeps"]), values["plan"]
-        network = shape_plans.part_of(trainer.whole, keeps)
+        network = trainer.whole.part(keeps)
         return cls(epoch, values["batch_in_use"], network, keeps, plan and Plan.from_dict(plan))
 
 
@@ -84,7 +84,7 @@ def carry_out(trainer: Trainer, alone: SoloShapes) -> SoloShapes:
         return alone
     network = alone.network
     if any(plan.keeps[name].size < alone.keeps[name].size for name in plan.keeps):
-        network = shape_plans.part_of(trainer.whole, plan.keeps)
+        network = trainer.whole.part(plan.keeps)
     in_use = trainer.fit(network, plan.wanted)[1]
     return SoloShapes(alone.epoch, in_use, network, plan.keeps)
 
@@ -162,7 +162,7 @@ class Member:
 
 def network_in(trainer: Trainer, host: Mapping[str, Any]) -> Network:
     """The network whose sizes everybody's arrays have, from what `team.host_part` gave."""
-    return shape_plans.part_of(trainer.whole, keeps_of(host["members"][0]["keeps"]))
+    return trainer.whole.part(keeps_of(host["members"][0]["keeps"]))
 
 
 def abstract_states(trainer: Trainer, host: Mapping[str, Any]) -> TrainState:

@@ -55,23 +55,23 @@ def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):
       even: whether it is everybody's.
 
     Returns:
-      `epoch(state, images, labels, given, rows, sizes, steps) -> (state, tally)`, jitted, donating
-      the state: like `epoch.make_epoch`, with a leading axis of members on all but images and
-      labels. `sizes` and `steps`, i32[members]: mini-batches, and how many of them.
+      `epoch(state, inputs, targets, given, rows, sizes, steps) -> (state, tally)`, jitted, donating
+      the state: like `epoch.make_epoch`, with a leading axis of members on all but inputs and
+      targets. `sizes` and `steps`, i32[members]: mini-batches, and how many of them.
     """
     step = make_step(network, trainer.config, trainer.tx, trainer.examples, trainer.steps.used)
 
-    def take(state, tally, images, labels, given, rows, size, i):
+    def take(state, tally, inputs, targets, given, rows, size, i):
         start = i * (batch if even else size)
         here = jax.lax.dynamic_slice_in_dim(rows, start, batch)
-        mini = Examples(images, labels, here, None if even else size)
+        mini = Examples(inputs, targets, here, None if even else size)
         return step(state, tally, mini, given)
 
     everyone = jax.vmap(take, in_axes=(0, 0, None, None, 0, 0, 0, None))
 
-    def epoch(state, images, labels, given, rows, sizes, steps):
+    def epoch(state, inputs, targets, given, rows, sizes, steps):
         def body(i, carry):
-            moved = everyone(*carry, images, labels, given, rows, sizes, i)
+            moved = everyone(*carry, inputs, targets, given, rows, sizes, i)
             if even:
                 return moved
             going = i < steps  # members with larger mini-batches are done earlier
@@ -81,7 +81,7 @@ def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):
 
             return jax.tree.map(choose, moved, carry)
 
-        tally = jax.vmap(empty_tally)(state)
+        tally = jax.vmap(lambda state: empty_tally(state, network.sums))(state)
         return jax.lax.fori_loop(0, jnp.max(steps), body, (state, tally))
 
     return jax.jit(epoch, donate_argnums=0)

@@ -76,6 +76,9 @@ def check(configs: Sequence[Config]) -> None:
         for name, value in other.items():
             if name not in FREE and value != first[name]:
                 raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
+    if configs[0].own:
+        field = configs[0].own[0]
+        raise ConfigError(field, first[field], "the library's own in a sweep")
     if configs[0].method == "scores":
         raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
     if configs[0].memory.meter != "paper":
@@ -199,7 +202,8 @@ class Team:
         for name in sorted(replicas.splits.keys() - {"train"}):
             for k, found in enumerate(self._evaluate(network, state, replicas.splits, name)):
                 results[k][name] = found
-        epoch_results.check(epoch, *(each["test"]["cross_entropy"] for each in results))
+        called = network.task.called
+        epoch_results.check(epoch, *(each["test"][called] for each in results))
 
         means = jax.device_get(state.means)
         epoch_results.check(epoch, *means.grad_variance)
@@ -226,7 +230,7 @@ class Team:
                     batch=choice.batch,
                     alone=solo.after_epoch(trainer, member.alone, left, choice.wanted),
                     memory_kib=(*member.memory_kib, record["memory_kib"]),
-                    best=min(member.best, (record["test_error"], epoch)),
+                    best=min(member.best, (network.task.cost(results[k]["test"]), epoch)),
                 )
             )
         replicas = dataclasses.replace(replicas, members=tuple(members), state=state, given=given)
@@ -252,10 +256,10 @@ class Team:
             for trainer, size in zip(self.trainers, sizes.tolist(), strict=True)
         ]
         given = replicas.given._replace(**stacked(numbers))
-        data = (split.images, split.labels, given, orders, sizes)
+        data = (split.inputs, split.targets, given, orders, sizes)
         program = self.programs.get(
             "epoch of replicas",
-            (network.spec, batch, even, count, self.lead.steps.compiled_for),
+            (network.model, batch, even, count, self.lead.steps.compiled_for),
             lambda: make_epoch(network, self.lead, batch, even),
             *(replicas.state, *data, self.examples // sizes),
         )
@@ -266,22 +270,24 @@ class Team:
     def _evaluate(
         self, network: Network, state: TrainState, splits: Mapping[str, Split], name: str
     ) -> list[dict[str, Any]]:
-        split, examples = splits[name], len(splits[name].labels)
+        split, examples = splits[name], len(splits[name])
         chunk = min(CHUNK, examples)
-        arguments = (*state.evaluated, split.images, split.labels)
+        arguments = (*state.evaluated, split.inputs, split.targets)
         program = self.programs.get(
             f"evaluation of replicas on {name}",
-            (network.spec, chunk, len(self.trainers), self.lead.steps.compiled_for),
+            (network.model, chunk, len(self.trainers), self.lead.steps.compiled_for),
             lambda: jax.jit(
-                jax.vmap(
-                    evaluation.make_evaluation(network, chunk), in_axes=(0, 0, 0, None, None, None)
-                )
+                jax.vmap(evaluation.make_evaluation(network, chunk), in_axes=(0, 0, 0, *[None] * 4))
             ),
-            *(*arguments, np.int32(0)),
+            *(*arguments, np.int32(0), np.int32(examples)),
         )
-        parts = [program(*arguments, np.int32(i)) for i in range(-(-examples // chunk))]
-        confusion, loss = (sum(part) for part in zip(*jax.device_get(parts), strict=True))
-        return [epoch_results.errors(*each, examples) for each in zip(confusion, loss, strict=True)]
+        rest = np.int32(examples)
+        parts = [program(*arguments, np.int32(i), rest) for i in range(-(-examples // chunk))]
+        sums = jax.tree.map(lambda *chunks: sum(chunks), *jax.device_get(parts))
+        return [
+            epoch_results.of_split(network.task, member_of(sums, k), examples)
+            for k in range(len(self.trainers))
+        ]
 
     def _cut(self, replicas: Replicas, masks: Sequence[Mapping[str, np.ndarray]]) -> Replicas:
         """With smaller arrays for all, if enough units are dead in everybody's."""
@@ -297,7 +303,7 @@ class Team:
             shape_plans.resize(network, member_of(replicas.state, k), trainer.tx, keeps[k])
             for k in range(len(masks))
         ]
-        self.programs.drop(network.spec)
+        self.programs.drop(network.model)
         network, state = parts[0][0], stacked([part for _, part in parts])
         members = tuple(
             dataclasses.replace(

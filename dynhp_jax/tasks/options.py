@@ -1,0 +1,27 @@
+"""Options of the loss and of what is reported beside it."""
+
+import dataclasses
+
+from dynhp_jax.common.fields import Section, as_text, named, several, text
+from dynhp_jax.tasks.losses import LOSSES
+from dynhp_jax.tasks.metrics import METRICS
+
+
+def _metric(value) -> str:
+    if as_text(value) not in METRICS:
+        raise ValueError
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss(Section):
+    prefix = "loss."
+    name: str = named("cross_entropy", tuple(LOSSES), "what training makes small, by example")
+    metrics: tuple[str, ...] = several(
+        (), _metric, f"names among {', '.join(METRICS)}",
+        "what is reported beside it; (): what is usual with the loss",
+    )  # fmt: skip
+    best: str = text(
+        "",
+        "the metric by which the best epoch is chosen; empty: the first one, without any the loss",
+    )

@@ -1,0 +1,155 @@
+"""`fit`: trains anybody's model on anybody's data, and prunes it while it trains."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.data.pairs import array_data
+from dynhp_jax.gates import hard_concrete
+from dynhp_jax.gates.gated import gated
+from dynhp_jax.pruning.criteria.evidence import Criterion
+from dynhp_jax.structure.groups import Groups
+from dynhp_jax.tasks.task import task_of
+from dynhp_jax.training import build
+from dynhp_jax.training.compiled import program_cache
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.own_model import source_of
+from dynhp_jax.training.run import loop, shape_plans
+from dynhp_jax.training.run.epoch_results import Record
+from dynhp_jax.training.run.run import Run
+from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Result:
+    """The network that a run ended with, and how it came to it.
+
+    Attributes:
+      apply: `apply(variables, inputs) -> outputs`, for evaluation, with the gates inside; its
+        inputs are whole examples, also where inputs were pruned.
+      variables: of the smaller network.
+      groups: of the network before it was pruned.
+      keeps: {group: sorted indices}, which of its units are left.
+      records: of every epoch, as metrics.jsonl has them.
+    """
+
+    apply: Callable[[Any, Any], Any]
+    variables: dict[str, Any]
+    groups: Groups
+    keeps: dict[str, np.ndarray]
+    records: list[Record]
+
+
+def fit(
+    model: Any,
+    variables: Any = None,
+    *,
+    train: Any,
+    test: Any,
+    validation: Any = None,
+    loss: str | Callable[[Any, Any], jax.Array] = "cross_entropy",
+    metrics: Mapping[str, Any] | None = None,
+    best: str = "",
+    tx: optax.GradientTransformation | None = None,
+    config: Config | None = None,
+    criterion: Criterion | None = None,
+    workdir: str | os.PathLike | None = None,
+    callbacks: Iterable[Callable[[Record], None]] = (),
+) -> Result:
+    """Trains a model and prunes it for good while it trains.
+
+    Args:
+      model: a function `apply(variables, inputs) -> outputs`, a Linen module, or an NNX module; see
+        `own_model.source_of`.
+      variables: at the start; None for a Linen module that is to be initialised here, and for an
+        NNX module, which holds them.
+      train, test, validation: (inputs, targets), arrays or pytrees of arrays [examples, ...];
+        `validation` may be left out.
+      loss: `loss(outputs, targets) -> [batch]`, or a name of `losses.LOSSES`.
+      metrics: {name: function (outputs, targets) -> [batch], `metrics.Metric` or a name}; None for
+        what is usual with the loss.
+      best: the metric by which the best epoch is chosen; '' for the first one.
+      tx: the optimizer of the parameters; None for the one that the config names.
+      config: of the run; its sections `model` and `data` say nothing of a model and data of your
+        own, but for `data.noise`, `shift`, `flip` and `resident`.
+      criterion: an object that the method 'scores' prunes by; None for the one that the config
+        names.
+      workdir: a directory for the run: its config, records, checkpoints, figures and summary, as
+        `experiments.train` writes them. The same call goes on from what is there. None for none.
+      callbacks: each is called with the record of every epoch.
+
+    Returns:
+      The `Result`.
+
+    Raises:
+      UserError, ConfigError: before the first epoch, for what cannot be trained; or where training
+        diverges.
+    """
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise UserError(f"config is a {type(config).__name__}; allowed: dp.Config(...), or None")
+    task = task_of(loss, metrics, best)
+    dataset = array_data(train, test, validation)
+    source = source_of(model, variables, dataset.splits["train"].inputs, config.seed)
+    whole = build.own_network(config, source, task, dataset)
+    program_cache.use_cache(config.compiling.cache_dir)
+    made_of = "" if workdir is None else build.digest(whole, dataset)
+    trainer = Trainer(config, dataset, Programs(), criterion, whole, tx, made_of)
+    if workdir is not None:
+        return _fit_in(trainer, workdir, callbacks)
+    run, records = trainer.start(), []
+    while run.epoch < config.epochs:
+        run, record = loop.advance(trainer, run)
+        records.append(record)
+        for callback in callbacks:
+            callback(record)
+    return result_of(trainer, run, records)
+
+
+def _fit_in(trainer: Trainer, path: Any, callbacks: Iterable[Callable[[Record], None]]) -> Result:
+    """The same in a directory, from what is there."""
+    from dynhp_jax.training.files import going_on  # loads orbax
+    from dynhp_jax.training.files.workdir import Workdir
+
+    workdir = Workdir(path)
+    with workdir.claim(trainer.config):
+        run = going_on.start(trainer, workdir)
+        run, records = going_on.train(trainer, run, workdir, callbacks)
+        going_on.finish(trainer, run, workdir, records)
+    return result_of(trainer, run, records)
+
+
+def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
+    """The network that a run has come to, without the units that are only masked."""
+    masks = jax.device_get(run.state.masks)
+    local = {name: np.flatnonzero(mask) for name, mask in masks.items()}
+    network, state = shape_plans.resize(run.network, run.state, trainer.tx, local)
+    keeps = {name: run.keeps[name][kept] for name, kept in local.items()}
+    return Result(
+        _apply(trainer.whole, network, state, keeps),
+        state.evaluated[0],
+        trainer.whole.groups,
+        keeps,
+        records,
+    )
+
+
+def _apply(whole: Network, network: Network, state: TrainState, keeps: Mapping) -> Callable:
+    """`apply(variables, inputs)` of a network with its gates, for whole examples."""
+    _, gates, _ = state.evaluated
+    z = {name: hard_concrete.mean(value) for name, value in gates.items()}
+    of_gates = gated(network.evaluate, network.groups)
+
+    def apply(variables: Any, inputs: Any) -> Any:
+        return of_gates(variables, z, whole.cut_inputs(inputs, keeps))
+
+    return apply
