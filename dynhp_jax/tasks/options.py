@@ -23,5 +23,5 @@ class Loss(Section):
     )  # fmt: skip
     best: str = text(
         "",
-        "the metric by which the best epoch is chosen; empty: the first one, without any the loss",
+        "the metric by which the best epoch is chosen; empty: the first one, or else the loss",
     )

@@ -168,7 +168,7 @@ def tuple_fields(further: Mapping[str, type] = MappingProxyType({})) -> tuple[st
     """Those fields of `field_names` that hold tuples.
 
     >>> tuple_fields()
-    ('model.hidden', 'pruning.groups', 'memory.allow')
+    ('model.hidden', 'loss.metrics', 'pruning.groups', 'memory.allow')
     """
     return tuple(
         name for name in field_names(further) if isinstance(_field(name, further).default, tuple)

@@ -44,7 +44,7 @@ class Model(Hashable, Protocol):
         """Shapes and types of the variables; a dictionary of collections, 'params' among them."""
 
     def init(self, key: jax.Array) -> dict[str, Any]:
-        """The variables at the start; traced."""
+        """The variables at the start, traced; only of a model that came with none."""
 
     def evaluate(self, variables: Variables, inputs: Any) -> Any:
         """Outputs [batch, ...]; examples do not depend on each other."""
@@ -143,14 +143,14 @@ class Network:
         }
 
     def cut_inputs(self, inputs: Any, keeps: Keeps) -> Any:
-        """The positions of the surviving units, of inputs that are still whole: NumPy arrays."""
+        """The positions of the surviving units, of inputs (NumPy's, JAX's) that are still whole."""
         axes, keeps = self.input_axes, self.groups.check_keeps(keeps)
 
-        def smaller(path: Any, leaf: np.ndarray) -> np.ndarray:
+        def smaller(path: Any, leaf: Any) -> Any:
             name = path_name((jax.tree_util.SequenceKey(0), *path))
             for held, axis in axes:
                 if held == f"inputs/{name}":
-                    leaf = np.take(leaf, self.groups.positions(held, axis, keeps), axis=axis)
+                    leaf = leaf.take(self.groups.positions(held, axis, keeps), axis=axis)
             return leaf
 
         return jax.tree_util.tree_map_with_path(smaller, inputs)

@@ -19,6 +19,7 @@ import numpy as np
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.schema import Unfit
+from dynhp_jax.common.tree_paths import InputPath
 from dynhp_jax.jaxprs.trace import abstract
 from dynhp_jax.structure.find import find_groups
 from dynhp_jax.structure.groups import Groups, Keeps
@@ -101,7 +102,7 @@ class OwnModel:
             return jax.ShapeDtypeStruct(shapes[path][1:], leaf.dtype)
 
         leaves, tree = jax.tree.flatten(self.source.example)
-        paths = [path for path in shapes if path.startswith("inputs/0")]
+        paths = [path for path in shapes if isinstance(path, InputPath)]
         return tree.unflatten(map(smaller, paths, leaves)) if self.keeps else self.source.example
 
     @property
@@ -173,6 +174,8 @@ def source_of(model: Any, variables: Any, inputs: Any, seed: int = 0) -> Source:
         `Functions`. A function may take `train`, `training`, `is_training`, `deterministic` or
         `use_running_average`, which then says whether it is trained, and `key`, from which it
         draws in training; a Linen module likewise (its keys are those of the stream 'dropout').
+        A function whose variables have collections beside 'params' may return (outputs, updates),
+        where `updates` are the collections that training changes.
       variables: at the start: a pytree of parameters, or {'params': ..., and other collections};
         None for a Linen module that is to be initialised here, or an NNX module, which holds them.
       inputs: some examples, a pytree of arrays [batch, ...].

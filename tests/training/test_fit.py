@@ -91,7 +91,7 @@ def check(result, inputs, targets):
     assert left == result.records[-1]["units"] and sum(left.values()) < sum(whole.values())
     sizes = [np.size(leaf) for leaf in jax.tree.leaves(result.variables["params"])]
     assert sum(sizes) == result.records[-1]["parameters"]
-    outputs = result.apply(result.variables, inputs)
+    outputs = jax.jit(result.apply)(result.variables, inputs)
     wrong = 100 * np.mean(np.argmax(outputs, -1) != targets)
     assert wrong == pytest.approx(result.records[-1]["test_error"], abs=1e-3)
     return outputs
