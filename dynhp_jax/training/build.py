@@ -19,6 +19,7 @@ from dynhp_jax.models.spec import Spec
 from dynhp_jax.structure.group import INPUT
 from dynhp_jax.tasks import task
 from dynhp_jax.tasks.task import Task
+from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.network import Network, whole_network
 from dynhp_jax.training.own_model import OwnModel, Source, source_of
@@ -118,9 +119,13 @@ def own_network(config: Config, source: Source, aim: Task, dataset: Dataset | Ar
     Its inputs are gated where they are units along one axis. Rows, columns and channels of images
     that a model flattens are not, unless `pruning.groups` names them.
     """
+    outputs, target = first_look.check_model(source), target_of(dataset)
+    first_look.check_task(aim, outputs, target)
+    for name, pairs in dataset.splits.items():
+        first_look.check_labels(aim, outputs, name, pairs)
     names, found = config.pruning.groups if config.masked else None, source.groups
     inputs = sum(group.kind == INPUT for group in found.values()) == 1 and config.gates.inputs
-    whole = whole_network(OwnModel(source), names, inputs, aim, target_of(dataset), found)
+    whole = whole_network(OwnModel(source), names, inputs, aim, target, found)
     return dataclasses.replace(whole, example_shape=dataset.example_shape)
 
 

@@ -16,7 +16,7 @@ from dynhp_jax.gates.gated import gated
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.structure.groups import Groups
 from dynhp_jax.tasks.task import task_of
-from dynhp_jax.training import build
+from dynhp_jax.training import build, first_look
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
@@ -97,6 +97,8 @@ def fit(
     config = Config() if config is None else config
     if not isinstance(config, Config):
         raise UserError(f"config is a {type(config).__name__}; allowed: dp.Config(...), or None")
+    if tx is not None:
+        first_look.check_optimizer(tx)
     task = task_of(loss, metrics, best)
     dataset = array_data(train, test, validation)
     source = source_of(model, variables, dataset.splits["train"].inputs, config.seed)

@@ -226,6 +226,14 @@ def test_inputs_that_are_a_pytree():
         ({"variables": None}, "its variables are None; give its parameters"),
         ({"loss": "entropy"}, "there is no loss 'entropy'"),
         ({"config": {"epochs": 3}}, r"config is a dict; allowed: dp.Config\(...\)"),
+        ({"tx": 5}, "tx is a int; allowed: an optax transformation"),
+        ({"loss": lambda o, t: o.nothing}, "the loss 'lambda' fails: AttributeError"),
+        ({"loss": lambda o, t: jnp.mean(o)}, r"'lambda' gives float32\[\] for 3 .* \[batch\]"),
+        ({"metrics": {"m": lambda o, t: o.sum()}}, r"the metric 'm' gives float32\[\]"),
+        ({"variables": weights(60, 8, 10)}, "the model fails: TypeError: dot_general requires"),
+        ({"variables": weights(64, 8, 5)}, "targets of train run from 0 to 9; allowed: 0 to 4"),
+        ({"variables": {"a": np.ones((64, 10), int)}}, r"the parameter 'a' is int.*\[64, 10\]"),
+        ({"model": lambda p, x: float(x.sum()) * x}, "the model fails: .*Concret"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before_the_first_epoch(change, words):
