@@ -79,7 +79,8 @@ def here(config: Config, own: bool = False) -> Config:
     moments in the checkpoint have.
     """
     if config.own and not own:
-        names = ", ".join(f"{field}={_text(config, field)!r}" for field in config.own)
+        values = configuration.flatten(config)
+        names = ", ".join(f"{field}={values[field]!r}" for field in config.own)
         raise UserError(
             f"the config of this run names code of one's own ({names}), and a run may be anybody's;"
             f" to have it run, add --{_OWN_CODE[0]}"
@@ -98,11 +99,6 @@ def here(config: Config, own: bool = False) -> Config:
         data=_found(config.data, "dir", "cache_dir"),
         compiling=dataclasses.replace(config.compiling, cache_dir=cached),
     )
-
-
-def _text(config: Config, field: str) -> str:
-    section, _, last = field.partition(".")
-    return getattr(getattr(config, section), last)
 
 
 def _found(section: Any, *names: str) -> Any:

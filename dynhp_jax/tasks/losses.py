@@ -59,9 +59,7 @@ def masked_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     check_logits(outputs, targets, "labels")
     counts = targets >= 0
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.maximum(targets, 0))
-    axes = tuple(range(1, targets.ndim))
-    total = jnp.sum(jnp.where(counts, losses, 0.0), axes)
-    return total / jnp.maximum(jnp.sum(counts, axes), 1)
+    return mean_of_counted(losses, counts)
 
 
 def sigmoid_cross_entropy(outputs: jax.Array, targets: jax.Array) -> jax.Array:
@@ -123,6 +121,13 @@ def difference(outputs: jax.Array, targets: jax.Array) -> jax.Array:
 def mean_of_positions(losses: jax.Array) -> jax.Array:
     """[batch]: the mean over all axes but the first."""
     return losses if losses.ndim == 1 else jnp.mean(losses, axis=tuple(range(1, losses.ndim)))
+
+
+def mean_of_counted(values: jax.Array, counts: jax.Array) -> jax.Array:
+    """[batch]: the mean over the positions that count, bool[batch, ...]; 0 where none does."""
+    axes = tuple(range(1, counts.ndim))
+    total = jnp.sum(jnp.where(counts, values, jnp.zeros((), values.dtype)), axes)
+    return total / jnp.maximum(jnp.sum(counts, axes), 1)
 
 
 def check_logits(outputs: Any, targets: Any, called: str) -> None:

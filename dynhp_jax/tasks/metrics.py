@@ -26,7 +26,7 @@ def mean(sums: Any, examples: int) -> float:
 
 def percent(sums: Any, examples: int) -> float:
     """The share of the examples, in percent."""
-    return 100 * int(sums) / examples if float(sums).is_integer() else 100 * float(sums) / examples
+    return 100 * float(sums) / examples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,7 @@ def wrong(outputs: jax.Array, targets: jax.Array) -> jax.Array:
     missed = jnp.argmax(outputs, -1) != targets
     if targets.ndim == 1:
         return missed
-    axes, counts = tuple(range(1, targets.ndim)), targets >= 0
-    return jnp.sum(missed & counts, axes) / jnp.maximum(jnp.sum(counts, axes), 1)
+    return losses.mean_of_counted(missed, targets >= 0)
 
 
 def wrong_labels(outputs: jax.Array, targets: jax.Array) -> jax.Array:

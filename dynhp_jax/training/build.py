@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,11 +16,12 @@ from dynhp_jax.data.pairs import ArrayData, array_data
 from dynhp_jax.models import registry
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.structure.group import INPUT
+from dynhp_jax.structure.groups import Groups
 from dynhp_jax.tasks import task
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.network import Network, whole_network
+from dynhp_jax.training.network import Model, Network, example_of, whole_network
 from dynhp_jax.training.own_model import OwnModel, Source, source_of
 
 
@@ -106,11 +106,8 @@ def network_of(config: Config, dataset: Dataset | ArrayData) -> Network:
         inputs = dataset.splits["train"].inputs
         source = source_of(model, variables, inputs, config.seed)
         return own_network(config, source, task_of(config, dataset), dataset)
-    spec = spec_of(config, dataset)
-    names = config.pruning.groups if config.masked else None
-    target = target_of(dataset)
-    network = whole_network(spec, names, config.gates.inputs, task_of(config, dataset), target)
-    return dataclasses.replace(network, example_shape=dataset.example_shape)
+    aim, inputs = task_of(config, dataset), config.gates.inputs
+    return _network(config, spec_of(config, dataset), aim, dataset, inputs)
 
 
 def own_network(config: Config, source: Source, aim: Task, dataset: Dataset | ArrayData) -> Network:
@@ -119,22 +116,29 @@ def own_network(config: Config, source: Source, aim: Task, dataset: Dataset | Ar
     Its inputs are gated where they are units along one axis. Rows, columns and channels of images
     that a model flattens are not, unless `pruning.groups` names them.
     """
-    outputs, target = first_look.check_model(source), target_of(dataset)
-    first_look.check_task(aim, outputs, target)
+    outputs = first_look.check_model(source)
+    first_look.check_task(aim, outputs, example_of(dataset.splits["train"].targets))
     for name, pairs in dataset.splits.items():
         first_look.check_labels(aim, outputs, name, pairs)
-    names, found = config.pruning.groups if config.masked else None, source.groups
+    with own_code.guarded("the model"):  # which may hold what cannot be analysed
+        found = source.groups
     inputs = sum(group.kind == INPUT for group in found.values()) == 1 and config.gates.inputs
-    whole = whole_network(OwnModel(source), names, inputs, aim, target, found)
+    return _network(config, OwnModel(source), aim, dataset, inputs, found)
+
+
+def _network(
+    config: Config,
+    model: Model,
+    aim: Task,
+    dataset: Dataset | ArrayData,
+    inputs: bool,
+    found: Groups | None = None,
+) -> Network:
+    """The network of a model, with the groups that the run gates; see `whole_network`."""
+    names = config.pruning.groups if config.masked else None
+    target = example_of(dataset.splits["train"].targets)
+    whole = whole_network(model, names, inputs, aim, target, found)
     return dataclasses.replace(whole, example_shape=dataset.example_shape)
-
-
-def target_of(dataset: Dataset | ArrayData) -> Any:
-    """Shapes and types of one example's targets."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype),
-        dataset.splits["train"].targets,
-    )
 
 
 def optimizer_of(config: Config) -> optax.GradientTransformation | None:
@@ -147,11 +151,8 @@ def optimizer_of(config: Config) -> optax.GradientTransformation | None:
     if not own_code.is_own(name):
         return None
     found = own_code.value(name, "optimizer", config.origin, _remedy("optimizer.name", "tx"))
-    if not (hasattr(found, "init") and hasattr(found, "update")):
-        raise UserError(
-            f"optimizer {name!r} is a {type(found).__name__}; allowed: an optax transformation,"
-            " with init and update; to have it made, name its arguments: module:make(rate=0.01)"
-        )
+    hint = "; to have it made, name its arguments: module:make(rate=0.01)"
+    first_look.check_optimizer(found, f"optimizer {name!r}", hint)
     return found
 
 

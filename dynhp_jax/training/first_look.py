@@ -34,11 +34,9 @@ def check_model(source: Source) -> Any:
                 " 'params'"
             )
     with guarded("the model"):
-        outputs = jax.eval_shape(
+        return jax.eval_shape(
             source.functions.evaluate, source.shapes, batch_of(source.example, _FEW)
         )
-        _ = source.groups  # which says what it cannot analyse
-    return outputs
 
 
 def check_task(task: Task, outputs: Any, target: Any) -> None:
@@ -84,9 +82,10 @@ def check_labels(task: Task, outputs: Any, name: str, pairs: Pairs) -> None:
         )
 
 
-def check_optimizer(tx: Any) -> None:
-    """Raises UserError unless this is an optax transformation."""
+def check_optimizer(tx: Any, called: str, hint: str = "") -> None:
+    """Raises UserError unless this is an optax transformation; `hint` ends the message."""
     if not (hasattr(tx, "init") and hasattr(tx, "update")):
         raise UserError(
-            f"tx is a {type(tx).__name__}; allowed: an optax transformation, with init and update"
+            f"{called} is a {type(tx).__name__}; allowed: an optax transformation, with init and"
+            f" update{hint}"
         )

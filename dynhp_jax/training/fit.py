@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.data.pairs import array_data
+from dynhp_jax.data.pairs import ArrayData, array_data
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.pruning.criteria.evidence import Criterion
@@ -98,16 +98,15 @@ def fit(
     if not isinstance(config, Config):
         raise UserError(f"config is a {type(config).__name__}; allowed: dp.Config(...), or None")
     if tx is not None:
-        first_look.check_optimizer(tx)
+        first_look.check_optimizer(tx, "tx")
     task = task_of(loss, metrics, best)
     dataset = array_data(train, test, validation)
     source = source_of(model, variables, dataset.splits["train"].inputs, config.seed)
     whole = build.own_network(config, source, task, dataset)
     program_cache.use_cache(config.compiling.cache_dir)
-    made_of = "" if workdir is None else build.digest(whole, dataset)
-    trainer = Trainer(config, dataset, Programs(), criterion, whole, tx, made_of)
     if workdir is not None:
-        return _fit_in(trainer, workdir, callbacks)
+        return _fit_in(workdir, callbacks, config, dataset, criterion, whole, tx)
+    trainer = Trainer(config, dataset, Programs(), criterion, whole, tx)
     run, records = trainer.start(), []
     while run.epoch < config.epochs:
         run, record = loop.advance(trainer, run)
@@ -117,13 +116,23 @@ def fit(
     return result_of(trainer, run, records)
 
 
-def _fit_in(trainer: Trainer, path: Any, callbacks: Iterable[Callable[[Record], None]]) -> Result:
+def _fit_in(
+    path: Any,
+    callbacks: Iterable[Callable[[Record], None]],
+    config: Config,
+    dataset: ArrayData,
+    criterion: Criterion | None,
+    whole: Network,
+    tx: optax.GradientTransformation | None,
+) -> Result:
     """The same in a directory, from what is there."""
     from dynhp_jax.training.files import going_on  # loads orbax
     from dynhp_jax.training.files.workdir import Workdir
 
     workdir = Workdir(path)
-    with workdir.claim(trainer.config):
+    with workdir.claim(config):
+        programs, made_of = Programs(known=workdir.trials), build.digest(whole, dataset)
+        trainer = Trainer(config, dataset, programs, criterion, whole, tx, made_of)
         run = going_on.start(trainer, workdir)
         run, records = going_on.train(trainer, run, workdir, callbacks)
         going_on.finish(trainer, run, workdir, records)

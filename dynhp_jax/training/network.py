@@ -174,6 +174,16 @@ class Network:
         return dataclasses.replace(self, model=model, groups=groups)
 
 
+def example_of(batch: Any) -> Any:
+    """Shapes and types of one example, from arrays [examples, ...]; the inverse of `batch_of`."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf)[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)
+        ),
+        batch,
+    )
+
+
 def batch_of(example: Any, size: int) -> Any:
     """Shapes of so many examples, from the shapes of one."""
     return jax.tree.map(

@@ -26,7 +26,7 @@ from dynhp_jax.structure.groups import Groups, Keeps
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.surgery.keeps import compose
 from dynhp_jax.surgery.resized import resized
-from dynhp_jax.training.network import batch_of
+from dynhp_jax.training.network import batch_of, example_of
 
 # How modules call the argument that says whether they are trained, and what it is in training.
 _MODES = {
@@ -96,14 +96,13 @@ class OwnModel:
     @property
     def example(self) -> Any:
         """Shapes and types of one example's inputs, without the positions that were cut."""
+        if not self.keeps:
+            return self.source.example
         shapes = self.source.groups.shapes_after(self.keeps)
-
-        def smaller(path: str, leaf: Any) -> Any:
-            return jax.ShapeDtypeStruct(shapes[path][1:], leaf.dtype)
-
+        left = [shape[1:] for path, shape in shapes.items() if isinstance(path, InputPath)]
         leaves, tree = jax.tree.flatten(self.source.example)
-        paths = [path for path in shapes if isinstance(path, InputPath)]
-        return tree.unflatten(map(smaller, paths, leaves)) if self.keeps else self.source.example
+        pairs = zip(left, leaves, strict=True)
+        return tree.unflatten(jax.ShapeDtypeStruct(shape, leaf.dtype) for shape, leaf in pairs)
 
     @property
     def draws(self) -> bool:
@@ -184,12 +183,7 @@ def source_of(model: Any, variables: Any, inputs: Any, seed: int = 0) -> Source:
     Raises:
       UserError: it is none of these, or variables are missing.
     """
-    example = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            np.shape(leaf)[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)
-        ),
-        inputs,
-    )
+    example = example_of(inputs)
     # A module of theirs can only be there where they are loaded.
     linen, nnx = (sys.modules.get(f"flax.{name}") for name in ("linen", "nnx"))
     if isinstance(model, Functions):
@@ -210,11 +204,11 @@ def _of_function(apply: Callable, variables: Any, example: Any) -> Source:
     if variables is None:
         raise UserError("the model is a function, and its variables are None; give its parameters")
     variables, plain = _collections(variables)
-    modes = _parameters(apply)
-    draws = "key" in modes
+    names = _parameters(apply)
+    draws = "key" in names
 
     def call(variables: Any, inputs: Any, train: bool, key: Any) -> Any:
-        options = {name: train == in_training for name, in_training in _modes(modes).items()}
+        options = _told(names, train)
         if draws:
             options["key"] = key
         return apply(variables["params"] if plain else variables, inputs, **options)
@@ -232,25 +226,25 @@ def _of_function(apply: Callable, variables: Any, example: Any) -> Source:
 
 
 def _of_linen(module: Any, variables: Any, inputs: Any, example: Any, seed: int) -> Source:
-    modes = _modes(_parameters(type(module).__call__))
-
-    def options(train: bool) -> dict[str, bool]:
-        return {name: train == in_training for name, in_training in modes.items()}
-
+    names = _parameters(type(module).__call__)
     if variables is None:
         keys = jax.random.split(jax.random.key(seed), 2)
         few = jax.tree.map(lambda leaf: jnp.asarray(leaf[:2]), inputs)
         streams = {"params": keys[0], "dropout": keys[1]}
-        variables = jax.jit(lambda: module.init(streams, few, **options(False)))()
-    variables, plain = _collections(variables)
+        variables = jax.jit(lambda: module.init(streams, few, **_told(names, False)))()
+    variables, _ = _collections(variables)
 
     def evaluate(variables: Any, inputs: Any) -> Any:
-        return module.apply(variables, inputs, **options(False))
+        return module.apply(variables, inputs, **_told(names, False))
 
     def train(variables: Any, inputs: Any, key: Any) -> tuple[Any, dict[str, Any]]:
         changing = [name for name in variables if name != "params"]
         found = module.apply(
-            variables, inputs, **options(True), rngs={"dropout": key}, mutable=changing or False
+            variables,
+            inputs,
+            **_told(names, True),
+            rngs={"dropout": key},
+            mutable=changing or False,
         )
         return (found[0], dict(found[1])) if changing else (found, {})
 
@@ -340,6 +334,6 @@ def _parameters(function: Callable) -> tuple[str, ...]:
         return ()
 
 
-def _modes(names: tuple[str, ...]) -> dict[str, bool]:
-    """Of the arguments that say whether a model is trained, what they are in training."""
-    return {name: value for name, value in _MODES.items() if name in names}
+def _told(names: tuple[str, ...], train: bool) -> dict[str, bool]:
+    """The arguments, of those with these names, that tell a model whether it is trained."""
+    return {name: train == value for name, value in _MODES.items() if name in names}

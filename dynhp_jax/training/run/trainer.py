@@ -6,7 +6,6 @@ A `Run` goes into a checkpoint as its arrays, `array_part(run)`, and `host_part(
 
 import dataclasses
 import functools
-import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -128,7 +127,8 @@ class Trainer:
             made_of = build.digest(whole, dataset) if config.own else ""
         self.whole, self.made_of = whole, made_of
         _check_task(config, whole)
-        self.meter = paper.PaperMeter(_numbers(whole.model.example) * paper.BYTES_PER_NUMBER)
+        inputs = jax.tree.leaves(whole.model.example)
+        self.meter = paper.PaperMeter(sum(paper.example_bytes(leaf.shape) for leaf in inputs))
         self.whole_parameters = numbers_in(self.whole.model.shapes()["params"])
         self.examples = len(dataset.splits["train"])
         batching = config.batching
@@ -392,11 +392,6 @@ def _check_task(config: Config, whole: Network) -> None:
         if getattr(config.data, field) and not floats:
             allowed = "its default: the inputs are not one array of real numbers"
             raise ConfigError(f"data.{field}", getattr(config.data, field), allowed)
-
-
-def _numbers(example: Any) -> int:
-    """How many numbers the inputs of an example are."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(example))
 
 
 def array_part(run: Run) -> Any:

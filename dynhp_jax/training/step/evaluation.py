@@ -1,6 +1,6 @@
 """Evaluation of a split: sums of the loss and of the task's metrics, and the confusion matrix."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,11 @@ from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import devices
 
 LOSS, CONFUSION = "loss", "confusion"  # beside the names of metrics
+
+
+def added_up(chunks: Sequence[Any]) -> Any:
+    """The sums over all chunks of a split, on the host."""
+    return jax.tree.map(lambda *parts: sum(parts), *jax.device_get(chunks))
 
 
 def make_evaluation(network: Network, chunk: int, over: int = 1) -> Callable:

@@ -18,6 +18,7 @@ import numpy as np
 from dynhp_jax.common import byte_sizes
 from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.step.evaluation import added_up
 from dynhp_jax.training.step.state import StepInputs, Tally, TrainState
 
 CHUNK_BYTES = 64 * 2**20  # of a chunk's images, about: long enough a transfer to be a fast one
@@ -136,7 +137,7 @@ def evaluate(program: Callable, arguments: tuple, split: Any, chunk: int, place:
         if found:  # a CPU would run two chunks side by side, each with activations of its own
             jax.block_until_ready(found[-1])
         found.append(program(*arguments, *data))
-    return jax.tree.map(lambda *chunks: sum(chunks), *jax.device_get(found))
+    return added_up(found)
 
 
 def _padded(leaf: np.ndarray, size: int) -> np.ndarray:
