@@ -26,7 +26,7 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import summary
 from dynhp_jax.training.files.run_directory import RUNS
 from dynhp_jax.training.files.workdir import Workdir
-from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run import checkpoint, loop, resume
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.evaluation import CONFUSION
@@ -117,10 +117,10 @@ def _usable(directory: str) -> bool:
 
 
 def _single(trainer: Trainer, workdir: Workdir) -> Run:
-    found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
+    found = resume.newest(trainer, workdir.checkpoints, warn)
     if found is None:
         raise UserError(f"{workdir.path} has no checkpoint yet; train in it first")
-    return trainer.resume(found)
+    return resume.run_of(trainer, found)
 
 
 def _say_if_earlier(workdir: Workdir, epoch: int) -> None:

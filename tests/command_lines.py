@@ -13,7 +13,7 @@ from patience import PATIENCE
 from dynhp_jax import data
 from dynhp_jax.training.compiled import programs
 from dynhp_jax.training.files.workdir import Workdir
-from dynhp_jax.training.run import checkpoint
+from dynhp_jax.training.run import checkpoint, resume
 from dynhp_jax.training.run.trainer import Trainer
 from experiments import commandline
 
@@ -74,7 +74,7 @@ def final_state(workdir):
     directory = Workdir(workdir)
     config = directory.config()
     trainer = Trainer(config, data.load(config.data.name), programs.Programs())
-    return checkpoint.restore(directory.checkpoints, trainer.state_shapes)
+    return resume.newest(trainer, directory.checkpoints)
 
 
 def copy_of(workdir, tmp_path):

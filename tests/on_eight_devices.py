@@ -21,9 +21,9 @@ from dynhp_jax.training import config
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run import loop, resume
 from dynhp_jax.training.run.run import Run
-from dynhp_jax.training.run.trainer import Trainer, host_part
+from dynhp_jax.training.run.trainer import Trainer
 
 EPOCHS, STOP = 6, 3
 DIGITS = data.load("digits")
@@ -65,7 +65,7 @@ def whole_run(settings: Config, programs: Kept, folder: Path) -> list[dict]:
 def resumed_run(settings: Config, programs: Kept, start: Path, folder: Path) -> list[dict]:
     """Goes on from a checkpoint to the end, and leaves one of that."""
     trainer = trainer_of(settings, programs)
-    run, records = trainer.resume(checkpoint.restore(start, trainer.state_shapes)), []
+    run, records = resume.run_of(trainer, resume.newest(trainer, start)), []
     while run.epoch < EPOCHS:
         run, record = loop.advance(trainer, run)
         records.append(record)
@@ -75,7 +75,7 @@ def resumed_run(settings: Config, programs: Kept, start: Path, folder: Path) -> 
 
 def save(folder: Path, trainer: Trainer, run: Run) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)  # a checkpoint makes its own folder alone
-    checkpoint.save(folder, run.epoch, run.state, host_part(run, trainer))
+    resume.save(trainer, run, folder)
 
 
 def refusal(**changes) -> str:

@@ -31,7 +31,7 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import provenance
 from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.run import checkpoint, loop, prune_by_criterion
+from dynhp_jax.training.run import checkpoint, loop, prune_by_criterion, resume
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from experiments import train
@@ -128,7 +128,7 @@ class Start:
                 for epoch in range(config.epochs, first - 1, -1)
             ]
         earlier = tuple(each.state.evaluated[0] for each in saved[1:])
-        run = dataclasses.replace(trainer.resume(saved[0]), earlier=earlier)
+        run = dataclasses.replace(resume.run_of(trainer, saved[0]), earlier=earlier)
         examples = dataclasses.replace(config, scores=place.base.scores)
         seen = Trainer(examples, place.dataset, place.programs)
         scored = prune_by_criterion.scored(seen, run)
@@ -159,7 +159,7 @@ class Start:
         """A run of another config that goes on from the warm-up; its arrays are its own."""
         trainer = Trainer(config, self.place.dataset, self.place.programs)
         state = jax.tree.map(jnp.array, self.saved.state)  # a copy: an epoch consumes them
-        run = trainer.resume(dataclasses.replace(self.saved, state=state))
+        run = resume.run_of(trainer, dataclasses.replace(self.saved, state=state))
         return trainer, dataclasses.replace(run, earlier=self.earlier)
 
 
@@ -170,7 +170,7 @@ def _saved(workdir: Workdir, epoch: int, trainer: Trainer) -> checkpoint.Checkpo
       UserError: it is damaged, or not there.
     """
     try:
-        return checkpoint.read(workdir.checkpoints, epoch, trainer.state_shapes)
+        return resume.read(trainer, workdir.checkpoints, epoch)
     except checkpoint.Corrupted as damage:
         raise UserError(
             f"the checkpoint of epoch {epoch} in {workdir.checkpoints} is damaged ({damage});"

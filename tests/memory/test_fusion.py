@@ -19,8 +19,7 @@ from dynhp_jax.training import config
 from dynhp_jax.training.compiled import steps
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.files.workdir import Workdir
-from dynhp_jax.training.run import checkpoint
-from dynhp_jax.training.run.trainer import host_part
+from dynhp_jax.training.run import checkpoint, resume
 
 MIB = 2**20
 needs_linux = pytest.mark.skipif(not trial_process.measures(), reason="reads /proc")
@@ -178,7 +177,7 @@ def test_a_run_goes_on_by_its_checkpoint_where_the_cache_is_another_s(told, tmp_
     run, _ = go_on(trainer, run, 1)
     workdir = Workdir(tmp_path / "run")
     workdir.path.mkdir()
-    checkpoint.save(workdir.checkpoints, 1, run.state, host_part(run, trainer))
+    resume.save(trainer, run, workdir.checkpoints)
 
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "another"))
     trial_records._in_process().clear()

@@ -16,8 +16,8 @@ from dynhp_jax.gates import hard_concrete
 from dynhp_jax.training import config, options
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.programs import Programs
-from dynhp_jax.training.run import checkpoint, epoch_schedules, loop, shape_plans
-from dynhp_jax.training.run.trainer import Trainer, host_part
+from dynhp_jax.training.run import epoch_schedules, loop, resume, shape_plans
+from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step import weight_mean
 from dynhp_jax.training.step.input_noise import make_perturb
 from dynhp_jax.training.step.optimizer import make_optimizer
@@ -253,14 +253,14 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path):
     records = []
     for epoch in range(7):
         if epoch in (1, 5):
-            checkpoint.save(tmp_path / str(epoch), epoch, run.state, host_part(run, trainer))
+            resume.save(trainer, run, tmp_path / str(epoch))
         run, record = loop.advance(trainer, run)
         records.append(record)
     assert records[4]["materialised"] < trainer.whole_parameters
     programs = Kept()  # apart from the uninterrupted run's
     for epoch in (5, 1):
         another = Trainer(settings, DIGITS, programs)
-        resumed = another.resume(checkpoint.restore(tmp_path / str(epoch), another.state_shapes))
+        resumed = resume.run_of(another, resume.newest(another, tmp_path / str(epoch)))
         resumed, rest = go_on(another, resumed, 7 - epoch)
         assert timeless(rest) == timeless(records[epoch:])
         mine, theirs = jax.tree.leaves(resumed.state), jax.tree.leaves(run.state)

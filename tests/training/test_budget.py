@@ -21,8 +21,8 @@ from dynhp_jax.training import config
 from dynhp_jax.training.compiled import budget, example_order, step_bytes
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.run import checkpoint, loop, shape_plans
-from dynhp_jax.training.run.trainer import Trainer, host_part
+from dynhp_jax.training.run import loop, resume, shape_plans
+from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step import savings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,7 +158,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
         run, record = loop.advance(trainer, run)
         records.append(record)
         if record["epoch"] == 7:
-            checkpoint.save(tmp_path, 7, run.state, host_part(run, trainer))
+            resume.save(trainer, run, tmp_path)
     assert records[-1]["materialised"] < records[0]["materialised"]
     assert records[-1]["batch_size"] > records[0]["batch_size"]
     for record in records:
@@ -181,7 +181,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
             assert sum(following["allocated"]["training"].values()) > 0.95 * limit
 
     another = Trainer(settings, DIGITS, Programs())
-    resumed = another.resume(checkpoint.restore(tmp_path, another.state_shapes))
+    resumed = resume.run_of(another, resume.newest(another, tmp_path))
     for expected in records[7:]:
         resumed, record = loop.advance(another, resumed)
         clocks = {"seconds", "compile_seconds", "compilations"}

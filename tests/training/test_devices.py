@@ -23,8 +23,8 @@ from dynhp_jax import data
 from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.training import config
 from dynhp_jax.training.compiled import programs
-from dynhp_jax.training.run import checkpoint
-from dynhp_jax.training.run.trainer import Trainer, host_part
+from dynhp_jax.training.run import checkpoint, resume
+from dynhp_jax.training.run.trainer import Trainer
 
 HERE = Path(__file__).resolve().parents[1]
 
@@ -56,7 +56,7 @@ def both(tmp_path_factory):
 
 
 def state_in(folder: Path, settings: config.Config):
-    found = checkpoint.restore(folder, trainer_of(settings).state_shapes)
+    found = resume.newest(trainer_of(settings), folder)
     return jax.tree.map(np.asarray, found.state)
 
 
@@ -232,6 +232,6 @@ def test_what_fits_by_xla_s_meter_is_of_a_number_of_devices():
     # Where all devices were asked for, configs are the same and only the checkpoint knows.
     trainer = Trainer(xla, data.load("digits"), programs.Programs())
     run = trainer.start()
-    host = host_part(run, trainer) | {"devices": 8}
+    host = resume.host_part(run, trainer) | {"devices": 8}
     with pytest.raises(UserError, match="on 8 devices, here it is 1, .*--config.devices=8"):
-        trainer.resume(checkpoint.Checkpoint(0, run.state, host))
+        resume.run_of(trainer, checkpoint.Checkpoint(0, run.state, host))

@@ -15,8 +15,8 @@ from dynhp_jax import data
 from dynhp_jax.common import schema
 from dynhp_jax.training import config
 from dynhp_jax.training.compiled.programs import Programs
-from dynhp_jax.training.run import checkpoint, loop
-from dynhp_jax.training.run.trainer import HOST, Trainer, host_part
+from dynhp_jax.training.run import loop, resume
+from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.sweep import team
 
 
@@ -186,7 +186,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
         pending.append(run.plan is not None)
         states.append(run.epoch)
         folder = tmp_path / str(run.epoch)
-        checkpoint.save(folder, run.epoch, run.state, host_part(run, trainer))
+        resume.save(trainer, run, folder)
     uninterrupted = run
     assert records[-1]["materialised"] < trainer.whole_parameters, "nothing was resized; test more"
     assert records[-1]["batch_size"] > 16
@@ -198,8 +198,7 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
     programs = Kept()
     for epoch in sorted({waiting[0], waiting[1], waiting[-1], 7}, reverse=True):
         another = Trainer(settings, DIGITS, programs)
-        found = checkpoint.restore(tmp_path / str(epoch), another.state_shapes)
-        resumed = another.resume(found)
+        resumed = resume.run_of(another, resume.newest(another, tmp_path / str(epoch)))
         assert resumed.epoch == epoch
         resumed, rest = go_on(another, resumed, 8 - epoch)
         assert timeless(rest) == timeless(records[epoch:])
@@ -217,26 +216,26 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(tmp_path, ahead):
 def test_a_checkpoint_s_host_part_is_checked_field_by_field():
     trainer, run = start(make())
     run = go_on(trainer, run, 1)[0]
-    host = json.loads(json.dumps(host_part(run, trainer)))
-    trainer.state_shapes(host)
+    host = json.loads(json.dumps(resume.host_part(run, trainer)))
+    resume.state_shapes(trainer, host)
     read = set(host) - {"seed"}
-    assert {path.strip(".") for path, *_ in HOST.parts(host)} == read
+    assert {path.strip(".") for path, *_ in resume.HOST.parts(host)} == read
     for field in read:
         less = {name: value for name, value in host.items() if name != field}
         with contextlib.ExitStack() as stack:
             if field != "trials":  # which are made anew
                 stack.enter_context(pytest.raises(schema.Unfit, match=f"it has no {field}$"))
-            trainer.state_shapes(less)
+            resume.state_shapes(trainer, less)
         with pytest.raises(schema.Unfit, match=f"its {field} is not "):
-            trainer.state_shapes({**host, field: "text"})
+            resume.state_shapes(trainer, {**host, field: "text"})
     first, *rest = host["keeps"]["hidden_1"]
     for kept in ([], [first, first, *rest], [*rest, 10**6], [-1]):
         with pytest.raises(schema.Unfit, match="its keeps.hidden_1"):
-            trainer.state_shapes({**host, "keeps": {**host["keeps"], "hidden_1": kept}})
+            resume.state_shapes(trainer, {**host, "keeps": {**host["keeps"], "hidden_1": kept}})
     with pytest.raises(schema.Unfit, match="its keeps are not of the groups input, hidden_1"):
-        trainer.state_shapes({**host, "keeps": {}})
+        resume.state_shapes(trainer, {**host, "keeps": {}})
     with pytest.raises(schema.Unfit, match="its spec: .*widths"):
-        trainer.state_shapes({**host, "spec": {**host["spec"], "widths": [64, 0, 10]}})
+        resume.state_shapes(trainer, {**host, "spec": {**host["spec"], "widths": [64, 0, 10]}})
 
 
 @pytest.mark.parametrize(("size", "parts"), [(3, 2), (1, 2), (16, 3)])

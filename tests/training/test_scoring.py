@@ -21,8 +21,8 @@ from dynhp_jax.training.compiled.budget import Exceeded
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.scorer import Scorer
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.run import checkpoint, loop, prune_by_criterion
-from dynhp_jax.training.run.trainer import Trainer, array_part, host_part
+from dynhp_jax.training.run import loop, prune_by_criterion, resume
+from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.sweep.team import Team
 
 FIELDS = {
@@ -143,7 +143,7 @@ def test_evidence_of_a_pruned_run_is_that_of_the_network_that_is_left(dataset, p
 
 def goes_on_as(trainer, checkpoints, records, run):
     """Resumed from its newest checkpoint a run has these records and ends like `run`."""
-    found = trainer.resume(checkpoint.restore(checkpoints, trainer.state_shapes))
+    found = resume.run_of(trainer, resume.newest(trainer, checkpoints))
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.earlier))
     for record in records:
         found, now = loop.advance(trainer, found)
@@ -158,7 +158,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(dataset, programs, t
     config = dataclasses.replace(config, compiling=configuration.Compiling())  # it is cut, too
     trainer, run, records = trained(config, dataset, programs)
     _, half, _ = trained(config, dataset, programs, 2)
-    checkpoint.save(tmp_path, 2, half.state, host_part(half, trainer))
+    resume.save(trainer, half, tmp_path)
     goes_on_as(Trainer(config, dataset, programs), tmp_path, records[2:], run)
 
 
@@ -276,8 +276,7 @@ def test_velocity_looks_at_the_networks_of_earlier_epochs(cuts, dataset, program
         if not cuts:  # arrays of one size: what the run keeps is what was there
             jax.tree.map(np.testing.assert_array_equal, run.earlier, tuple(seen[1:3]))
         if epoch == 3:
-            host = host_part(run, trainer)
-            checkpoint.save(tmp_path, epoch, array_part(run), host)
+            resume.save(trainer, run, tmp_path)
         run, record = loop.advance(trainer, run)
         records.append(record)
     units = [sum(record["units"].values()) for record in records]
@@ -335,7 +334,7 @@ def test_inside_a_budget_examples_are_scored_in_chunks(dataset, programs, limit,
         sums = [sum(parts.values()) for parts in record["allocated"].values()]
         assert record["allocated_kib"] == max(sums) / 1024 <= limit / 1024
     _, half, _ = trained(config, dataset, programs, 2)
-    checkpoint.save(tmp_path, 2, half.state, host_part(half, trainer))
+    resume.save(trainer, half, tmp_path)
     goes_on_as(Trainer(config, dataset, Programs()), tmp_path, records[2:], run)
     # Without a budget the same units go, scored on all examples at once.
     _, whole, free = trained(within("none"), dataset, programs, 2)

@@ -10,10 +10,10 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.notices import warn
 from dynhp_jax.training.files import provenance, summary
 from dynhp_jax.training.files.workdir import Workdir, seal
-from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run import checkpoint, loop, resume
 from dynhp_jax.training.run.epoch_results import Record
 from dynhp_jax.training.run.run import Run
-from dynhp_jax.training.run.trainer import Trainer, array_part, host_part
+from dynhp_jax.training.run.trainer import Trainer
 
 Watcher = Callable[[Record], None]  # is called with the record of every epoch
 
@@ -62,11 +62,11 @@ def start(
     Raises:
       UserError: the checkpoint is of another model, data, loss or optimizer.
     """
-    found = checkpoint.restore(workdir.checkpoints, trainer.state_shapes, warn)
+    found = resume.newest(trainer, workdir.checkpoints, warn)
     if found is None:
         return begin(trainer)
     trainer.check_criterion()
-    run = trainer.resume(found)
+    run = resume.run_of(trainer, found)
     trainer.programs.compilations = found.host["compilations"]
     trainer.programs.seconds = found.host["compile_seconds"]
     trainer.programs.waited = found.host["compile_waited"]
@@ -159,10 +159,4 @@ def last_good(workdir: Workdir) -> str:
 
 
 def _save(trainer: Trainer, run: Run, workdir: Workdir) -> None:
-    checkpoint.save(
-        workdir.checkpoints,
-        run.epoch,
-        array_part(run),
-        host_part(run, trainer) | seal([workdir]),
-        trainer.config.checkpoint.keep,
-    )
+    resume.save(trainer, run, workdir.checkpoints, seal([workdir]), trainer.config.checkpoint.keep)

@@ -1,13 +1,7 @@
-"""What stays the same from epoch to epoch of a run (`Trainer`), and what a checkpoint holds of it.
+"""`Trainer`: what stays the same from epoch to epoch of a run."""
 
-A `Run` goes into a checkpoint as its arrays, `array_part(run)`, and `host_part(run, trainer)`; a
-`Trainer` of the same config makes the `Run` again from the two.
-"""
-
-import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,12 +10,11 @@ import numpy as np
 import optax
 
 from dynhp_jax.batch_size import rules
-from dynhp_jax.common import schema
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.pairs import ArrayData, Pairs
 from dynhp_jax.gates.penalty import prices_of
-from dynhp_jax.memory import paper, trial_records
+from dynhp_jax.memory import paper
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.structure.counts import numbers_in
 from dynhp_jax.tasks import losses
@@ -37,47 +30,10 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.criterion import criterion_of
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import examples
-from dynhp_jax.training.run.checkpoint import Checkpoint
 from dynhp_jax.training.run.examples import Split
-from dynhp_jax.training.run.run import (
-    BEST,
-    KEEPS,
-    MEMORY,
-    PLAN,
-    Keeps,
-    Plan,
-    Run,
-    check_keeps,
-    keeps_of,
-    lists_of,
-)
+from dynhp_jax.training.run.run import Keeps, Run
 from dynhp_jax.training.step import augmentation, devices
-from dynhp_jax.training.step.state import StepInputs, TrainState, abstract_state, copies, stream
-
-_SIZES = schema.list_of(schema.tuple_of(schema.POSITIVE, schema.WHOLE))
-HOST = schema.fields(  # what `host_part` gives
-    {
-        "batch": schema.POSITIVE,
-        "batch_in_use": schema.POSITIVE,
-        "best": BEST,
-        "chunk": schema.POSITIVE,
-        "compilations": schema.WHOLE,
-        "compile_seconds": schema.NOT_NEGATIVE,
-        "compile_waited": schema.NOT_NEGATIVE,
-        "devices": schema.POSITIVE,
-        "earlier": schema.WHOLE,
-        "keeps": KEEPS,
-        "looks": schema.fields({"sizes": _SIZES, "room": schema.optional(schema.WHOLE)}),
-        "memory_kib": MEMORY,
-        "plan": schema.optional(PLAN),
-        "score_chunk": schema.WHOLE,
-        "spec": schema.MAPPING,
-    },
-    optional={
-        "made_of": schema.TEXT,
-        "trials": trial_records.SEVERAL,  # what is not there is measured again
-    },
-)
+from dynhp_jax.training.step.state import StepInputs, TrainState, copies, stream
 
 
 class Trainer:
@@ -287,65 +243,6 @@ class Trainer:
         pairs = splits.get("validation", splits["train"]).first(self.config.scores.examples)
         return examples.fitted(pairs, self.whole)
 
-    def resume(self, checkpoint: Checkpoint) -> Run:
-        """The run that `host_part` and `array_part` were saved from.
-
-        Raises:
-          UserError: it was on another number of devices, and the budget is one of XLA's bytes.
-        """
-        host, count = checkpoint.host, self.steps.devices
-        before = host["devices"]
-        if self.by_xla and before != count:
-            raise UserError(
-                f"the run was on {before} devices, here it is {count}, which changes what fits"
-                f" (memory.meter is 'xla'); go on with --config.devices={before}"
-            )
-        keeps = keeps_of(host["keeps"])
-        network, state, earlier = self._network(host), checkpoint.state, ()
-        if host["earlier"]:
-            state, earlier = state
-        self.budget.remember(network, host["looks"])
-        score_chunk = host["score_chunk"]
-        if not score_chunk and self.criterion is not None:  # a comparison's warm-up has none
-            score_chunk = self.config.scores.examples
-        return Run(
-            epoch=checkpoint.epoch,
-            batch=host["batch"],
-            batch_in_use=self.in_shares(host["batch_in_use"]),
-            chunk=host["chunk"],
-            network=network,
-            keeps=keeps,
-            state=state,
-            earlier=earlier,
-            given=self.given(network, keeps, state),
-            splits=self.splits(keeps),
-            memory_kib=tuple(host["memory_kib"]),
-            best=tuple(host["best"]),
-            plan=host["plan"] and Plan.from_dict(host["plan"]),
-            score_chunk=score_chunk,
-        )
-
-    def state_shapes(self, host: Mapping[str, Any]) -> Any:
-        """The shapes and types of the `array_part` that belongs to a `host_part`.
-
-        Raises:
-          schema.Unfit: it lacks a field, as another version's may, or holds what this run cannot.
-          UserError: it is of another model, data, loss or metrics.
-        """
-        schema.check(host, HOST)
-        if host.get("made_of", "") != self.made_of:
-            raise UserError(
-                "the checkpoints there are of a run of another model, data, loss or metrics than"
-                " those given now; give the same ones, or take another workdir"
-            )
-        network = self._network(host)
-        state = abstract_state(network, self.config, self.tx)
-        # Earlier variables stay on the host: a budget has room for the state alone.
-        kept = jax.tree.map(
-            lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), state.evaluated[0]
-        )
-        return _with_earlier(state, (kept,) * host["earlier"])
-
     def given(self, network: Network, keeps: Keeps, state: TrainState) -> StepInputs:
         """What steps read beside the state, for a network of these units."""
         masks = jax.device_get(state.masks)
@@ -366,16 +263,6 @@ class Trainer:
             )
         return given
 
-    def _network(self, host: Mapping[str, Any]) -> Network:
-        check_keeps(host["keeps"], self.whole.groups)
-        keeps = keeps_of(host["keeps"])
-        try:
-            model = self.whole.model.rebuilt(host["spec"], keeps)
-        except UserError as error:
-            raise schema.Unfit(f"its spec: {error}") from None
-        groups = self.whole.groups.shrunk(keeps)
-        return dataclasses.replace(self.whole, model=model, groups=groups)
-
     def splits(self, keeps: Keeps) -> dict[str, Split]:
         """The data for arrays that hold these units."""
         return examples.cut(self.config, self.dataset.splits, self.whole, keeps, self.place)
@@ -392,36 +279,3 @@ def _check_task(config: Config, whole: Network) -> None:
         if getattr(config.data, field) and not floats:
             allowed = "its default: the inputs are not one array of real numbers"
             raise ConfigError(f"data.{field}", getattr(config.data, field), allowed)
-
-
-def array_part(run: Run) -> Any:
-    """What a checkpoint holds of a run's arrays: its state, and what there is of earlier epochs."""
-    return _with_earlier(run.state, run.earlier)
-
-
-def _with_earlier(state: TrainState, earlier: tuple) -> Any:
-    return (state, earlier) if earlier else state
-
-
-def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
-    """What a checkpoint needs beside the arrays, as JSON holds it."""
-    return {
-        "batch": run.batch,
-        "batch_in_use": run.batch_in_use,
-        "chunk": run.chunk,
-        "score_chunk": run.score_chunk,
-        "devices": trainer.steps.devices,
-        "earlier": len(run.earlier),
-        "looks": trainer.budget.looks(run.network),
-        "spec": run.network.model.to_dict(),
-        "keeps": lists_of(run.keeps),
-        "memory_kib": list(run.memory_kib),
-        "best": list(run.best),
-        "plan": run.plan and run.plan.to_dict(),
-        "seed": trainer.config.seed,
-        **({"made_of": trainer.made_of} if trainer.made_of else {}),
-        "trials": trainer.programs.records.to_dict(),
-        "compilations": trainer.programs.compilations,
-        "compile_seconds": trainer.programs.seconds,
-        "compile_waited": trainer.programs.waited,
-    }
