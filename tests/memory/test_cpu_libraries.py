@@ -173,6 +173,14 @@ def test_of_a_trial_the_first_run_is_left_out(monkeypatch):
 
 
 @needs_linux
+def test_what_a_program_is_given_for_good_is_no_memory_that_it_takes():
+    state = jax.ShapeDtypeStruct((2**23,), jnp.float32)  # 32 MiB, written where they are read
+    step = jax.jit(lambda x: x + 1, donate_argnums=0).lower(state).compile()
+    assert trials.own_bytes(step) == 0
+    assert trials.tried(step).bytes < 8 * 2**20
+
+
+@needs_linux
 def test_a_trial_that_fails_is_said_and_the_bound_counts(monkeypatch):
     def broken(*_):
         raise trials.Unanswered("no memory\nat all")
