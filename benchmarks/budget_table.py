@@ -60,7 +60,7 @@ def run(model: str, rule: str, limit: int, programs: Programs) -> dict:
     trainer = Trainer(asked, build.dataset_of(asked), programs)
     state, largest, bound = trainer.start(), 0, 0
     if state.batch < trainer.config.batching.size:
-        bound = trainer.budget.total(state.network, state.batch_in_use)
+        bound = trainer.budget.step_bytes(state.network, state.batch_in_use)
     batches = []
     while state.epoch < EPOCHS:
         state, record = loop.advance(trainer, state)
@@ -68,7 +68,7 @@ def run(model: str, rule: str, limit: int, programs: Programs) -> dict:
         batches.append(record["batch_size"])
         if record["wanted_batch"] > record["next_batch"]:
             # What the next epoch is going to take: the program is compiled and metered.
-            bound = max(bound, trainer.budget.total(state.network, state.batch_in_use))
+            bound = max(bound, trainer.budget.step_bytes(state.network, state.batch_in_use))
     largest = max(largest, bound)
     return {
         "model": model,
@@ -88,7 +88,7 @@ def usual(model: str) -> int:
     free = settings(model, "fixed", f"{2**60}")  # a budget in which all fits
     trainer = Trainer(free, build.dataset_of(free), Programs())
     held: budget.Budget = trainer.budget
-    return held.total(trainer.whole, 32)
+    return held.step_bytes(trainer.whole, 32)
 
 
 def main() -> None:

@@ -89,8 +89,8 @@ def plan(
             refused.append(f"{error}")
             continue
         for network in networks.values():
-            batch, _ = held.fit(network, counts["train"], 0)
-            taken = f"{held.total(network, batch) / 1024:,.1f}"
+            batch, _ = held.meter.fit(network, counts["train"])
+            taken = f"{held.step_bytes(network, batch) / 1024:,.1f}"
             rows.append(
                 (text, _units(network), f"{batch}", taken, ", ".join(held.steps.used.names))
             )

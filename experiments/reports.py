@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax.memory.registry import METERS
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training.network import CLASSIFICATION
-
-_METERS = {"paper": "paper", "xla": "XLA"}  # by which the final table counts
 
 
 def table(summary: Mapping[str, Any], task: Task = CLASSIFICATION) -> str:
@@ -25,7 +24,7 @@ def table(summary: Mapping[str, Any], task: Task = CLASSIFICATION) -> str:
     add("model size, KiB", dense["model_kib"], summary["model_kib"], ",.1f")
     add("mini-batch", dense["batch_size"], summary["batch_size"])
     add("memory at its peak, KiB", dense["memory_kib"], summary["memory_kib_peak"], ",.1f")
-    label = f"training memory ({_METERS[summary['meter']]})"
+    label = f"training memory ({METERS[summary['meter']].label})"
     add(label, dense["training_memory"], summary["training_memory"], ".4g")
     lines = columns(rows)
     best = value(summary[f"best_test_{task.best}"], task)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from dynhp_jax.common import own_code, paths
@@ -91,11 +91,11 @@ def switch(default: bool, help: str):
     return _option(default, convert, "True or False", help)
 
 
-def choice(default: str, names: tuple[str, ...], help: str):
-    """One of the given names."""
+def choice(default: str, names: Collection[str], help: str):
+    """One of the given names: of a tuple, or of a registry, which may get more of them."""
 
     def convert(value):
-        if value not in names:
+        if value not in tuple(names):
             raise ValueError
         return value
 

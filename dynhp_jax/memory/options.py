@@ -9,9 +9,7 @@ from dynhp_jax.common.fields import (
     text,
     whole,
 )
-
-METERS = ("paper", "xla")
-
+from dynhp_jax.memory.registry import METERS
 
 SAVINGS = ("accumulate", "remat", "shared_gates", "bf16_moments")
 

@@ -10,15 +10,13 @@ import dataclasses
 import math
 from collections.abc import Iterable
 
-from dynhp_jax.common.byte_sizes import kib, parse_bytes
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.memory.arithmetic import Arithmetic, Formula
 
 BYTES_PER_NUMBER = 4  # float32
-UNLIMITED = "none"  # the budget of a run without one
 
 
 @dataclasses.dataclass(frozen=True)
-class PaperMeter:
+class PaperMeter(Formula):
     """The paper's arithmetic metric. A *parameter* is a surviving weight or bias.
 
     >>> meter = PaperMeter(example_bytes=example_bytes((784,)))
@@ -43,33 +41,12 @@ class PaperMeter:
         """KiB of the network alone; the tables' "Model Size" is this divided by 1000."""
         return self.memory_bytes(parameters, 0) / 1024
 
-    def memory_kib(self, parameters: int, batch: int) -> float:
-        """KiB of the network and a mini-batch; one epoch's entry of `training_memory`."""
-        return self.memory_bytes(parameters, batch) / 1024
 
-    def room(self, budget_bytes: int, parameters: int) -> int:
-        """The largest batch inside the budget; 0 if not even one example fits."""
-        return max(0, (int(budget_bytes) - self.memory_bytes(parameters, 0)) // self.example_bytes)
+class Paper(Arithmetic):
+    """The meter of a run that counts by the paper's arithmetic."""
 
-    def smallest_budget(self, parameters: int) -> int:
-        """Bytes of the network plus one example: no training fits below."""
-        return self.memory_bytes(parameters, 1)
-
-    def budget_bytes(self, budget: str, parameters: int) -> int:
-        """The bytes that a budget names.
-
-        Raises:
-          ConfigError: for the field memory.budget: no number of bytes, or below `smallest_budget`.
-        """
-        found, least = parse_bytes(budget), self.smallest_budget(parameters)
-        if found < least:
-            raise ConfigError(
-                "memory.budget",
-                budget,
-                f"at least {kib(least, up=True)}, the network ({kib(least - self.example_bytes)})"
-                f" plus one example",
-            )
-        return found
+    label = "paper"
+    formula = PaperMeter
 
 
 def example_bytes(input_shape: Iterable[int]) -> int:

@@ -21,6 +21,7 @@ from dynhp_jax.common.own_code import Origin, is_own
 from dynhp_jax.data.options import Data
 from dynhp_jax.gates.options import Gates, Penalty, Pruning
 from dynhp_jax.memory.options import Memory
+from dynhp_jax.memory.registry import METERS
 from dynhp_jax.models.options import Model
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.tasks.options import Loss
@@ -137,8 +138,6 @@ FREE_ON_RESUME = frozenset(
     {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "compiling.cache_dir",
      "checkpoint.every", "checkpoint.keep"}
 )  # fmt: skip
-# With the meter 'xla' the budget is one device's, so that it depends on these what fits.
-DECIDE_WHAT_FITS = frozenset({"devices", "data.resident"})
 # Sections and fields that no compiled program depends on: their numbers go in as arguments.
 NOT_COMPILED = frozenset(
     {"name", "seed", "epochs", "scores", "memory", "compiling", "checkpoint", "data.dir",
@@ -297,10 +296,10 @@ def differences(earlier: Config, now: Config) -> list[str]:
     """What keeps `now` from going on where `earlier` stopped, a phrase per field.
 
     Fewer epochs than before differ; more do not, unless the learning rate's schedule is over all
-    of them; nor do paths and the upkeep of checkpoints, nor, where the paper's meter counts, the
-    number of devices and what is streamed to them.
+    of them; nor do paths and the upkeep of checkpoints, nor the number of devices and what is
+    streamed to them, unless they decide what fits by the run's meter.
     """
-    free = FREE_ON_RESUME - (DECIDE_WHAT_FITS if now.memory.meter == "xla" else set())
+    free = FREE_ON_RESUME - METERS[now.memory.meter].decided_by
     earlier, now = (dataclasses.replace(each, batch=each.batching) for each in (earlier, now))
     before, after = flatten(earlier), flatten(now)
     found = [

@@ -83,7 +83,7 @@ def test_the_smallest_budget_that_is_named_does_work(tmp_path, capfd):
         {"model": {"hidden": (128, 64)}, "memory": {"budget": least}}
     )
     trainer = Trainer(config, data.load("digits"), programs.Programs())
-    assert trainer.room(trainer.whole_parameters) == 1
+    assert trainer.meter.room(trainer.whole_parameters) == 1
 
 
 @pytest.mark.parametrize(

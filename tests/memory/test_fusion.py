@@ -13,10 +13,9 @@ from small_runs import go_on, make, start
 from dynhp_jax.memory import cpu_libraries, fusion, trial_process, trial_records, trials
 from dynhp_jax.memory.compiled import compiled_bytes
 from dynhp_jax.memory.fusion import Measured
+from dynhp_jax.memory.registry import METERS
 from dynhp_jax.memory.trial_records import Record, Records
 from dynhp_jax.memory.trials import Trial
-from dynhp_jax.training import config
-from dynhp_jax.training.compiled import steps
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run import checkpoint, resume
@@ -145,7 +144,7 @@ def test_a_budget_is_what_forms_are_compared_for():
         ("xla", "sp", Measured.FORMS),
         ("xla", "1MiB", Measured.FORMS),
     ):
-        assert steps._measured(config.Config(memory=config.Memory(meter, budget))) is wanted
+        assert METERS[meter].measured(budget) is wanted
 
 
 # -- records ---------------------------------------------------------------------------------------

@@ -254,12 +254,12 @@ def test_a_runs_own_steps_are_metered_by_its_budget():
     examples = {"train": 64, "test": 32}
     run = budget.Budget(Steps(settings, network, programs.Programs(), examples))
     meter = budget.bytes_of_run(run, network, 8)
-    assert meter({}) == run.total(network, 8)
+    assert meter({}) == run.step_bytes(network, 8)
     rng = np.random.default_rng(0)
     scores = {name: rng.uniform(size=group.size) for name, group in network.groups.items()}
     found = prune_to(scores, network.groups, StepBytes(int(meter({}) * 0.6), meter))
     params = cut(network.model.init(jax.random.key(0)), network.groups, found.keeps)["params"]
-    assert run.total(network.shrunk(params, found.keeps), 8) == found.reached
+    assert run.step_bytes(network.shrunk(params, found.keeps), 8) == found.reached
     assert found.reached <= 0.6 * meter({})
 
 

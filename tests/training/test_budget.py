@@ -135,14 +135,14 @@ def test_the_order_of_an_epoch_costs_the_step_nothing(free):
         FEW, x_train=np.tile(FEW.x_train, (10, 1, 1, 1)), y_train=np.tile(FEW.y_train, 10)
     )
     other = Trainer(make("none"), more, Programs()).budget
-    assert other.total(other.whole, 16) == free.total(free.whole, 16)
+    assert other.step_bytes(other.whole, 16) == free.step_bytes(free.whole, 16)
 
 
 # -- the budget ------------------------------------------------------------------------------------
 
 
 def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
-    limit = free.total(free.whole, 20) + 100
+    limit = free.step_bytes(free.whole, 20) + 100
     settings = make(
         f"{limit}",
         batch=config.Batch(size=40, alpha=0.0, grid=2.0, loss="cross_entropy"),
@@ -151,8 +151,8 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
     )
     trainer, run = start(settings, DIGITS)
     held = trainer.budget
-    assert held.total(held.whole, run.batch_in_use) <= limit
-    assert held.total(held.whole, run.batch_in_use + 1) > limit, "one more example fits"
+    assert held.step_bytes(held.whole, run.batch_in_use) <= limit
+    assert held.step_bytes(held.whole, run.batch_in_use + 1) > limit, "one more example fits"
     records = []
     for _ in range(9):
         run, record = loop.advance(trainer, run)
@@ -193,7 +193,7 @@ def test_no_step_of_a_run_takes_more_and_the_room_is_used(free, tmp_path):
 
 
 def test_evaluation_is_cut_until_it_fits(free):
-    limit = free.total(free.whole, 2)
+    limit = free.step_bytes(free.whole, 2)
     whole = step_bytes.total(free.steps.evaluation_bytes(free.whole, budget.CHUNK, "test"))
     assert whole > limit, "nothing to cut"
     trainer, run = start(make(f"{limit}", batch=config.Batch(size=2)))
@@ -202,14 +202,14 @@ def test_evaluation_is_cut_until_it_fits(free):
 
 
 def test_a_step_above_the_budget_is_an_internal_error(free):
-    trainer, run = start(make(f"{free.total(free.whole, 16)}"))
+    trainer, run = start(make(f"{free.step_bytes(free.whole, 16)}"))
     with pytest.raises(budget.Exceeded, match="a training step takes"):
         loop.advance(trainer, dataclasses.replace(run, batch_in_use=32))
 
 
 def test_sp_is_what_the_whole_network_takes_at_sp_batch(free):
     trainer = Trainer(make("sp"), FEW, Programs())
-    assert trainer.budget_bytes == free.total(free.whole, 32)
+    assert trainer.meter.budget_bytes == free.step_bytes(free.whole, 32)
 
 
 @pytest.mark.parametrize("text", ["0", "-4MiB", "plenty", "1 parsec", "none of it"])
@@ -220,7 +220,7 @@ def test_nonsense_is_refused_in_one_line(text):
 
 
 def test_too_small_a_budget_names_the_smallest_that_works(free):
-    least = free.total(free.whole, 1)
+    least = free.step_bytes(free.whole, 1)
     with pytest.raises(ConfigError, match="at least .*KiB.* with a mini-batch of 1") as caught:
         Trainer(make(f"{least - 1}"), FEW, Programs())
     assert "\n" not in str(caught.value)
@@ -275,7 +275,7 @@ def test_arrays_are_given_back_as_smaller_ones_are_made(free):
 def saving(used: savings.Savings, asked: Config) -> Trainer:
     """That uses these savings, whatever the budget."""
     trainer = Trainer(asked, FEW, Programs())
-    trainer.budget._use(used)
+    trainer.budget.steps = trainer.steps.saving(used)
     trainer.config, trainer.tx = trainer.steps.config, trainer.steps.tx
     return trainer
 
@@ -340,10 +340,10 @@ def test_bf16_moments_are_smaller_and_survive_a_resize():
 
 def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
     """A budget between what 32 examples take and what 16 do."""
-    tight = (free.total(free.whole, 32) + free.total(free.whole, 16)) // 2
+    tight = (free.step_bytes(free.whole, 32) + free.step_bytes(free.whole, 16)) // 2
     batch = config.Batch(size=32)
     relaxed = Trainer(
-        make(f"{free.total(free.whole, 32)}", SAVINGS, batch=batch),
+        make(f"{free.step_bytes(free.whole, 32)}", SAVINGS, batch=batch),
         FEW,
         Programs(),
     )
@@ -362,7 +362,7 @@ def test_savings_are_used_in_order_only_if_allowed_and_needed(free):
 def test_an_error_says_what_would_help():
     asked = {"gates": config.Gates(per_example=True), "batch": config.Batch(size=4)}
     least = Trainer(make("none", **asked), FEW, Programs()).budget
-    settings = make(f"{least.total(least.whole, 4) - 1}", smallest=4, **asked)
+    settings = make(f"{least.step_bytes(least.whole, 4) - 1}", smallest=4, **asked)
     with pytest.raises(ConfigError, match=r"or .*KiB with config.memory.allow=\('"):
         Trainer(settings, FEW, Programs())
 
@@ -372,7 +372,7 @@ def test_an_error_says_what_would_help():
 
 def test_the_planner_says_what_steps_take_and_budgets_allow(free, tmp_path):
     """A process of its own; its numbers are the loop's."""
-    limit = free.total(free.whole, 20)
+    limit = free.step_bytes(free.whole, 20)
     command = [
         *(sys.executable, "-m", "experiments.memory", "--config=configs/digits.py"),
         *("--config.model.hidden=(12, 7)", "--config.data.examples=96"),
@@ -383,7 +383,7 @@ def test_the_planner_says_what_steps_take_and_budgets_allow(free, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     (step,) = [line for line in lines if line[:2] == ["64-12-7", "16"]]
-    assert float(step[-1]) == pytest.approx(free.total(free.whole, 16) / 1024, abs=0.051)
+    assert float(step[-1]) == pytest.approx(free.step_bytes(free.whole, 16) / 1024, abs=0.051)
     assert sum(map(float, step[2:-1])) == pytest.approx(float(step[-1]), abs=0.31)
     (allowed,) = [line for line in lines if line[:1] == [f"{limit}"]]
     assert allowed[1:3] == ["64-12-7", "20"]

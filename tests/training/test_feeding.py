@@ -110,7 +110,7 @@ def test_streaming_takes_no_other_bytes_beside_the_data():
     for resident in ("2GiB", SMALL):
         trainer, run = start(make(resident))
         budget, steps = trainer.budget, trainer.steps
-        sizes.append((steps.training_bytes(run.network, 16), budget.total(run.network, 16)))
+        sizes.append((steps.training_bytes(run.network, 16), budget.step_bytes(run.network, 16)))
         arguments = steps.training_program(run.network, 16).args_info[0]
         images = arguments[1 if resident == "2GiB" else 2]
         assert images.shape == (len(DIGITS.y_train) if resident == "2GiB" else 32, 64)

@@ -36,7 +36,7 @@ def test_dynhp_prunes_resizes_and_grows_the_batch_inside_the_budget():
         assert record["memory_kib"] <= record["budget_kib"]
         assert following["batch_size"] <= record["next_batch"]
         growth = math.floor(0.8 * record["grad_variance"] / record["smoothed_loss"])
-        room = (trainer.budget_bytes - 4 * record["parameters"]) // 256
+        room = (trainer.meter.budget_bytes - 4 * record["parameters"]) // 256
         exact = 16 if record["epoch"] == 1 else records[record["epoch"] - 2]["next_batch"]
         assert record["next_batch"] == min(exact + growth, room)
     kept = {name: len(units) for name, units in run.keeps.items()}
@@ -59,7 +59,7 @@ def test_a_rule_by_step_counts_as_often_as_the_epoch_had_steps():
     exact, steps, bound = 16, set(), 0
     for record in records:
         growth = math.floor(0.8 * record["grad_variance"] / record["smoothed_loss"])
-        room = (trainer.budget_bytes - 4 * record["parameters"]) // 256
+        room = (trainer.meter.budget_bytes - 4 * record["parameters"]) // 256
         bound += exact + record["steps"] * growth > room
         exact = min(exact + record["steps"] * growth, room)
         assert record["next_batch"] == exact

@@ -317,7 +317,7 @@ def within(limit):
 def limit(dataset, programs):
     """Bytes that leave room for some of the examples, not for all."""
     free = Trainer(within("none"), dataset, programs).budget
-    return round(1.25 * free.total(free.whole, 8))
+    return round(1.25 * free.step_bytes(free.whole, 8))
 
 
 def test_inside_a_budget_examples_are_scored_in_chunks(dataset, programs, limit, tmp_path):

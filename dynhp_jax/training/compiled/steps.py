@@ -12,13 +12,13 @@ from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.jaxprs.trace import abstract
 from dynhp_jax.memory.fusion import Measured
-from dynhp_jax.memory.paper import UNLIMITED
+from dynhp_jax.memory.registry import METERS
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.config import Config, compiled
 from dynhp_jax.training.network import Network, batch_of
-from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, streaming
+from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, savings, streaming
 from dynhp_jax.training.step.gradients import estimator
 from dynhp_jax.training.step.savings import NOTHING, Savings
 from dynhp_jax.training.step.state import (
@@ -79,9 +79,19 @@ class Steps:
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
         given = whole.model, whole.task, whole.example_shape, tuple(sorted(examples.items()))
-        self.measured = _measured(self.config)
+        memory = config.memory
+        self.measured = METERS[memory.meter].measured(memory.budget)
         self.compiled_for = compiled(self.config), given, tx, self.measured
         self._state_shapes: dict[Any, TrainState] = {}
+
+    @property
+    def smallest(self) -> int:
+        """The smallest mini-batch, in whole parts."""
+        return -(-savings.smallest_batch(self.asked) // self.unit) * self.unit
+
+    def in_shares(self, batch: int) -> int:
+        """The mini-batch of equal parts that is at most `batch`, but at least one for each part."""
+        return max(batch // self.unit, 1) * self.unit
 
     def check_parts(self, most: int, why: str) -> None:
         """Whether mini-batches of at most `most` examples have one for each of their parts.
@@ -226,10 +236,3 @@ class Steps:
     def _gathered(self, network: Network, count: int) -> int:
         """Bytes of so many examples, with their targets."""
         return count * array_bytes((network.model.example, network.target))
-
-
-def _measured(config: Config) -> Measured:
-    """Bytes decide between forms of a program only where a budget holds it to them."""
-    if config.memory.meter != "xla":
-        return Measured.NOT
-    return Measured.BYTES if config.memory.budget == UNLIMITED else Measured.FORMS

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from dynhp_jax.memory.meter import Meter
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training.files import summary
 from dynhp_jax.training.run.trainer import Trainer
@@ -35,7 +36,7 @@ def draw(records: Sequence[Mapping[str, Any]], trainer: Trainer, directory: Path
     _units(epochs, records, dense, directory / "units.png")
     _judged(epochs, records, task, directory / f"test_{task.best}.png")
     _batch_size(epochs, records, directory / "batch_size.png")
-    _memory(epochs, records, dense, directory / "memory.png")
+    _memory(epochs, records, dense, trainer.meter, directory / "memory.png")
 
 
 def _units(epochs, records, dense, path: Path) -> None:
@@ -94,29 +95,22 @@ def _batch_size(epochs, records, path: Path) -> None:
         panel.set_ylabel("examples in a mini-batch")
 
 
-def _memory(epochs, records, dense, path: Path) -> None:
-    by_xla = records[-1]["memory_kib"] == records[-1]["allocated_kib"]
+def _memory(epochs, records, dense, meter: Meter, path: Path) -> None:
     total = [record["memory_kib"] for record in records]
-    if by_xla:
-        steps = [record["allocated"]["training"] for record in records]
-        layers = {part: [step[part] / 1024 for step in steps] for part in steps[0]}
-    else:
-        model = [record["model_kib"] for record in records]
-        rest = [all_ - network for all_, network in zip(total, model, strict=True)]
-        layers = {"network": model, "mini-batch": rest}
+    found = [meter.layers(record) for record in records]
+    layers = {part: [each[part] for each in found] for part in found[0]}
     with panels_of(path) as (panel,):
         panel.stackplot(
             epochs, *layers.values(), labels=list(layers), colors=COLORS[: len(layers)], alpha=0.35
         )
-        # By XLA's meter the largest step may be an evaluation, above what the training step takes.
+        # The largest step may be an evaluation, above what the training step takes.
         panel.plot(epochs, total, color="black", linewidth=0.8, label="largest step")
         if records[-1]["budget_kib"] is not None:
             budget = records[-1]["budget_kib"]
             panel.axhline(budget, color="black", linestyle="--", label="budget")
-        whole = dense["memory_kib"] if by_xla else dense["model_kib"]
-        panel.axhline(whole, color="grey", linestyle=":", label="whole network")
+        panel.axhline(dense[meter.beside], color="grey", linestyle=":", label="whole network")
         panel.set_ylim(0, None)
-        panel.set_ylabel(f"memory by {'XLA' if by_xla else 'the paper'}'s meter (KiB)")
+        panel.set_ylabel(f"memory by the meter {meter.label!r} (KiB)")
         legend_beside(panel, reverse=True)
 
 

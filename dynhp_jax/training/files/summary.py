@@ -14,17 +14,13 @@ def dense_numbers(trainer: Trainer) -> dict[str, Any]:
 
     The memory is by the run's meter, with `memory.sp_batch` examples; XLA's costs a compilation.
     """
-    parameters, batch = trainer.whole_parameters, trainer.config.memory.sp_batch
-    if trainer.by_xla:
-        memory_kib = trainer.budget.total(trainer.whole, min(batch, trainer.examples)) / 1024
-    else:
-        memory_kib = trainer.meter.memory_kib(parameters, batch)
+    parameters = trainer.whole_parameters
     return {
         "units": {name: group.size for name, group in trainer.whole.groups.items()},
         "parameters": parameters,
-        "model_kib": trainer.meter.model_kib(parameters),
-        "batch_size": batch,
-        "memory_kib": memory_kib,
+        "model_kib": trainer.paper.model_kib(parameters),
+        "batch_size": trainer.config.memory.sp_batch,
+        "memory_kib": trainer.meter.whole_bytes() / 1024,
     }
 
 

@@ -137,14 +137,13 @@ def choose(
     grad_variance = max(0.0, float(means.grad_variance / means.weight))
     loss = means.loss if trainer.config.batch.loss == "total" else means.data_loss
     loss = max(0.0, float(loss / means.weight))
-    room, wanted = trainer.room(parameters), batch
+    room, wanted = trainer.meter.room(parameters), batch
     times = trainer.examples // in_use if trainer.config.batch.every == "step" else 1
     for _ in range(times):
         before, wanted = wanted, trainer.controller.update(wanted, grad_variance, loss, room)
         if wanted == before:  # nothing that the rule looks at changes any more
             break
-    fitting = trainer.budget.capped(network, wanted) if trainer.by_xla else wanted
-    return Choice(grad_variance, loss, wanted, fitting)
+    return Choice(grad_variance, loss, wanted, trainer.meter.capped(network, wanted))
 
 
 def record(
@@ -170,12 +169,15 @@ def record(
       materialised: parameters that the arrays hold.
       spent: bytes of its compiled programs, by XLA's count; {} where nobody counted.
     """
+
+    def kib(size: int | None) -> float | None:
+        return None if size is None else size / 1024
+
     config, steps, task = trainer.config, trainer.examples // batch, trainer.whole.task
     seen = task.results(tally.metrics, steps * batch)
     judged = [name for name in results["test"] if name != CONFUSION]
-    peak = max(map(step_bytes.total, spent.values())) / 1024 if spent else None
-    paper = trainer.meter.memory_kib(pruned.parameters, batch)
-    device_peak = step_bytes.device_peak()
+    allocated = max(map(step_bytes.total, spent.values())) if spent else None
+    taken = trainer.meter.epoch_bytes(pruned.parameters, batch, allocated)
     written = {
         "epoch": epoch,
         "train_loss": tally.loss / steps,
@@ -196,13 +198,13 @@ def record(
         "grad_variance": choice.grad_variance,
         "smoothed_loss": choice.loss,
         "variance_ratio": choice.grad_variance / choice.loss if choice.loss else 0.0,
-        "model_kib": trainer.meter.model_kib(pruned.parameters),
-        "memory_kib": peak if trainer.by_xla else paper,
-        "allocated_kib": peak,
+        "model_kib": trainer.paper.model_kib(pruned.parameters),
+        "memory_kib": kib(taken),
+        "allocated_kib": kib(allocated),
         "allocated": spent,
         "savings": list(trainer.steps.used.names),
-        "device_peak_kib": None if device_peak is None else device_peak / 1024,
-        "budget_kib": None if trainer.budget_bytes is None else trainer.budget_bytes / 1024,
+        "device_peak_kib": kib(step_bytes.device_peak()),
+        "budget_kib": kib(trainer.meter.budget_bytes),
     }
     if "validation" in results:
         written |= {f"validation_{name}": results["validation"][name] for name in judged}

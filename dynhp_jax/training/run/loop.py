@@ -130,7 +130,7 @@ def size_of(trainer: Trainer, run: Run) -> dict[str, Any]:
     return {
         "units": {name: int(masks[name].sum()) for name in run.network.groups},
         "parameters": parameters,
-        "model_kib": trainer.meter.model_kib(parameters),
+        "model_kib": trainer.paper.model_kib(parameters),
     }
 
 

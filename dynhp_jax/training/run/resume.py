@@ -74,7 +74,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "score_chunk": run.score_chunk,
         "devices": trainer.steps.devices,
         "earlier": len(run.earlier),
-        "looks": trainer.budget.looks(run.network),
+        "looks": trainer.meter.looks(run.network),
         "spec": run.network.model.to_dict(),
         "keeps": lists_of(run.keeps),
         "memory_kib": list(run.memory_kib),
@@ -156,27 +156,28 @@ def run_of(trainer: Trainer, saved: Checkpoint) -> Run:
       saved: from `newest` or `read`.
 
     Raises:
-      UserError: it was on another number of devices, and the budget is one of XLA's bytes.
+      UserError: it was on another number of devices, and its meter counts the bytes of each device.
     """
     host, count = saved.host, trainer.steps.devices
     before = host["devices"]
-    if trainer.by_xla and before != count:
+    if "devices" in trainer.meter.decided_by and before != count:
         raise UserError(
             f"the run was on {before} devices, here it is {count}, which changes what fits"
-            f" (memory.meter is 'xla'); go on with --config.devices={before}"
+            f" (memory.meter is {trainer.config.memory.meter!r}); go on with"
+            f" --config.devices={before}"
         )
     keeps = keeps_of(host["keeps"])
     network, state, earlier = _network(trainer, host), saved.state, ()
     if host["earlier"]:
         state, earlier = state
-    trainer.budget.remember(network, host["looks"])
+    trainer.meter.remember(network, host["looks"])
     score_chunk = host["score_chunk"]
     if not score_chunk and trainer.criterion is not None:  # a comparison's warm-up has none
         score_chunk = trainer.config.scores.examples
     return Run(
         epoch=saved.epoch,
         batch=host["batch"],
-        batch_in_use=trainer.in_shares(host["batch_in_use"]),
+        batch_in_use=trainer.steps.in_shares(host["batch_in_use"]),
         chunk=host["chunk"],
         network=network,
         keeps=keeps,

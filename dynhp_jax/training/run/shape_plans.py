@@ -17,11 +17,11 @@ import jax
 import numpy as np
 
 from dynhp_jax.common.tree_paths import path_name
+from dynhp_jax.memory.meter import Meter
 from dynhp_jax.structure.counts import numbers_in, parameters_left
 from dynhp_jax.surgery.cut import axis_cuts, cut, cut_leaf
 from dynhp_jax.surgery.optimizer import map_like_params
 from dynhp_jax.training.compiled import step_bytes
-from dynhp_jax.training.compiled.budget import Found
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.machine_speeds import costs
 from dynhp_jax.training.run.run import Keeps, Plan, Run
@@ -41,7 +41,7 @@ class Ready:
     batch: int
     batch_in_use: int
     chunk: int
-    found: Found
+    scout: Meter
 
 
 class Shaped(Protocol):
@@ -67,11 +67,11 @@ def next_plan(
     if run.epoch == trainer.config.epochs:
         return None
     keeps = run.keeps
-    starved = trainer.by_xla and wanted > trainer.budget.capped(run.network, wanted)
+    starved = wanted > trainer.meter.capped(run.network, wanted)
     batch, materialised = run.batch_in_use, numbers_in(run.network.model.shapes()["params"])
     if worth_cutting(trainer, run.network, materialised, run.epoch, batch, masks, starved):
         keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
-    elif not trainer.may_change(run.network, wanted, batch):
+    elif not trainer.meter.may_change(run.network, wanted, batch):
         return None
     wait, longest = 0, min(int(LONGEST * trainer.config.epochs), AT_MOST)
     if trainer.config.compiling.ahead:
@@ -90,15 +90,15 @@ def begin(trainer: Trainer, run: Run) -> Run:
         network = trainer.whole.part(plan.keeps)
     # What the thread finds to fit goes into an account of its own until the plan is due, so that
     # a checkpoint in between never depends on how far the thread has come.
-    scout, steps, before, chunk = trainer.budget.scout(), trainer.steps, run.batch_in_use, run.chunk
+    scout, steps, before = trainer.meter.scout(), trainer.steps, run.batch_in_use
 
     def work() -> Ready:
-        batch, in_use = trainer.fit(network, plan.wanted, before, scout)
+        batch, in_use = scout.fit(network, plan.wanted, before)
         steps.training_program(network, in_use)
-        fitting = scout.chunk(network, chunk)
+        fitting = trainer.budget.chunk(network, run.chunk)
         for split in run.splits.keys() - {"train"}:
             steps.evaluation_program(network, steps.evaluated(fitting, split), split)
-        return Ready(network, batch, in_use, fitting, scout.found(network))
+        return Ready(network, batch, in_use, fitting, scout)
 
     return dataclasses.replace(
         run, plan=dataclasses.replace(plan, work=trainer.programs.ahead(work))
@@ -152,7 +152,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
     if run.plan is None or run.epoch + 1 < run.plan.due:
         return run
     ready, keeps = trainer.programs.join(run.plan.work), run.plan.keeps
-    trainer.budget.learn(ready.network, ready.found)
+    trainer.meter.learn(ready.network, ready.scout)
     network, state, splits, given = run.network, run.state, run.splits, run.given
     earlier, spent = run.earlier, dict(run.spent)
     if ready.network is not run.network:

@@ -14,9 +14,8 @@ from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.pairs import ArrayData, Pairs
 from dynhp_jax.gates.penalty import prices_of
-from dynhp_jax.memory import paper
+from dynhp_jax.memory.paper import PaperMeter
 from dynhp_jax.pruning.criteria.evidence import Criterion
-from dynhp_jax.structure.counts import numbers_in
 from dynhp_jax.tasks import losses
 from dynhp_jax.training import build, criterion_check
 from dynhp_jax.training.compiled import step_bytes
@@ -52,7 +51,9 @@ class Trainer:
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
       scorer: by it and within the budget; None likewise.
-      budget: the one that is held against what XLA allocates.
+      budget: of the run, and its steps, which are held to it.
+      meter: by which the run counts memory.
+      paper: the paper's arithmetic, which says how large a network is in any run.
 
     Raises:
       UserError: the criterion that the config names cannot be found, or used, or the run's
@@ -83,9 +84,6 @@ class Trainer:
             made_of = build.digest(whole, dataset) if config.own else ""
         self.whole, self.made_of = whole, made_of
         _check_task(config, whole)
-        inputs = jax.tree.leaves(whole.model.example)
-        self.meter = paper.PaperMeter(sum(paper.example_bytes(leaf.shape) for leaf in inputs))
-        self.whole_parameters = numbers_in(self.whole.model.shapes()["params"])
         self.examples = len(dataset.splits["train"])
         batching = config.batching
         first = "batch.size" if config.batch.size or batching.rule != "fixed" else "memory.sp_batch"
@@ -96,12 +94,13 @@ class Trainer:
         counts = {name: len(pairs) for name, pairs in dataset.splits.items()}
         tx = build.optimizer_of(config) if tx is None else tx
         self.budget = Budget(Steps(config, self.whole, programs, counts, tx=tx))
+        self.meter, self.whole_parameters = self.budget.meter, self.budget.parameters
+        self.paper = PaperMeter(self.budget.example_bytes)
         self.config, self.tx = self.steps.config, self.steps.tx
         self.scorer = None
         if self.criterion is not None:
             self.scorer = Scorer(self.criterion, self.budget, config.scores.criterion)
-        self.budget_bytes = self.budget.bytes if self.by_xla else self._budget()
-        room = self.room(self.whole_parameters)
+        room = self.meter.room(self.whole_parameters)
         self.steps.check_parts(room, "the budget has room for so many examples")
         asked = config.batch.size
         if asked > room:
@@ -114,60 +113,9 @@ class Trainer:
         """The compiled steps that the run executes."""
         return self.budget.steps
 
-    @property
-    def by_xla(self) -> bool:
-        """Whether the budget is held against what XLA allocates, not the paper's arithmetic."""
-        return self.config.memory.meter == "xla"
-
-    def _budget(self) -> int | None:
-        budget = self.config.memory.budget
-        if budget == paper.UNLIMITED:
-            return None
-        if budget == "sp":
-            return self.meter.memory_bytes(self.whole_parameters, self.config.memory.sp_batch)
-        return self.meter.budget_bytes(budget, self.whole_parameters)
-
     def place(self, tree: Any) -> Any:
         """The arrays of a tree on every device of the run; those that are there stay."""
         return devices.place(tree, self.config.devices)
-
-    def in_shares(self, batch: int) -> int:
-        """The mini-batch to compile that has equal shares for devices and micro-batches.
-
-        At most `batch`, but at least the smallest that can be shared.
-        """
-        unit = self.steps.unit
-        return max(batch // unit, 1) * unit
-
-    def room(self, parameters: int) -> int:
-        """The largest mini-batch that budget and training set allow beside so many parameters.
-
-        By the paper's meter; what XLA allocates is known only of what was asked for (`fit`).
-        """
-        if self.budget_bytes is None or self.by_xla:
-            return self.examples
-        return min(self.meter.room(self.budget_bytes, parameters), self.examples)
-
-    def fit(
-        self, network: Network, wanted: int, before: int = 0, budget: Budget | None = None
-    ) -> tuple[int, int]:
-        """The exact batch and the one to compile, where the rule asks for `wanted`.
-
-        By the paper's meter the compiled one is on the grid, unless it is fixed, and in equal
-        shares for the devices; see `Budget.fit` for XLA's. `before` is what was compiled last;
-        `budget` another account than the run's own.
-        """
-        if self.by_xla:
-            return (budget or self.budget).fit(network, wanted, before)
-        if self.config.batching.rule == "fixed":
-            return wanted, self.in_shares(wanted)
-        return wanted, self.in_shares(rules.on_grid(wanted, self.config.batch.grid))
-
-    def may_change(self, network: Network, wanted: int, in_use: int) -> bool:
-        """Whether `fit` may find another batch to compile than the one in use."""
-        if self.by_xla:
-            return self.budget.may_change(network, wanted, in_use)
-        return self.fit(network, wanted, in_use)[1] != in_use
 
     @functools.cached_property
     def order(self) -> Order:
@@ -191,9 +139,9 @@ class Trainer:
           ConfigError: the criterion cannot score the network, or not as early as it has to.
         """
         score_chunk = self.check_criterion()
-        size, room = self.config.batching.size, self.room(self.whole_parameters)
+        size, room = self.config.batching.size, self.meter.room(self.whole_parameters)
         network = self.whole
-        batch, in_use = self.fit(network, min(size, room))
+        batch, in_use = self.meter.fit(network, min(size, room))
         if self.config.batching.rule == "fixed" and in_use < size:
             warnings.warn(
                 f"the memory budget has room for {in_use} examples, not for {size}", stacklevel=1

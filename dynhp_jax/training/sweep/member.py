@@ -85,7 +85,7 @@ def carry_out(trainer: Trainer, alone: SoloShapes) -> SoloShapes:
     network = alone.network
     if any(plan.keeps[name].size < alone.keeps[name].size for name in plan.keeps):
         network = trainer.whole.part(plan.keeps)
-    in_use = trainer.fit(network, plan.wanted)[1]
+    in_use = trainer.meter.fit(network, plan.wanted)[1]
     return SoloShapes(alone.epoch, in_use, network, plan.keeps)
 
 

@@ -22,6 +22,7 @@ import numpy as np
 from dynhp_jax.common import schema
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
+from dynhp_jax.memory.registry import METERS
 from dynhp_jax.structure.counts import numbers_in
 from dynhp_jax.training import build, config
 from dynhp_jax.training.compiled.budget import CHUNK
@@ -81,8 +82,10 @@ def check(configs: Sequence[Config]) -> None:
         raise ConfigError(field, first[field], "the library's own in a sweep")
     if configs[0].method == "scores":
         raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
-    if configs[0].memory.meter != "paper":
-        raise ConfigError("memory.meter", configs[0].memory.meter, "'paper' in a sweep")
+    meter = configs[0].memory.meter
+    if not METERS[meter].side_by_side:
+        fit = (repr(name) for name, other in METERS.items() if other.side_by_side)
+        raise ConfigError("memory.meter", meter, f"{' or '.join(fit)} in a sweep")
     variance = configs[0].batch.variance
     if configs[0].batching.rule != "fixed" and variance not in ("auto", "norms"):
         allowed = "'norms' or 'auto' in a sweep where the mini-batch grows"
