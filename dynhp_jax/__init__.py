@@ -11,8 +11,8 @@
 {'in': (4, 2), 'out': (2, 2)}
 
 The names in `__all__` are the library's interface. All other names are private by convention and
-may move. The transforms need jax and optax; `Config` and `fit` also load what training needs, when
-they are first used.
+may move. The transforms need jax and optax; `Config`, `Extension` and `fit` also load what training
+needs, when they are first used.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -43,6 +43,7 @@ from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
     from dynhp_jax.training.config import Config
+    from dynhp_jax.training.extension import EpochStart, Extension
     from dynhp_jax.training.fit import fit
 
 __version__ = "0.1.0"
@@ -51,7 +52,9 @@ __all__ = [
     "CRITERIA",
     "Config",
     "Criterion",
+    "EpochStart",
     "Evidence",
+    "Extension",
     "Group",
     "Groups",
     "Keeps",
@@ -85,6 +88,8 @@ __all__ = [
 
 _LATER = {  # name -> module, loaded when it is asked for
     "Config": "dynhp_jax.training.config",
+    "EpochStart": "dynhp_jax.training.extension",
+    "Extension": "dynhp_jax.training.extension",
     "fit": "dynhp_jax.training.fit",
 }
 

@@ -21,6 +21,7 @@ from dynhp_jax.tasks import task
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Model, Network, example_of, whole_network
 from dynhp_jax.training.own_model import OwnModel, Source, source_of
 
@@ -156,16 +157,32 @@ def optimizer_of(config: Config) -> optax.GradientTransformation | None:
     return found
 
 
-def digest(whole: Network, dataset: Dataset | ArrayData) -> str:
-    """Tells models, data and tasks apart, where no config does.
+def extension_of(config: Config) -> Extension:
+    """The extension that a config names, or the engine's own parts.
 
-    By the shapes of the variables, all arrays of the data, and the names of the loss and the
-    metrics: what functions compute no digest can tell.
+    Raises:
+      UserError: it cannot be imported, or is none.
+    """
+    name = config.extension
+    if not name:
+        return PLAIN
+    if not own_code.is_own(name):
+        raise ConfigError("extension", name, "module:Class of your own, with options or without")
+    return own_code.value(name, "extension", config.origin, _remedy("extension", "extension"))
+
+
+def digest(whole: Network, dataset: Dataset | ArrayData, extension: Extension | None = None) -> str:
+    """Tells models, data, tasks and extensions apart, where no config does.
+
+    By the shapes of the variables, all arrays of the data, the names of the loss and the metrics,
+    and the options of an extension: what functions compute no digest can tell.
     """
     aim, variables = whole.task, jax.tree.leaves_with_path(whole.model.shapes())
     shapes = [(path, leaf.shape) for path, leaf in variables]
     known = (str(shapes), aim.called, list(aim.metrics), aim.best)
     found = hashlib.sha256(repr(known).encode())
+    if extension is not None:
+        found.update(repr(extension).encode())
     for name, pairs in sorted(dataset.splits.items()):
         for leaf in jax.tree.leaves((pairs.inputs, pairs.targets)):
             found.update(f"{name}{leaf.dtype}{leaf.shape}".encode())

@@ -16,7 +16,7 @@ import ml_collections
 
 from dynhp_jax.batch_size.options import Batch
 from dynhp_jax.common.errors import ConfigError, UserError
-from dynhp_jax.common.fields import Rule, Section, choice, path_name, whole
+from dynhp_jax.common.fields import Rule, Section, choice, path_name, text, whole
 from dynhp_jax.common.own_code import Origin, is_own
 from dynhp_jax.data.options import Data
 from dynhp_jax.gates.options import Gates, Penalty, Pruning
@@ -28,6 +28,7 @@ from dynhp_jax.tasks.options import Loss
 from dynhp_jax.training.options import Checkpoint, Compiling, Distillation, Optimizer
 
 METHODS = ("dynhp", "hp", "sp", "dense", "scores")
+_OF_ONES_OWN = ("model", "data", "loss", "optimizer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +52,9 @@ class Config(Section):
     seed: int = whole(0, 0, "of everything random", high=2**32 - 1)  # where keys wrap
     epochs: int = whole(100, 1, "how often the training set is passed through")
     method: str = choice("dynhp", METHODS, "how units are removed; see 'Training'")
+    extension: str = text(
+        "", "module:Class(option=value) of parts that replace some of the step's; empty: none"
+    )
     devices: int = whole(1, 0, "devices that share every mini-batch; 0: all that there are")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
@@ -94,8 +98,9 @@ class Config(Section):
     @property
     def own(self) -> tuple[str, ...]:
         """The fields that name code of one's own, criteria aside: those of model, data, ..."""
-        sections = ("model", "data", "loss", "optimizer")
-        return tuple(f"{s}.name" for s in sections if is_own(getattr(self, s).name))
+        names = {f"{each}.name": getattr(self, each).name for each in _OF_ONES_OWN}
+        names["extension"] = self.extension
+        return tuple(field for field, name in names.items() if is_own(name))
 
     @property
     def gated(self) -> bool:

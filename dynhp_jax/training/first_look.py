@@ -12,6 +12,7 @@ from dynhp_jax.common.tree_paths import leaf_paths
 from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.tasks import losses
 from dynhp_jax.tasks.task import Task
+from dynhp_jax.training.extension import Extension
 from dynhp_jax.training.network import batch_of
 from dynhp_jax.training.own_model import Source
 
@@ -80,6 +81,22 @@ def check_labels(task: Task, outputs: Any, name: str, pairs: Pairs) -> None:
             f"the targets of {name} run from {low} to {high}; allowed: {least} to {classes - 1}, as"
             f" the model has {classes} outputs for each"
         )
+
+
+def check_extension(extension: Extension) -> None:
+    """Raises UserError unless this is an extension that programs can be compiled for."""
+    if not isinstance(extension, Extension):
+        raise UserError(
+            f"the extension is a {type(extension).__name__}; allowed: an object of a class that"
+            " derives from dp.Extension"
+        )
+    try:
+        hash(extension)
+    except TypeError as error:
+        raise UserError(
+            f"{type(extension).__name__} cannot be hashed ({error}); allowed: a frozen dataclass of"
+            " plain numbers, texts and tuples"
+        ) from None
 
 
 def check_optimizer(tx: Any, called: str, hint: str = "") -> None:

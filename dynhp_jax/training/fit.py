@@ -20,6 +20,7 @@ from dynhp_jax.training import build, first_look
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.extension import Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.own_model import source_of
 from dynhp_jax.training.run import loop, shape_plans
@@ -64,6 +65,7 @@ def fit(
     criterion: Criterion | None = None,
     workdir: str | os.PathLike | None = None,
     callbacks: Iterable[Callable[[Record], None]] = (),
+    extension: Extension | None = None,
 ) -> Result:
     """Trains a model and prunes it for good while it trains.
 
@@ -86,6 +88,8 @@ def fit(
       workdir: a directory for the run: its config, records, checkpoints, figures and summary, as
         `experiments.train` writes them. The same call goes on from what is there. None for none.
       callbacks: each is called with the record of every epoch.
+      extension: the parts of the step that a method replaces, see `training.extension`; None for
+        those that the config names.
 
     Returns:
       The `Result`.
@@ -105,8 +109,8 @@ def fit(
     whole = build.own_network(config, source, task, dataset)
     program_cache.use_cache(config.compiling.cache_dir)
     if workdir is not None:
-        return _fit_in(workdir, callbacks, config, dataset, criterion, whole, tx)
-    trainer = Trainer(config, dataset, Programs(), criterion, whole, tx)
+        return _fit_in(workdir, callbacks, config, dataset, criterion, whole, tx, extension)
+    trainer = Trainer(config, dataset, Programs(), criterion, whole, tx, extension=extension)
     run, records = trainer.start(), []
     while run.epoch < config.epochs:
         run, record = loop.advance(trainer, run)
@@ -124,6 +128,7 @@ def _fit_in(
     criterion: Criterion | None,
     whole: Network,
     tx: optax.GradientTransformation | None,
+    extension: Extension | None,
 ) -> Result:
     """The same in a directory, from what is there."""
     from dynhp_jax.training.files import going_on  # loads orbax
@@ -131,8 +136,8 @@ def _fit_in(
 
     workdir = Workdir(path)
     with workdir.claim(config):
-        programs, made_of = Programs(known=workdir.trials), build.digest(whole, dataset)
-        trainer = Trainer(config, dataset, programs, criterion, whole, tx, made_of)
+        programs, made_of = Programs(known=workdir.trials), build.digest(whole, dataset, extension)
+        trainer = Trainer(config, dataset, programs, criterion, whole, tx, made_of, extension)
         run = going_on.start(trainer, workdir)
         run, records = going_on.train(trainer, run, workdir, callbacks)
         going_on.finish(trainer, run, workdir, records)
@@ -143,10 +148,12 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     """The network that a run has come to, without the units that are only masked."""
     masks = jax.device_get(run.state.masks)
     local = {name: np.flatnonzero(mask) for name, mask in masks.items()}
-    network, state = shape_plans.resize(run.network, run.state, trainer.tx, local)
+    network, state = shape_plans.resize(
+        run.network, run.state, trainer.tx, local, extension=trainer.extension
+    )
     keeps = {name: run.keeps[name][kept] for name, kept in local.items()}
     return Result(
-        _apply(trainer.whole, network, state, keeps),
+        _apply(trainer, network, state, keeps),
         state.evaluated[0],
         trainer.whole.groups,
         keeps,
@@ -154,13 +161,13 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     )
 
 
-def _apply(whole: Network, network: Network, state: TrainState, keeps: Mapping) -> Callable:
+def _apply(trainer: Trainer, network: Network, state: TrainState, keeps: Mapping) -> Callable:
     """`apply(variables, inputs)` of a network with its gates, for whole examples."""
-    _, gates, _ = state.evaluated
+    _, gates, _, own = state.evaluated
     z = {name: hard_concrete.mean(value) for name, value in gates.items()}
-    of_gates = gated(network.evaluate, network.groups)
+    inside = trainer.extension.evaluation(gated(network.evaluate, network.groups))
 
     def apply(variables: Any, inputs: Any) -> Any:
-        return of_gates(variables, z, whole.cut_inputs(inputs, keeps))
+        return inside(variables, own, z, trainer.whole.cut_inputs(inputs, keeps))
 
     return apply

@@ -238,7 +238,7 @@ def test_the_initial_state_takes_what_it_is_and_its_numbers_are_those_of_jax(fre
     program, parts = wide.steps.starting(wide.whole)
     assert 0 <= parts["temporaries"] < 0.02 * step_bytes.total(parts)
     key = jax.random.key(7)
-    state, drawn = program(key, key), jax.jit(wide.whole.model.init)(key)
+    state, drawn = program(key, key, ()), jax.jit(wide.whole.model.init)(key)
     for a, b in zip(jax.tree.leaves(state.variables), jax.tree.leaves(dict(drawn)), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -257,7 +257,7 @@ def test_an_order_that_the_host_sorts_is_the_one_of_the_device(examples):
 
 def test_arrays_are_given_back_as_smaller_ones_are_made(free):
     program, _ = free.steps.starting(free.whole)
-    states = [program(jax.random.key(0), jax.random.key(1)) for _ in range(2)]
+    states = [program(jax.random.key(0), jax.random.key(1), ()) for _ in range(2)]
     keeps = {"hidden_1": np.arange(5)}
     (_, kept), (_, cut) = (
         shape_plans.resize(free.whole, state, free.steps.tx, keeps, *how)

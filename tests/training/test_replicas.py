@@ -159,7 +159,7 @@ def test_padded_examples_weigh_nothing():
     """Whatever lies behind a short mini-batch, the update is the same."""
     team = Team(members()[:2], DIGITS, Programs())
     everyone = team.start()
-    step = jax.jit(make_step(everyone.network, team.lead.config, team.lead.tx, team.examples))
+    step = jax.jit(make_step(team.lead.steps.setup(everyone.network)))
     given = stacked.member_of(everyone.given, 0)
     split, rows = everyone.splits["train"], jnp.arange(24)
 

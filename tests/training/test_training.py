@@ -91,7 +91,7 @@ def test_evaluation_counts_each_example_once_whatever_the_chunk():
     np.add.at(expected, (DIGITS.y_test, x.argmax(1)), 1)
     for chunk in (7, 360, 5000):
         evaluate = evaluation.make_evaluation(run.network, chunk)
-        arguments = (state.variables, state.gates, state.masks, test.inputs, test.targets)
+        arguments = (*state.evaluated, test.inputs, test.targets)
         parts = [evaluate(*arguments, i, 360) for i in range(-(-360 // chunk))]
         sums = jax.tree.map(lambda *parts: sum(parts), *parts)
         np.testing.assert_array_equal(sums["confusion"], expected)

@@ -34,6 +34,7 @@ def labels_of(state: Any) -> Any:
         opt_state="optimizer",
         means="statistics",
         averages="optimizer",
+        own="statistics",
     )
 
 
@@ -69,7 +70,7 @@ def evaluation_bytes(
     """
     variables = compiled.args_info[0][0]
     names = {name: "params" if name == "params" else "statistics" for name in variables}
-    labels = (names, "gates", "gates", DATA, DATA, DATA, DATA)
+    labels = (names, "gates", "gates", "statistics", DATA, DATA, DATA, DATA)
     parts = _parts(compiled_bytes(compiled, labels, tried), gathered)
     for name, size in state_bytes(state).items():
         parts[name] = max(parts[name], size)

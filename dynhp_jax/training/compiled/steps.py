@@ -17,10 +17,12 @@ from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.config import Config, compiled
+from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, savings, streaming
 from dynhp_jax.training.step.gradients import estimator
 from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.setup import Setup
 from dynhp_jax.training.step.state import (
     TrainState,
     abstract_inputs,
@@ -42,11 +44,12 @@ class Steps:
       examples: of every split, {'train': ..., 'test': ...}.
       used: what the run does without to take less memory.
       tx: the optimizer of the parameters; None for the one that the config names.
+      extension: the parts of the step that a method replaces.
 
     Attributes:
       config, tx: of the run with these savings.
       asked: the config as given.
-      whole, programs, examples, used: as given.
+      whole, programs, examples, used, extension: as given.
       devices: how many there are that mini-batches are spread over.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
@@ -66,22 +69,23 @@ class Steps:
         examples: Mapping[str, int],
         used: Savings = NOTHING,
         tx: optax.GradientTransformation | None = None,
+        extension: Extension = PLAIN,
     ):
         self.asked, self.config = config, used.applied(config)
         self.whole, self.examples, self.used = whole, dict(examples), used
-        self.programs = programs
+        self.programs, self.extension = programs, extension
         self.own_tx = tx
         self.tx = optimizer.make_optimizer(self.config, used, tx)
         self.devices = devices.count(config.devices)
         parts = used.parts
-        if parts == 1 and estimator(whole, self.config) == "micro":
+        if parts == 1 and estimator(whole, self.config, extension) == "micro":
             parts = self.config.batch.micro_batches
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
         given = whole.model, whole.task, whole.example_shape, tuple(sorted(examples.items()))
         memory = config.memory
         self.measured = METERS[memory.meter].measured(memory.budget)
-        self.compiled_for = compiled(self.config), given, tx, self.measured
+        self.compiled_for = compiled(self.config), given, tx, extension, self.measured
         self._state_shapes: dict[Any, TrainState] = {}
 
     @property
@@ -107,7 +111,13 @@ class Steps:
 
     def saving(self, used: Savings) -> "Steps":
         """The steps of the same run with these savings instead."""
-        return Steps(self.asked, self.whole, self.programs, self.examples, used, self.own_tx)
+        given = self.asked, self.whole, self.programs, self.examples
+        return Steps(*given, used, self.own_tx, self.extension)
+
+    def setup(self, network: Network) -> Setup:
+        """What steps of a network are made from."""
+        examples = self.examples["train"]
+        return Setup(network, self.config, self.tx, examples, self.used, self.extension)
 
     def program(self, name: str, key: tuple, make: Callable, *arguments: Any):
         """An executable of the run; see `Programs.get`.
@@ -128,37 +138,46 @@ class Steps:
           network: of any sizes.
           batch: examples of a mini-batch.
         """
-        what = (network, self.config, self.tx, self.examples["train"], batch, self.used)
-        key = (network.model, batch, self.used)
-        state, number = self.state_shapes(network), Shape((), np.int32)
-        fed = self.fed(network, batch)
-        moved = network.model.example.shape if self.config.data.augmented else None
-        given = abstract_inputs(state, moved, network.model.draws)
-        examples = self._data_shapes(self._held(network, "train"), fed)
-        data = (*examples, given, Shape((fed,), np.int32))
+        setup, key = self.setup(network), (network.model, batch, self.used)
+        state, tally, *data = self._training_arguments(network, batch)
         if not self.carries(network):
-            make = functools.partial(epoch.make_epoch, *what)
-            return self.program("epoch", key, make, state, *data, number)
+            make = functools.partial(epoch.make_epoch, setup, batch)
+            return self.program("epoch", key, make, state, *data)
         name, make = "part", epoch.make_part
         if self.on_host:
             name, make = "step", epoch.make_one_step
-        tally = jax.eval_shape(lambda state: empty_tally(state, network.sums), state)
         return self.program(
             name,
             key,
-            lambda: devices.jitted(make(*what), self.devices, donate_argnums=(0, 1)),
-            *(state, tally, *data, number),
+            lambda: devices.jitted(make(setup, batch), self.devices, donate_argnums=(0, 1)),
+            *(state, tally, *data),
         )
 
+    def _training_arguments(self, network: Network, batch: int) -> tuple[Any, ...]:
+        """Shapes of what a training program takes, with a tally."""
+        state, fed = self.state_shapes(network), self.fed(network, batch)
+        moved = network.model.example.shape if self.config.data.augmented else None
+        given = abstract_inputs(state, moved, network.model.draws)
+        examples = self._data_shapes(self._held(network, "train"), fed)
+        tally = jax.eval_shape(lambda state: empty_tally(state, network.sums), state)
+        number = Shape((), np.int32)
+        return state, tally, *examples, given, Shape((fed,), np.int32), number
+
+    def state_after_a_step(self, network: Network) -> TrainState:
+        """Shapes of the state after a step with the smallest mini-batch; compiles nothing."""
+        take = epoch.make_one_step(self.setup(network), self.unit)
+        return jax.eval_shape(take, *self._training_arguments(network, self.unit))[0]
+
     def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
-        """What makes the initial state of a network out of its variables (or a key) and a key."""
-        make = functools.partial(initial_state, network, self.config, self.tx)
+        """What makes the initial state of a network out of its variables (or a key) and keys."""
+        make = functools.partial(initial_state, network, self.config, self.tx, self.extension)
         key, given = jax.eval_shape(lambda: jax.random.key(0)), network.model.given
         program = self.program(
             "initial state",
             (network.model, self.used),
             lambda: jax.jit(make),
             *(key if given is None else abstract(given), key),
+            () if self.extension == PLAIN else key,
         )
         return program, step_bytes.starting_bytes(program, self.state_shapes(network), self.tried)
 
@@ -184,17 +203,24 @@ class Steps:
 
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
         """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
-        state = self.state_shapes(network)
-        fed = chunk if self.streams(network, split) else self.examples[split]
         return self.program(
             f"evaluation on {split}",
             (network.model, chunk),
-            lambda: evaluation.make_evaluation(network, chunk, self.devices),
-            *(state.variables, state.gates, state.masks),
-            *self._data_shapes(network.model.example, fed),
-            Shape((), np.int32),
-            Shape((), np.int32),
+            lambda: evaluation.make_evaluation(network, chunk, self.devices, self.extension),
+            *self._evaluation_arguments(network, chunk, split),
         )
+
+    def _evaluation_arguments(self, network: Network, chunk: int, split: str) -> tuple[Any, ...]:
+        """Shapes of what an evaluation takes."""
+        fed = chunk if self.streams(network, split) else self.examples[split]
+        examples, number = self._data_shapes(network.model.example, fed), Shape((), np.int32)
+        return *self.state_shapes(network).evaluated, *examples, number, number
+
+    def sums_of_an_evaluation(self, network: Network) -> Any:
+        """Shapes of the sums of an evaluation of the test set; compiles nothing."""
+        chunk = self.devices
+        evaluate = evaluation.make_evaluation(network, chunk, self.devices, self.extension)
+        return jax.eval_shape(evaluate, *self._evaluation_arguments(network, chunk, "test"))
 
     def training_bytes(self, network: Network, batch: int) -> Bytes:
         """Bytes of a training step, by part."""
@@ -218,7 +244,7 @@ class Steps:
         """Shapes of the state of a network."""
         found = self._state_shapes.get(network.model)
         if found is None:
-            found = abstract_state(network, self.config, self.tx)
+            found = abstract_state(network, self.config, self.tx, self.extension)
             # Two threads may ask (`shape_plans`): both find the same, and nothing is ever taken
             # out.
             self._state_shapes[network.model] = found

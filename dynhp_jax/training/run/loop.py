@@ -15,7 +15,13 @@ import numpy as np
 from dynhp_jax.structure.counts import numbers_in, parameters_left
 from dynhp_jax.training.compiled.budget import CHUNK
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.run import epoch_results, epoch_schedules, prune_by_criterion, shape_plans
+from dynhp_jax.training.run import (
+    epoch_results,
+    epoch_schedules,
+    extensions,
+    prune_by_criterion,
+    shape_plans,
+)
 from dynhp_jax.training.run.epoch_results import Diverged, Record
 from dynhp_jax.training.run.examples import Split
 from dynhp_jax.training.run.run import Run
@@ -46,6 +52,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     # takes go before the epoch, those with closed gates after it.
     run = shape_plans.carry_out(trainer, shape_plans.begin(trainer, run))
     run = prune_by_criterion.prune(trainer, run)
+    run = extensions.begin_epoch(trainer, run)
     epoch, batch, network = run.epoch + 1, run.batch_in_use, run.network
 
     # Train: one program, whatever the number of steps.
@@ -81,6 +88,7 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     record = epoch_results.record(
         trainer, epoch, batch, tally, pruned, results, choice, materialised, spent
     )
+    record |= extensions.record(trainer, state)
     run = dataclasses.replace(
         run,
         epoch=epoch,

@@ -32,7 +32,7 @@ from dynhp_jax.training.run.run import (
     lists_of,
 )
 from dynhp_jax.training.run.trainer import Trainer
-from dynhp_jax.training.step.state import TrainState, abstract_state
+from dynhp_jax.training.step.state import TrainState
 
 _SIZES = schema.list_of(schema.tuple_of(schema.POSITIVE, schema.WHOLE))
 HOST = schema.fields(  # what `host_part` gives
@@ -102,7 +102,7 @@ def state_shapes(trainer: Trainer, host: Mapping[str, Any]) -> Any:
             "the checkpoints there are of a run of another model, data, loss or metrics than"
             " those given now; give the same ones, or take another workdir"
         )
-    state = abstract_state(_network(trainer, host), trainer.config, trainer.tx)
+    state = trainer.steps.state_shapes(_network(trainer, host))
     # Earlier variables stay on the host: a budget has room for the state alone.
     kept = jax.tree.map(
         lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), state.evaluated[0]

@@ -22,6 +22,7 @@ from dynhp_jax.structure.counts import numbers_in, parameters_left
 from dynhp_jax.surgery.cut import axis_cuts, cut, cut_leaf
 from dynhp_jax.surgery.optimizer import map_like_params
 from dynhp_jax.training.compiled import step_bytes
+from dynhp_jax.training.extension import PLAIN, Extension, replaces_trained
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.machine_speeds import costs
 from dynhp_jax.training.run.run import Keeps, Plan, Run
@@ -164,7 +165,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
             before, trainer.steps.state_shapes(ready.network)
         )
         trainer.budget.check("making arrays smaller", spent["surgery"])
-        network, state = resize(run.network, state, trainer.tx, local, consumed)
+        network, state = resize(run.network, state, trainer.tx, local, consumed, trainer.extension)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
         trainer.programs.drop(run.network.model)
@@ -195,7 +196,12 @@ def consumed(leaf: Any, cuts: tuple[tuple[int, np.ndarray], ...]) -> Any:
 
 
 def resize(
-    network: Network, state: TrainState, tx: Any, keeps: Keeps, cut_leaf: Callable = cut_leaf
+    network: Network,
+    state: TrainState,
+    tx: Any,
+    keeps: Keeps,
+    cut_leaf: Callable = cut_leaf,
+    extension: Extension = PLAIN,
 ) -> tuple[Network, TrainState]:
     """Network and state with the arrays of the surviving units only.
 
@@ -204,6 +210,8 @@ def resize(
       tx: the optimizer.
       keeps: survivors, counted in the arrays as they are now.
       cut_leaf: how an array is cut, as `cut.cut_leaf` does.
+      extension: of the run. Where it trains other arrays than parameters, and the smaller ones are
+        no cut of the larger ones, the optimizer starts anew.
     """
     groups = network.groups
     for name, mask in state.masks.items():
@@ -211,7 +219,7 @@ def resize(
         groups = groups.tie(f"masks/{name}", 0, name, mask.shape)
     # The optimizer knows params and gates, which are a part of what the groups speak of.
     cuts = axis_cuts(groups, keeps)
-    trained = {"params": state.variables["params"], "gates": state.gates}
+    trained = {"params": extension.trained(state.variables, state.own), "gates": state.gates}
 
     def trimmer(path: Any, _: Any) -> Callable | None:
         here = cuts.get(path_name(path))
@@ -233,6 +241,18 @@ def resize(
         return whole._replace(gates=tree.pop("gates"), variables=tree)
 
     averages = state.averages and of(state.averages)
-    state = of(state)._replace(masks=smaller({"masks": state.masks})["masks"])
+    masks, own = smaller({"masks": state.masks})["masks"], extension.cut(state.own, smaller)
+    state = of(state)._replace(masks=masks, own=own)
+    if replaces_trained(extension):
+        trained = {"params": extension.trained(state.variables, own), "gates": state.gates}
+        if not _alike(jax.eval_shape(tx.init, trained), opt_state):
+            opt_state = tx.init(trained)
     network = network.shrunk(state.variables["params"], keeps)
     return network, state._replace(opt_state=opt_state, averages=averages)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two pytrees of arrays or shapes have the same structure and shapes."""
+    return jax.tree.structure(one) == jax.tree.structure(other) and all(
+        jax.tree.leaves(jax.tree.map(lambda a, b: a.shape == b.shape, one, other))
+    )

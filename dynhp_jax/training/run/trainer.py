@@ -17,8 +17,8 @@ from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.memory.paper import PaperMeter
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.tasks import losses
-from dynhp_jax.training import build, criterion_check
-from dynhp_jax.training.compiled import step_bytes
+from dynhp_jax.training import build, criterion_check, first_look
+from dynhp_jax.training.compiled import extension_check, step_bytes
 from dynhp_jax.training.compiled.budget import Budget
 from dynhp_jax.training.compiled.example_order import Order
 from dynhp_jax.training.compiled.programs import Programs
@@ -27,6 +27,7 @@ from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.compiled.steps import Steps
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.criterion import criterion_of
+from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import examples
 from dynhp_jax.training.run.examples import Split
@@ -47,6 +48,7 @@ class Trainer:
       whole: the network; None for the one that the config names.
       tx: the optimizer of the parameters; None for the one that the config names.
       made_of: a digest of what was handed in and no config names, for checkpoints; '' for nothing.
+      extension: the parts of the step that a method replaces; None for those that the config names.
 
     Attributes:
       criterion: that units are pruned by; None with methods other than scores.
@@ -73,6 +75,7 @@ class Trainer:
         whole: Network | None = None,
         tx: optax.GradientTransformation | None = None,
         made_of: str = "",
+        extension: Extension | None = None,
     ):
         augmentation.check(config, dataset.example_shape)
         self.dataset, self.programs = dataset, programs
@@ -93,10 +96,15 @@ class Trainer:
                 raise ConfigError(field, size, f"at most the {self.examples} training examples")
         counts = {name: len(pairs) for name, pairs in dataset.splits.items()}
         tx = build.optimizer_of(config) if tx is None else tx
-        self.budget = Budget(Steps(config, self.whole, programs, counts, tx=tx))
+        if extension is None:
+            extension = build.extension_of(config)
+        first_look.check_extension(extension)
+        steps = Steps(config, self.whole, programs, counts, tx=tx, extension=extension)
+        self.budget = Budget(steps)
         self.meter, self.whole_parameters = self.budget.meter, self.budget.parameters
         self.paper = PaperMeter(self.budget.example_bytes)
         self.config, self.tx = self.steps.config, self.steps.tx
+        extension_check.check(self.steps)
         self.scorer = None
         if self.criterion is not None:
             self.scorer = Scorer(self.criterion, self.budget, config.scores.criterion)
@@ -112,6 +120,11 @@ class Trainer:
     def steps(self) -> Steps:
         """The compiled steps that the run executes."""
         return self.budget.steps
+
+    @property
+    def extension(self) -> Extension:
+        """The parts of the step that a method replaces."""
+        return self.steps.extension
 
     def place(self, tree: Any) -> Any:
         """The arrays of a tree on every device of the run; those that are there stay."""
@@ -147,10 +160,12 @@ class Trainer:
                 f"the memory budget has room for {in_use} examples, not for {size}", stacklevel=1
             )
         chunk = self.budget.chunk(network)
-        drawn, gates = (stream(self.config.seed, name) for name in ("params", "log_alpha"))
+        names = ("params", "log_alpha", "extension")
+        drawn, gates, own = (stream(self.config.seed, name) for name in names)
         program, parts = self.steps.starting(network)
         self.budget.check("the initial state", parts)
-        state = program(drawn if network.model.given is None else network.model.given, gates)
+        first = drawn if network.model.given is None else network.model.given
+        state = program(first, gates, () if self.extension == PLAIN else own)
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         return Run(
             epoch=0,

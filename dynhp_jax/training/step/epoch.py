@@ -3,29 +3,19 @@
 from collections.abc import Callable
 
 import jax
-import optax
 
-from dynhp_jax.training.config import Config
-from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import devices
 from dynhp_jax.training.step.objective import Examples
-from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.setup import Setup
 from dynhp_jax.training.step.state import Tally, TrainState, empty_tally
 from dynhp_jax.training.step.step import make_step
 
 
-def make_epoch(
-    network: Network,
-    config: Config,
-    tx: optax.GradientTransformation,
-    examples: int,
-    batch: int,
-    savings: Savings = NOTHING,
-) -> Callable:
+def make_epoch(setup: Setup, batch: int) -> Callable:
     """An epoch as one function to be compiled.
 
     Args:
-      network, config, tx, examples, savings: as in `make_step`.
+      setup: of the step.
       batch: examples of a mini-batch; static.
 
     Returns:
@@ -34,28 +24,21 @@ def make_epoch(
       i32[examples]; `given` as in `make_step`. `steps`, i32[], is traced: one program serves any
       number of them.
     """
-    part = make_part(network, config, tx, examples, batch, savings)
+    part, sums = make_part(setup, batch), setup.network.sums
 
     def epoch(state: TrainState, inputs, targets, given, rows, steps):
-        return part(state, empty_tally(state, network.sums), inputs, targets, given, rows, steps)
+        return part(state, empty_tally(state, sums), inputs, targets, given, rows, steps)
 
-    return devices.jitted(epoch, config.devices, donate_argnums=(0,))
+    return devices.jitted(epoch, setup.config.devices, donate_argnums=(0,))
 
 
-def make_part(
-    network: Network,
-    config: Config,
-    tx: optax.GradientTransformation,
-    examples: int,
-    batch: int,
-    savings: Savings = NOTHING,
-) -> Callable:
+def make_part(setup: Setup, batch: int) -> Callable:
     """`part(state, tally, inputs, targets, given, rows, steps) -> (state, tally)`, to be compiled.
 
     Some steps of an epoch, going on from a tally; `inputs`, `targets` and `rows` may be of fewer
     examples than the training set has. The rest is as in `make_epoch`.
     """
-    take = make_one_step(network, config, tx, examples, batch, savings)
+    take = make_one_step(setup, batch)
 
     def part(state: TrainState, tally: Tally, inputs, targets, given, rows, steps):
         def body(i, carry):
@@ -66,21 +49,14 @@ def make_part(
     return part
 
 
-def make_one_step(
-    network: Network,
-    config: Config,
-    tx: optax.GradientTransformation,
-    examples: int,
-    batch: int,
-    savings: Savings = NOTHING,
-) -> Callable:
+def make_one_step(setup: Setup, batch: int) -> Callable:
     """`take(state, tally, inputs, targets, given, rows, i) -> (state, tally)`, to be compiled.
 
     Step `i`, i32[], of an epoch that takes its examples in the order `rows`, i32[examples]. A loop
     on the host over it does what `make_epoch` does in one program; XLA on a CPU runs convolutions
     several times slower inside a loop than outside.
     """
-    step = make_step(network, config, tx, examples, savings)
+    step = make_step(setup)
 
     def take(state: TrainState, tally: Tally, inputs, targets, given, rows, i):
         here = jax.lax.dynamic_slice_in_dim(rows, i * batch, batch)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
+from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import devices
 
@@ -19,24 +20,27 @@ def added_up(chunks: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *parts: sum(parts), *jax.device_get(chunks))
 
 
-def make_evaluation(network: Network, chunk: int, over: int = 1) -> Callable:
-    """`evaluate(variables, gates, masks, inputs, targets, i, count) -> sums`, jitted.
+def make_evaluation(
+    network: Network, chunk: int, over: int = 1, extension: Extension = PLAIN
+) -> Callable:
+    """`evaluate(variables, gates, masks, own, inputs, targets, i, count) -> sums`, jitted.
 
     Of examples i * chunk to (i + 1) * chunk, as far as there are so many: of the first `count`,
     i32[]. `sums` are {'loss': f32[], 'metrics': {name: sums}}, and of a classification
     'confusion', i32[classes, classes], labels by row and predictions by column. Gates have their
-    deterministic values. A chunk is spread `over` so many devices, which divide it.
+    deterministic values. A chunk is spread `over` so many devices, which divide it. `own` is what
+    the extension keeps, () without one.
     """
     spread, task = devices.spreading(over), network.task
-    apply = gated(network.evaluate, network.groups)
+    apply = extension.evaluation(gated(network.evaluate, network.groups))
 
-    def evaluate(variables, gates, masks, inputs, targets, i, count):
+    def evaluate(variables, gates, masks, own, inputs, targets, i, count):
         z = {name: masks[name] * hard_concrete.mean(value) for name, value in gates.items()}
         rows = i * chunk + jnp.arange(chunk)
         weight = rows < count
         rows = jnp.minimum(rows, count - 1)
         here, truth = spread(jax.tree.map(lambda leaf: leaf[rows], (inputs, targets)))
-        outputs = apply(variables, z, here)
+        outputs = apply(variables, own, z, here)
         losses = task.loss(outputs, truth)
         sums: dict[str, Any] = {
             LOSS: jnp.sum(jnp.where(weight, losses, 0.0)),

@@ -19,28 +19,34 @@ from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.extension import PLAIN, Extension, replaces_trained
 from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import accumulation, devices
 from dynhp_jax.training.step.objective import BatchResult, Constants, Examples, Objective, Targets
-from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.setup import Setup
 from dynhp_jax.training.step.teacher import make_teach
 
 Array = jax.Array
 
 
-def estimator(network: Network, config: Config) -> str:
+def estimator(network: Network, config: Config, extension: Extension = PLAIN) -> str:
     """'norms', 'vmap', 'micro' or 'none': what 'auto' stands for with this model and rule.
 
     Raises:
-      ConfigError: an exact estimator for a model whose examples have no gradients of their own.
+      ConfigError: an exact estimator for a model whose examples have no gradients of their own, or
+        norms of other arrays than the parameters.
     """
     chosen, mixes = config.batch.variance, set(network.model.shapes()) != {"params"}
     if mixes and chosen in ("norms", "vmap"):
         allowed = "'micro', 'auto' or 'none' for a model with batch normalisation"
         raise ConfigError("batch.variance", chosen, allowed)
+    others = replaces_trained(extension)
+    if others and chosen == "norms":
+        allowed = "'vmap', 'micro', 'auto' or 'none' where an extension trains other arrays"
+        raise ConfigError("batch.variance", chosen, allowed)
     if chosen != "auto":
         return chosen
-    if not mixes and _has_norms(network):
+    if not mixes and not others and _has_norms(network):
         return "norms"
     return "none" if config.batching.rule == "fixed" else "micro"
 
@@ -65,30 +71,22 @@ def _has_norms(network: Network) -> bool:
     return True
 
 
-def make_gradients(
-    network: Network, config: Config, examples: int, savings: Savings = NOTHING
-) -> Callable:
+def make_gradients(setup: Setup) -> Callable:
     """The gradients of a mini-batch.
-
-    Args:
-      network: the model and its groups.
-      config: the run.
-      examples: N, the size of the training set, which the penalty is divided by.
-      savings: what it does without, to take less memory.
 
     Returns:
       `gradients(trained, fixed, z_of, batch) -> (gradients, BatchResult)`: `trained` is
       {'params', 'gates'}, as the gradients are; `z_of(gates)` draws the gates;
       `batch` is the `Examples` of a mini-batch.
     """
-    kind = estimator(network, config)
-    objective = Objective(network, config, examples, savings.remat)
+    kind = estimator(setup.network, setup.config, setup.extension)
+    objective, parts = Objective(setup), setup.savings.parts
     of_examples = _at_once(objective, kind)
-    if savings.parts > 1:
-        of_examples = accumulation.accumulate_sums(of_examples, objective, kind, savings.parts)
+    if parts > 1:
+        of_examples = accumulation.accumulate_sums(of_examples, objective, kind, parts)
     elif kind == "micro":
         of_examples = accumulation.accumulate_means(
-            of_examples, objective, config.batch.micro_batches
+            of_examples, objective, setup.config.batch.micro_batches
         )
 
     def gradients(
@@ -106,13 +104,17 @@ def _at_once(objective: Objective, kind: str) -> Callable:
     config = objective.config
     differentiate = jax.grad(objective.mean_loss, argnums=(0, 1), has_aux=True)
     spread = devices.spreading(config.devices)
-    teach = make_teach(objective.network) if config.distillation.weight else None
+    teach = None
+    if config.distillation.weight:
+        teach = make_teach(objective.network, objective.extension)
 
     def gradients(
         trained: dict[str, Any], fixed: Constants, z_of: Callable, batch: Examples
     ) -> tuple[dict[str, Any], BatchResult]:
         inputs, targets = spread(batch.gathered())
-        teacher = teach(fixed.averages, fixed.masks, spread(batch.clean())) if teach else None
+        teacher = None
+        if teach:
+            teacher = teach(fixed.averages, fixed.masks, fixed.own, spread(batch.clean()))
         truth = Targets(targets, teacher)
         probe = spread(jnp.zeros(len(batch.rows), jnp.float32)) if kind == "norms" else None
         (grads, of_probe), found = differentiate(
@@ -139,12 +141,12 @@ def _by_vmap(
 ) -> Array:
     """||S||_1 from every example's own gradient."""
 
-    def loss(params, example, truth, own):
-        gates = {name: gate[None] for name, gate in own.items()} if own else z
+    def loss(arrays, example, truth, drawn):
+        gates = {name: gate[None] for name, gate in drawn.items()} if drawn else z
         example, truth = jax.tree.map(lambda leaf: leaf[None], (example, truth))
-        variables = {**fixed.variables, "params": params}
-        outputs, _ = objective.apply(variables, gates, example, fixed.key)
+        variables = {**fixed.variables, "params": fixed.params}
+        outputs, _ = objective.apply(variables, arrays, fixed.own, gates, example, fixed.key)
         return objective.losses(outputs, truth, fixed)[0]
 
-    own = z if objective.config.gates.per_example else {}
-    return variance.per_example(loss, trained["params"], inputs, truth, own)[0]
+    drawn = z if objective.config.gates.per_example else {}
+    return variance.per_example(loss, trained["params"], inputs, truth, drawn)[0]

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from dynhp_jax.batch_size.probed import probed
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.gates.penalty import gate_penalty, squares_of
-from dynhp_jax.training.config import Config
-from dynhp_jax.training.network import Network
+from dynhp_jax.training.extension import replaces_trained
+from dynhp_jax.training.step.setup import Setup
 from dynhp_jax.training.step.teacher import distillation_losses
 from dynhp_jax.training.step.weight_mean import Averages
 
@@ -21,12 +21,14 @@ class Constants(NamedTuple):
     """What the objective reads and is not differentiated by."""
 
     variables: dict[str, Any]  # collections other than 'params'
+    params: Any  # as they are before the step; what of them is trained comes in beside them
     masks: dict[str, Array]
     prices: dict[str, Array]
     lam: Array
     averages: Averages | tuple[()] = ()  # the teacher, where there is one
     teaching: Array | float = 0.0  # f32[], its share of the loss
     key: Array | tuple[()] = ()  # of what the model draws, where it draws
+    own: Any = ()  # what an extension keeps
 
 
 class Targets(NamedTuple):
@@ -114,27 +116,27 @@ class Objective:
     """What training makes small.
 
     Args:
-      network: the model and its groups.
-      config: the run.
-      examples: N, the size of the training set, which the penalty is divided by.
-      remat: keep nothing but products for the backward pass, and compute the rest again.
+      setup: of the step; with `savings.remat` nothing but products is kept for the backward pass,
+        and the rest is computed again.
 
     Attributes:
-      network, config: as given.
-      apply: `apply(variables, z, inputs, key) -> (outputs, updates)` in training.
-      probed: the same with a probe, `probed(variables, probe, inputs, z, key)`; see
+      network, config, examples, extension: of the setup.
+      apply: `apply(variables, trained, own, z, inputs, key) -> (outputs, updates)` in training.
+      probed: the same with a probe, `probed(variables, trained, own, probe, inputs, z, key)`; see
         `variance.probed`.
     """
 
-    def __init__(self, network: Network, config: Config, examples: int, remat: bool = False):
-        self.network, self.config, self.examples = network, config, examples
-        apply = gated(network.train, network.groups)
+    def __init__(self, setup: Setup):
+        self.network, self.config = setup.network, setup.config
+        self.examples, self.extension = setup.examples, setup.extension
+        apply = gated(self.network.train, self.network.groups)
         # The inputs go first: the first axis of the first input is the batch.
-        self.apply = apply
-        self.probed = probed(lambda variables, x, z, key: apply(variables, z, x, key))
-        if remat:
-            self.apply = jax.checkpoint(self.apply, policy=_products)
-            self.probed = jax.checkpoint(self.probed, policy=_products)
+        with_probe = probed(lambda variables, x, z, key: apply(variables, z, x, key))
+        if setup.savings.remat:
+            apply = jax.checkpoint(apply, policy=_products)
+            with_probe = jax.checkpoint(with_probe, policy=_products)
+        self.apply = self.extension.forward(apply)
+        self.probed = self.extension.forward(with_probe)
 
     def losses(self, outputs: Any, truth: Targets, fixed: Constants) -> Array:
         """f32[batch]: each example's own."""
@@ -146,6 +148,8 @@ class Objective:
     def penalty(self, trained: dict[str, Any], fixed: Constants) -> Array:
         """f32[]: of gates and, with L2, of weights; `trained` is {'params', 'gates'}."""
         params, gates, section = trained["params"], trained["gates"], self.config.penalty
+        if replaces_trained(self.extension):
+            params = fixed.params
         convention, l2 = section.convention, section.l2
         squares = squares_of(self.network.groups, params, fixed.masks) if l2 else (None, 0.0)
         return gate_penalty(
@@ -180,11 +184,12 @@ class Objective:
           (f32[], BatchResult).
         """
         z = z_of(trained["gates"])
-        variables = {**fixed.variables, "params": trained["params"]}
+        variables = {**fixed.variables, "params": fixed.params}
+        model = variables, trained["params"], fixed.own
         if probe is None:
-            outputs, updates = self.apply(variables, z, inputs, fixed.key)
+            outputs, updates = self.apply(*model, z, inputs, fixed.key)
         else:
-            outputs, updates = self.probed(variables, probe, inputs, z, fixed.key)
+            outputs, updates = self.probed(*model, probe, inputs, z, fixed.key)
         losses = self.losses(outputs, truth, fixed)
         metrics = self.network.task.sums(outputs, truth.values, valid)
         if valid is None:

@@ -17,6 +17,7 @@ from dynhp_jax.common import random_keys
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.structure.group import INPUT
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import weight_mean
 from dynhp_jax.training.step.weight_mean import Averages
@@ -44,6 +45,7 @@ class TrainState(NamedTuple):
       opt_state: of optax, over {'params': ..., 'gates': ...}.
       means: see `Means`.
       averages: of variables and gates, where `optimizer.ema` asks for them; else ().
+      own: what an extension keeps; else ().
     """
 
     step: Array
@@ -53,12 +55,13 @@ class TrainState(NamedTuple):
     opt_state: Any
     means: Means
     averages: Averages | tuple[()] = ()
+    own: Any = ()
 
     @property
-    def evaluated(self) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array]]:
-        """Variables, gates and masks of what is evaluated: of the mean, if there is one."""
+    def evaluated(self) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array], Any]:
+        """Variables, gates, masks and `own` of what is evaluated: of the mean, if there is one."""
         source = self.averages or self
-        return source.variables, source.gates, self.masks
+        return source.variables, source.gates, self.masks, self.own
 
 
 class StepInputs(NamedTuple):
@@ -129,16 +132,19 @@ def initial_state(
     network: Network,
     config: Config,
     tx: optax.GradientTransformation,
+    extension: Extension,
     start: Any,
     gates_key: Array,
+    own_key: Any,
 ) -> TrainState:
     """The state before the first step.
 
     Args:
-      network, config, tx: of the run.
+      network, config, tx, extension: of the run.
       start: the model's variables where it came with some (`Model.given`), else the key of the
         stream 'params' that they are drawn from.
       gates_key: of the stream 'log_alpha'.
+      own_key: of the stream 'extension'; () without one.
     """
     gates_key, variables = random_keys.fused(gates_key), start
     if network.model.given is None:
@@ -153,25 +159,31 @@ def initial_state(
         else jnp.full(group.size, hard_concrete.OPEN)
         for name, group in network.groups.items()
     }
-    zero = jnp.zeros((), jnp.float32)
+    zero, variables = jnp.zeros((), jnp.float32), dict(variables)
+    own = extension.start(variables, own_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        variables=dict(variables),
+        variables=variables,
         gates=gates,
         masks={name: jnp.ones_like(value) for name, value in gates.items()},
-        opt_state=tx.init({"params": variables["params"], "gates": gates}),
+        opt_state=tx.init({"params": extension.trained(variables, own), "gates": gates}),
         means=Means(zero, zero, zero, zero),
         averages=weight_mean.start(variables, gates) if config.optimizer.ema else (),
+        own=own,
     )
 
 
 def abstract_state(
-    network: Network, config: Config, tx: optax.GradientTransformation
+    network: Network,
+    config: Config,
+    tx: optax.GradientTransformation,
+    extension: Extension = PLAIN,
 ) -> TrainState:
     """Shapes and types of the state of any network, smaller ones too."""
     key, model = jax.eval_shape(lambda: jax.random.key(0)), network.model
     start = key if model.given is None else model.shapes()
-    return jax.eval_shape(functools.partial(initial_state, network, config, tx), start, key)
+    make = functools.partial(initial_state, network, config, tx, extension)
+    return jax.eval_shape(make, start, key, key)
 
 
 def abstract_inputs(

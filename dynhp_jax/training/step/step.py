@@ -17,33 +17,21 @@ from dynhp_jax.training.step import augmentation, devices, weight_mean
 from dynhp_jax.training.step.gradients import make_gradients
 from dynhp_jax.training.step.input_noise import make_perturb
 from dynhp_jax.training.step.objective import Constants, Examples
-from dynhp_jax.training.step.savings import NOTHING, Savings
+from dynhp_jax.training.step.setup import Setup
 from dynhp_jax.training.step.state import Means, StepInputs, Tally, TrainState
 
 Array = jax.Array
 
 
-def make_step(
-    network: Network,
-    config: Config,
-    tx: optax.GradientTransformation,
-    examples: int,
-    savings: Savings = NOTHING,
-) -> Callable:
+def make_step(setup: Setup) -> Callable:
     """One update.
-
-    Args:
-      network: the model and its groups.
-      config: the run.
-      tx: the optimizer.
-      examples: N, the size of the training set.
-      savings: what it does without, to take less memory.
 
     Returns:
       `step(state, tally, examples, given) -> (state, tally)` for one mini-batch, the
       `objective.Examples`; see `StepInputs`.
     """
-    gradients = make_gradients(network, config, examples, savings)
+    network, config, tx, extension = setup.network, setup.config, setup.tx, setup.extension
+    gradients = make_gradients(setup)
     draw = make_draw(network, config)
     perturb = make_perturb(network, config.data.noise)
     view = augmentation.make_view(network.example_shape, config.data)
@@ -51,7 +39,7 @@ def make_step(
 
     def step(state: TrainState, tally: Tally, examples: Examples, given: StepInputs):
         kept = {name: value for name, value in state.variables.items() if name != "params"}
-        trained = {"params": state.variables["params"], "gates": state.gates}
+        trained = {"params": extension.trained(state.variables, state.own), "gates": state.gates}
 
         def z_of(gates):
             return draw(gates, state.masks, given, state.step, len(examples.rows))
@@ -68,21 +56,25 @@ def make_step(
             )
         draws = jax.random.fold_in(given.draws, state.step) if network.model.draws else ()
         fixed = Constants(
-            kept, state.masks, given.prices, given.lam, state.averages, given.teaching, draws
-        )
+            kept, state.variables["params"], state.masks, given.prices, given.lam, state.averages,
+            given.teaching, draws, state.own,
+        )  # fmt: skip
         grads, found = gradients(trained, fixed, z_of, examples)
+        seen_by_optimizer = extension.gradients(grads["params"], state.own)
         # All gradients are done before the optimizer starts: activations are gone by then, and XLA
         # writes the new moments over the old ones, of which it otherwise keeps a copy.
-        grads = jax.lax.optimization_barrier(grads)
-        change, opt_state = tx.update(grads, state.opt_state, trained)
+        passed_on = jax.lax.optimization_barrier({**grads, "params": seen_by_optimizer})
+        change, opt_state = tx.update(passed_on, state.opt_state, trained)
         if annealed:
             change = jax.tree.map(lambda update: given.rate * update, change)
-        trained = optax.apply_updates(trained, change)
-        variables = {**kept, **found.updates, "params": trained["params"]}
+        variables, own = extension.updated(
+            {**state.variables, **found.updates}, state.own, trained["params"], change["params"]
+        )
+        own = extension.observe(own, grads["params"])
         gates = state.gates
         if config.gated:
-            most_open = config.gates.most_open
-            gates = {k: hard_concrete.clamp(v, most_open) for k, v in trained["gates"].items()}
+            most_open, moved = config.gates.most_open, optax.apply_updates(gates, change["gates"])
+            gates = {name: hard_concrete.clamp(gate, most_open) for name, gate in moved.items()}
         averages = state.averages
         if averages:
             averages = weight_mean.moved(averages, variables, gates, given.forgetting)
@@ -98,6 +90,7 @@ def make_step(
                 config,
             ),
             averages=averages,
+            own=own,
         )
         z = found.z
         if examples.count is not None and config.gates.per_example:

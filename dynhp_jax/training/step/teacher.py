@@ -9,6 +9,7 @@ Tarvainen and Valpola 2017 (1703.01780) for a mean of the student as the teacher
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,19 +17,20 @@ import optax
 
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
+from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step.weight_mean import Averages
 
 Array = jax.Array
 
 
-def make_teach(network: Network) -> Callable:
-    """`teach(averages, masks, images) -> f32[batch, classes]`: the teacher's logits."""
-    apply = gated(network.evaluate, network.groups)
+def make_teach(network: Network, extension: Extension = PLAIN) -> Callable:
+    """`teach(averages, masks, own, images) -> f32[batch, classes]`: the teacher's logits."""
+    apply = extension.evaluation(gated(network.evaluate, network.groups))
 
-    def teach(averages: Averages, masks: dict[str, Array], images: Array) -> Array:
+    def teach(averages: Averages, masks: dict[str, Array], own: Any, images: Array) -> Array:
         z = {name: masks[name] * hard_concrete.mean(gate) for name, gate in averages.gates.items()}
-        return jax.lax.stop_gradient(apply(averages.variables, z, images))
+        return jax.lax.stop_gradient(apply(averages.variables, own, z, images))
 
     return teach
 

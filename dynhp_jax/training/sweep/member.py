@@ -31,7 +31,7 @@ from dynhp_jax.training.run.run import (
     lists_of,
 )
 from dynhp_jax.training.run.trainer import Trainer
-from dynhp_jax.training.step.state import TrainState, abstract_state
+from dynhp_jax.training.step.state import TrainState
 from dynhp_jax.training.sweep.stacked import member_of
 
 _ALONE = schema.fields(
@@ -175,7 +175,7 @@ def abstract_states(trainer: Trainer, host: Mapping[str, Any]) -> TrainState:
     for member in host["members"]:
         for keeps in (member["keeps"], member["alone"]["keeps"]):
             check_keeps(keeps, trainer.whole.groups)
-    one = abstract_state(network_in(trainer, host), trainer.config, trainer.tx)
+    one = trainer.steps.state_shapes(network_in(trainer, host))
     count = len(host["members"])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
 

@@ -59,7 +59,7 @@ def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):
       the state: like `epoch.make_epoch`, with a leading axis of members on all but inputs and
       targets. `sizes` and `steps`, i32[members]: mini-batches, and how many of them.
     """
-    step = make_step(network, trainer.config, trainer.tx, trainer.examples, trainer.steps.used)
+    step = make_step(trainer.steps.setup(network))
 
     def take(state, tally, inputs, targets, given, rows, size, i):
         start = i * (batch if even else size)

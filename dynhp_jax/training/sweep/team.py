@@ -86,6 +86,8 @@ def check(configs: Sequence[Config]) -> None:
     if not METERS[meter].side_by_side:
         fit = (repr(name) for name, other in METERS.items() if other.side_by_side)
         raise ConfigError("memory.meter", meter, f"{' or '.join(fit)} in a sweep")
+    if configs[0].extension:
+        raise ConfigError("extension", configs[0].extension, "'' in a sweep")
     variance = configs[0].batch.variance
     if configs[0].batching.rule != "fixed" and variance not in ("auto", "norms"):
         allowed = "'norms' or 'auto' in a sweep where the mini-batch grows"
@@ -280,7 +282,9 @@ class Team:
             f"evaluation of replicas on {name}",
             (network.model, chunk, len(self.trainers), self.lead.steps.compiled_for),
             lambda: jax.jit(
-                jax.vmap(evaluation.make_evaluation(network, chunk), in_axes=(0, 0, 0, *[None] * 4))
+                jax.vmap(
+                    evaluation.make_evaluation(network, chunk), in_axes=(0, 0, 0, 0, *[None] * 4)
+                )
             ),
             *(*arguments, np.int32(0), np.int32(examples)),
         )

@@ -1,0 +1,161 @@
+"""The parts of a training step that a method may replace: a base class with the engine's own parts.
+
+A method of training that the engine does not know is one class in one file: it derives from
+`Extension` and overrides what it does otherwise. It comes into a run by `dp.fit(extension=...)` or,
+named `module:Class(option=value)`, by `config.extension`; gates, pruning, the growing mini-batch,
+the byte budget, resuming and records go on as they are. In the order of a run:
+
+| part | asks | without an extension |
+| --- | --- | --- |
+| `start` | what is kept beside the state? | nothing |
+| `begin_epoch` | what does the host decide before an epoch? | nothing |
+| `trained` | which arrays are differentiated, and have optimizer state? | all parameters |
+| `forward` | what does the model compute in training? | itself |
+| `gradients` | what becomes of gradients before the optimizer has them? | they stay |
+| `updated` | what does an update change? | the parameters |
+| `observe` | what is kept of a step? | what was kept before it |
+| `evaluation` | what does the model compute in evaluation? | itself |
+| `cut` | what is left of the kept arrays when units are pruned? | what mirrors parameters is cut |
+| `record` | what do records say of it? | nothing |
+
+The arrays that an extension keeps are in checkpoints and, as 'statistics', in the metered bytes.
+Its steps are metered as they are compiled. It is a frozen dataclass of plain numbers and texts, so
+that programs that were compiled for one serve another that is equal to it.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from dynhp_jax.structure.groups import Groups
+
+Array = jax.Array
+Variables = dict[str, Any]
+
+
+class EpochStart(NamedTuple):
+    """What an extension may look at before an epoch.
+
+    Attributes:
+      epoch: the one that begins, from 1.
+      batch: examples of its mini-batches.
+      steps: mini-batches of the epoch.
+      key: key<fry>[], the epoch's own: a resumed run has the same.
+      groups: of units, in the arrays as they are now.
+      masks: {group: f32[units]}, 0 for pruned units that are still in the arrays.
+    """
+
+    epoch: int
+    batch: int
+    steps: int
+    key: Array
+    groups: Groups
+    masks: Mapping[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extension:
+    """The engine's own parts; derive from it and override some.
+
+    `own` stands everywhere for the pytree of arrays that `start` made, `()` without one. All but
+    `begin_epoch`, `cut` and `record` are traced.
+    """
+
+    def start(self, variables: Variables, key: Array) -> Any:
+        """What is kept beside the state, before the first epoch: a pytree of arrays; traced.
+
+        Args:
+          variables: of the model, {'params': ..., and maybe other collections}.
+          key: of the stream 'extension'.
+        """
+        return ()
+
+    def begin_epoch(self, own: Any, opt_state: Any, variables: Variables, start: EpochStart):
+        """(own, opt_state) for the next epoch, decided on the host.
+
+        Args:
+          own: as the last epoch left it.
+          opt_state: of optax, over {'params': `trained`, 'gates': ...}.
+          variables: of the model.
+          start: of the epoch.
+        """
+        return own, opt_state
+
+    def trained(self, variables: Variables, own: Any) -> Any:
+        """The arrays that are differentiated, and for which the optimizer keeps its state.
+
+        A pytree; 'params' of the variables unless overridden. Where it is overridden, `forward` and
+        `updated` have to be, too: they alone know what it stands for.
+        """
+        return variables["params"]
+
+    def forward(self, apply: Callable) -> Callable:
+        """`f(variables, trained, own, *rest)`: in training, instead of `apply(variables, *rest)`.
+
+        Args:
+          apply: the model with gates and probes around it, `apply(variables, *rest) -> (outputs,
+            updates)`; the rest are gates, inputs and keys, in an order that `f` need not know.
+        """
+
+        def f(variables: Variables, trained: Any, own: Any, *rest: Any) -> Any:
+            return apply({**variables, "params": trained}, *rest)
+
+        return f
+
+    def gradients(self, gradients: Any, own: Any) -> Any:
+        """What the optimizer gets of the gradients, a tree like `trained`."""
+        return gradients
+
+    def updated(
+        self, variables: Variables, own: Any, trained: Any, change: Any
+    ) -> tuple[Variables, Any]:
+        """(variables, own) after an update.
+
+        Args:
+          variables, own: before.
+          trained: from `trained`, before.
+          change: what the optimizer adds to it, a tree like it.
+        """
+        return {**variables, "params": optax.apply_updates(trained, change)}, own
+
+    def observe(self, own: Any, gradients: Any) -> Any:
+        """What is kept after a step.
+
+        Args:
+          own: after `updated`.
+          gradients: with respect to `trained`, before `gradients` saw them.
+        """
+        return own
+
+    def evaluation(self, apply: Callable) -> Callable:
+        """`f(variables, own, *rest)`: in evaluation, instead of `apply(variables, *rest)`."""
+
+        def f(variables: Variables, own: Any, *rest: Any) -> Any:
+            return apply(variables, *rest)
+
+        return f
+
+    def cut(self, own: Any, mirrored: Callable[[Any], Any]) -> Any:
+        """What is left of `own` when units are pruned for good.
+
+        Args:
+          own: before.
+          mirrored: cuts the leaves of a tree that lie where a variable does ('params/Dense_0/bias')
+            as that variable is cut, and leaves all others alone.
+        """
+        return mirrored(own)
+
+    def record(self, own: Any) -> dict[str, float]:
+        """What the record of an epoch says of it, by name; `own` is on the host."""
+        return {}
+
+
+PLAIN = Extension()
+
+
+def replaces_trained(extension: Extension) -> bool:
+    """Whether something else than the parameters is differentiated."""
+    return type(extension).trained is not Extension.trained

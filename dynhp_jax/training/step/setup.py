@@ -1,0 +1,31 @@
+"""All that a compiled step is made from."""
+
+import dataclasses
+
+import optax
+
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.extension import PLAIN, Extension
+from dynhp_jax.training.network import Network
+from dynhp_jax.training.step.savings import NOTHING, Savings
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """All that a compiled step is made from, but for the mini-batch.
+
+    Attributes:
+      network: the model and its groups.
+      config: the run.
+      tx: the optimizer.
+      examples: N, the size of the training set, which the penalty is divided by.
+      savings: what the step does without, to take less memory.
+      extension: the parts of the step that a method replaces.
+    """
+
+    network: Network
+    config: Config
+    tx: optax.GradientTransformation
+    examples: int
+    savings: Savings = NOTHING
+    extension: Extension = PLAIN
