@@ -17,7 +17,7 @@ needs, when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-from dynhp_jax import moved
+from dynhp_jax import finetune, moved
 from dynhp_jax.batch_size import rules, variance
 from dynhp_jax.batch_size.probed import probed
 from dynhp_jax.common.errors import UserError
@@ -66,6 +66,7 @@ __all__ = [
     "cut",
     "cut_optimizer",
     "find_groups",
+    "finetune",
     "fit",
     "gate_penalty",
     "gated",

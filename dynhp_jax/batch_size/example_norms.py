@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dynhp_jax.common.precision import wide, wide_type
-from dynhp_jax.jaxprs.shardings import split_as
+from dynhp_jax.jaxprs.products import for_probe
 
 _CHUNK_BYTES = 1 << 22  # workspace for per-example products that have no closed form
 
@@ -61,44 +61,6 @@ def broadcast_with_norms(
 
     expand.defvjp(forward, backward)
     return expand(leaf, probe)
-
-
-def product_with_norms(
-    run: Callable, args: list[Any], probe: Any, data: int, norms: Callable, factor: Any = None
-) -> Any:
-    """A product, with a backward pass that adds the examples' norms to probe.
-
-    Args:
-      run: `run(left, right) -> [result]`, linear in each.
-      args: left and right.
-      probe: f[examples].
-      data: which of them holds the examples.
-      norms: `norms(args[data], cotangent, factor) -> f[examples]`.
-      factor: of the other one, a leaf times this; its gradient comes by way of the leaf.
-    """
-
-    @jax.custom_vjp
-    def product(left: Any, right: Any, probe: Any, factor: Any) -> Any:
-        return run(left, right)[0]
-
-    def forward(left: Any, right: Any, probe: Any, factor: Any) -> tuple:
-        return run(left, right)[0], (left, right, factor)
-
-    def backward(saved: tuple, cotangent: Any) -> tuple:
-        left, right, factor = saved
-        changes = [
-            jax.linear_transpose(lambda x: run(x, right)[0], left)(cotangent)[0],
-            jax.linear_transpose(lambda y: run(left, y)[0], right)(cotangent)[0],
-        ]
-        return (*changes, for_probe(probe, norms, saved[data], cotangent, factor), None)
-
-    product.defvjp(forward, backward)
-    return product(args[0], args[1], probe, factor)
-
-
-def for_probe(probe: Any, norms: Callable, *args: Any) -> Any:
-    """`norms(*args)`, of the type of the probe whose cotangent it is."""
-    return split_as(jax.typeof(probe).sharding, norms, *args).astype(probe.dtype)
 
 
 def outer_product_norms(a: Any, d: Any) -> Any:

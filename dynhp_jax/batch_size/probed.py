@@ -16,6 +16,7 @@ meets the data:
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -29,16 +30,16 @@ from dynhp_jax.batch_size.contraction_axes import ProductAxes
 from dynhp_jax.batch_size.example_norms import (
     broadcast_with_norms,
     convolution_norms,
-    for_probe,
     look_up_norms,
-    product_with_norms,
 )
 from dynhp_jax.batch_size.parameter_uses import Place, Uses, differentiable, place
 from dynhp_jax.common.precision import wide, wide_type
 from dynhp_jax.common.tree_paths import Path
-from dynhp_jax.jaxprs.interpreter import Hook, Run
+from dynhp_jax.jaxprs.hooks import Hook
+from dynhp_jax.jaxprs.products import Kept, Part, for_probe
 from dynhp_jax.jaxprs.rules.elementwise import ELEMENTWISE
-from dynhp_jax.jaxprs.trace import Traced, trace, varying
+from dynhp_jax.jaxprs.trace import Traced, varying
+from dynhp_jax.jaxprs.transforms import Call, transformed
 from dynhp_jax.jaxprs.values import Value
 
 
@@ -64,17 +65,15 @@ def probed(apply: Callable, prefix: str = "params") -> Callable:
         position by position, is known to be the examples.
     """
 
-    def with_probe(variables: Any, probe: Any, *inputs: Any) -> Any:
-        traced = trace(apply, variables, inputs)
+    def hook(call: Call, probe: Any) -> _Probe:
+        traced = call.traced
         _check_probe(traced, probe)
-        _check_varies(probe, inputs)
-        hook = _Probe(traced, _trained(traced, variables, prefix), probe)
-        independence.check(traced.analysis, hook.batch.on)
-        out = Run(traced.walk, hook=hook)(traced.analysis, jax.tree.leaves((variables, inputs)))
-        hook.uses.check(hook.met)
-        return jax.tree.unflatten(traced.out_tree, out)
+        _check_varies(probe, call.inputs)
+        made = _Probe(traced, _trained(traced, call.variables, prefix), probe)
+        independence.check(traced.analysis, made.batch.on)
+        return made
 
-    return with_probe
+    return transformed(apply, 1, hook)
 
 
 def _check_probe(traced: Traced, probe: Any) -> None:
@@ -121,24 +120,35 @@ class _Probe(Hook):
         # Variables of the jaxpr that are a leaf times a factor: (the leaf, the factor).
         self.scaled: dict[Any, tuple[Path, Any]] = {}
 
+    def finish(self, outputs: Any) -> Any:
+        self.uses.check(self.met)
+        return outputs
+
+    def parts(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Part]:
+        if not self._looks_at(values, args) or not any(map(self._with_examples, values)):
+            return []
+        form = {"dot_general": self._dot_general, "conv_general_dilated": self._conv}
+        found = form[eqn.primitive.name](eqn, values, args) if eqn.primitive.name in form else None
+        return [] if found is None else [found]
+
     def bind(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         name = eqn.primitive.name
-        carried = [arg for v, arg in zip(values, args, strict=True) if self.uses.carried(v)]
-        if not carried or any(jnp.iscomplexobj(arg) for arg in carried):
+        if not self._looks_at(values, args):
             return run(*args)
         if name == "mul":
             self._note_scaled(eqn, values, args)
         if not any(self._with_examples(v) for v in values):
             form = self._broadcast if name == "broadcast_in_dim" else None
         else:
-            form = {
-                "dot_general": self._dot_general,
-                "conv_general_dilated": self._conv,
-                "gather": self._gather,
-                **dict.fromkeys(ELEMENTWISE, self._elementwise),
-            }.get(name)
+            of_elements = dict.fromkeys(ELEMENTWISE, self._elementwise)
+            form = {"gather": self._gather, **of_elements}.get(name)
         result = form(eqn, values, args, run) if form else None
         return run(*args) if result is None else result
+
+    def _looks_at(self, values: list[Value], args: list[Any]) -> bool:
+        """Whether an equation takes trained leaves, none of them complex."""
+        carried = [arg for v, arg in zip(values, args, strict=True) if self.uses.carried(v)]
+        return bool(carried) and not any(jnp.iscomplexobj(arg) for arg in carried)
 
     def _note_scaled(self, eqn: Any, values: list[Value], args: list[Any]) -> None:
         """Notes a leaf times what all examples share (gates on the rows of a kernel)."""
@@ -168,7 +178,7 @@ class _Probe(Hook):
 
     # -- forms ------------------------------------------------------------------------------------
 
-    def _dot_general(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
+    def _dot_general(self, eqn: Any, values: list[Value], args: list[Any]) -> Part | None:
         scaled = [k for k in (0, 1) if eqn.invars[k] in self.scaled]
         side = scaled[0] if scaled else 1 if self.uses.carried(values[1]) else 0
         path, factor = self.scaled[eqn.invars[side]] if scaled else (self._leaf(values[side]), None)
@@ -188,9 +198,13 @@ class _Probe(Hook):
             array = array if factor is None else wide(array) * factor
             return axes.norms(array, cotangent, b, self.probe.shape[0])
 
-        return [product_with_norms(run, args, self.probe, data, norms, factor)]
+        def back(kept: Kept, cotangent: Any, given: tuple) -> tuple:
+            probe, factor = given
+            return for_probe(probe, norms, kept.array, cotangent, factor), None
 
-    def _conv(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
+        return Part(data, (self.probe, factor), back=back)
+
+    def _conv(self, eqn: Any, values: list[Value], args: list[Any]) -> Part | None:
         path, p = self._leaf(values[1]), eqn.params
         numbers = p["dimension_numbers"]
         if path is None or p["batch_group_count"] != 1:
@@ -201,12 +215,18 @@ class _Probe(Hook):
         self._meet(path, eqn, values)
         kernel = tuple(args[1].shape[d] for d in numbers.rhs_spec[2:])
 
-        def norms(image: Any, cotangent: Any, _: None) -> Any:
+        def norms(image: Any, cotangent: Any, groups: int) -> Any:
             image = jnp.transpose(image, numbers.lhs_spec)  # [batch, in, *space]
             cotangent = jnp.transpose(cotangent, numbers.out_spec)  # [batch, out, *space]
-            return convolution_norms(image, cotangent, kernel, p)
+            params = {**p, "feature_group_count": groups}
+            return convolution_norms(image, cotangent, kernel, params)
 
-        return [product_with_norms(run, args, self.probe, 0, norms)]
+        def back(kept: Kept, cotangent: Any, probe: Any) -> Any:
+            groups = kept.groups or p["feature_group_count"]
+            of_groups = functools.partial(norms, groups=groups)
+            return for_probe(probe, of_groups, kept.array, kept.cotangent(cotangent))
+
+        return Part(0, self.probe, back=back)
 
     def _gather(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         path, numbers = self._leaf(values[0]), eqn.params["dimension_numbers"]

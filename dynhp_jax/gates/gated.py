@@ -30,10 +30,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.common.tree_paths import InputPath
-from dynhp_jax.jaxprs.interpreter import Run
 from dynhp_jax.jaxprs.rules.choices import CHOICES, LEFT_OUT, reduced_axes
 from dynhp_jax.jaxprs.shardings import evenly, split_as
-from dynhp_jax.jaxprs.trace import Traced, trace, varying
+from dynhp_jax.jaxprs.trace import Traced, varying
+from dynhp_jax.jaxprs.transforms import Call, transformed
 from dynhp_jax.jaxprs.values import Analysis, Value
 from dynhp_jax.structure.group import mismatch
 from dynhp_jax.structure.groups import Groups
@@ -65,17 +65,13 @@ def gated(apply: Callable, groups: Groups) -> Callable:
         differentiated, for a gate that had to be inside a function with a derivative of its own.
     """
 
-    def with_gates(variables: Any, gates: Mapping[str, Any], *inputs: Any) -> Any:
-        traced = trace(apply, variables, inputs)
+    def hook(call: Call, gates: Mapping[str, Any]) -> _Gates:
+        traced = call.traced
         _check(gates, groups, None if traced.batch is None else traced.batch.size)
         _check_sizes(gates, groups, traced)
-        hook = _Gates(traced, groups, gates)
-        leaves = jax.tree.leaves((variables, inputs))
-        out = Run(traced.walk, hook=hook)(traced.analysis, leaves)
-        hook.check_met()
-        return jax.tree.unflatten(traced.out_tree, out)
+        return _Gates(traced, groups, gates)
 
-    return with_gates
+    return transformed(apply, 1, hook)
 
 
 def _check(gates: Mapping[str, Any], groups: Groups, examples: int | None) -> None:
@@ -160,7 +156,12 @@ class _Gates(UnitReads):
         members = self.groups[name].members
         cheap = SMALL * jnp.size(data) >= jnp.size(kernel)
         shared = jnp.ndim(self.gates[name]) == 1
-        return cheap and shared and any(m.role == "data" for m in members)
+        # Another transform may want the kernel as it is.
+        return self.alone and cheap and shared and any(m.role == "data" for m in members)
+
+    def finish(self, outputs: Any) -> Any:
+        self.check_met()
+        return outputs
 
     def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
         primitive = eqn.primitive.name

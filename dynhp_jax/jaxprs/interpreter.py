@@ -8,16 +8,20 @@ of matrix products and convolutions, the places where units are read.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 from jax.extend import core as jex
 from jax.sharding import NamedSharding
 
+from dynhp_jax.jaxprs.hooks import Hook, Region, with_parts
 from dynhp_jax.jaxprs.labels import Axis, axis_size
+from dynhp_jax.jaxprs.rules.contractions import CONTRACTIONS
 from dynhp_jax.jaxprs.shardings import evenly, take
 from dynhp_jax.jaxprs.values import Analysis, Value, Walk
 
@@ -25,34 +29,9 @@ from dynhp_jax.jaxprs.values import Analysis, Value, Walk
 # lack positions) and `interpreter_control` (an equation that holds jaxprs).
 RESIZE: dict[str, Callable] = {}
 BODIES: dict[str, Callable] = {}
+Environment = MutableMapping[Any, Any]  # variable -> array
 # Parameters that say how results are split among devices.
 _SPLITS = ("sharding", "out_sharding", "dst_sharding", "devices")
-
-
-class Hook:
-    """What a transform does to equations as they run.
-
-    Attributes:
-      values_only: whether the derivatives of what runs are of no interest.
-    """
-
-    values_only = False
-
-    def operands(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
-        """The operands of an equation, perhaps changed."""
-        return args
-
-    def bind(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
-        """The results of an equation; `run(*args)` gives the ordinary ones."""
-        return run(*args)
-
-    def around(self, body: Analysis, values: list[Value], args: list[Any]) -> list[Any] | str:
-        """Operands, perhaps changed, for a function with a derivative of its own.
-
-        What is to change inside the function, so that it has to be run as its body is written, is
-        said in words instead.
-        """
-        return args
 
 
 @dataclasses.dataclass(eq=False)
@@ -118,22 +97,51 @@ class Run:
 
     def __call__(self, analysis: Analysis, args: Sequence[Any]) -> list[Any]:
         """Results of the analysed jaxpr on `args` (already cut)."""
-        env: dict[Any, Any] = {}
-        for var, const in zip(analysis.jaxpr.constvars, analysis.consts, strict=True):
-            env[var] = const
+        env = self.environment(analysis, args)
+        self.evaluate(analysis, env, range(len(analysis.jaxpr.eqns)))
+        return self.outputs(analysis, env)
+
+    def environment(self, analysis: Analysis, args: Sequence[Any]) -> Environment:
+        """The constants and the operands of the jaxpr, by variable."""
+        env = dict(zip(analysis.jaxpr.constvars, analysis.consts, strict=True))
         env.update(zip(analysis.jaxpr.invars, args, strict=True))
+        return env
 
-        def read(atom: Any, copy: Value) -> Any:
-            if isinstance(atom, jex.Literal):
-                return self.cut(atom.val, copy)
-            return self.cut(env[atom], copy, analysis.values[atom])
+    def outputs(self, analysis: Analysis, env: Environment) -> list[Any]:
+        """The results of the jaxpr, of which all variables are known."""
+        pairs = zip(analysis.jaxpr.outvars, analysis.outputs, strict=True)
+        return [self._read(analysis, env, atom, copy) for atom, copy in pairs]
 
-        for index, eqn in enumerate(analysis.jaxpr.eqns):
-            operands = list(map(read, eqn.invars, analysis.operands[index]))
-            with _context(eqn):
-                results = self._equation(analysis, index, eqn, operands)
-            env.update(zip(eqn.outvars, results, strict=True))
-        return list(map(read, analysis.jaxpr.outvars, analysis.outputs))
+    def evaluate(self, analysis: Analysis, env: Environment, indices: Iterable[int]) -> None:
+        """Runs some equations in their order; their results are added to what is known."""
+        regions = self.hook.regions(analysis)
+        for index in indices:
+            region = regions.get(index)
+            if region is None:
+                self._evaluate(analysis, env, index)
+            elif index == region.indices[-1]:
+                run = functools.partial(self._region, analysis, env, region)
+                env[region.result] = region.replace(run, env[region.source])
+
+    def _evaluate(self, analysis: Analysis, env: Environment, index: int) -> None:
+        eqn = analysis.jaxpr.eqns[index]
+        pairs = zip(eqn.invars, analysis.operands[index], strict=True)
+        operands = [self._read(analysis, env, atom, copy) for atom, copy in pairs]
+        with _context(eqn):
+            results = self._equation(analysis, index, eqn, operands)
+        env.update(zip(eqn.outvars, results, strict=True))
+
+    def _region(self, analysis: Analysis, env: Environment, region: Region, array: Any) -> Any:
+        """The result of a region where its source is this array."""
+        inside = collections.ChainMap({region.source: array}, env)
+        for index in region.indices:
+            self._evaluate(analysis, inside, index)
+        return inside[region.result]
+
+    def _read(self, analysis: Analysis, env: Environment, atom: Any, copy: Value) -> Any:
+        if isinstance(atom, jex.Literal):
+            return self.cut(atom.val, copy)
+        return self.cut(env[atom], copy, analysis.values[atom])
 
     def _equation(self, analysis: Analysis, index: int, eqn: Any, args: list[Any]) -> Sequence[Any]:
         name = eqn.primitive.name
@@ -151,6 +159,8 @@ class Run:
                 return bind(resplit, operands)
             return RESIZE[name](self, resplit, values, results, list(operands))
 
+        if name in CONTRACTIONS:
+            return with_parts(self.hook, eqn, values, args, ordinary)
         return self.hook.bind(eqn, values, args, ordinary)
 
     def _resplit(self, eqn: Any, results: list[Value]) -> Any:

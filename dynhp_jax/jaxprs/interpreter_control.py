@@ -203,13 +203,15 @@ def _scan(run: Run, analysis: Analysis, index: int, eqn: Any, args: list) -> lis
     consts, carry = scan_counts(p)
 
     def step(state: tuple, xs: tuple) -> tuple:
-        out = run(inner, [*args[:consts], *state, *xs])
+        stacked, slices = xs
+        with run.hook.in_step(inner, slices):
+            out = run(inner, [*args[:consts], *state, *stacked])
         return tuple(out[:carry]), tuple(out[carry:])
 
     state, stacked = lax.scan(
         step,
         tuple(args[consts : consts + carry]),
-        tuple(args[consts + carry :]),
+        (tuple(args[consts + carry :]), tuple(run.hook.by_step(inner))),
         length=p["length"],
         reverse=p["reverse"],
         unroll=p["unroll"],

@@ -49,7 +49,8 @@ from jax import lax
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.precision import wide, wide_type
-from dynhp_jax.jaxprs.interpreter import BODIES, Hook, Run, bind
+from dynhp_jax.jaxprs.hooks import Hook
+from dynhp_jax.jaxprs.interpreter import BODIES, Run, bind
 from dynhp_jax.jaxprs.rules.contractions import CONTRACTIONS
 from dynhp_jax.jaxprs.rules.elementwise import ELEMENTWISE
 from dynhp_jax.jaxprs.trace import trace

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.jaxprs.custom_derivatives import READERS, read_by
-from dynhp_jax.jaxprs.interpreter import Hook
+from dynhp_jax.jaxprs.hooks import Hook
 from dynhp_jax.jaxprs.rules.contractions import PRODUCTS, product_axes
 from dynhp_jax.jaxprs.trace import Traced
 from dynhp_jax.jaxprs.values import Analysis, Value

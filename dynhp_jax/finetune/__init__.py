@@ -1,0 +1,48 @@
+"""Fine-tuning in a byte budget: update less, store less, in any model."""
+
+from dynhp_jax.finetune.costs import Cost, channel_costs, sparse_update_bytes
+from dynhp_jax.finetune.drawing import (
+    Quota,
+    capacities,
+    draw,
+    draw_pooled,
+    draw_top,
+    fastest_within,
+    largest_capacities,
+    quotas,
+    remember_norms,
+    row_norms,
+)
+from dynhp_jax.finetune.optimizer_rows import by_row, move
+from dynhp_jax.finetune.policies import BUDGETS, POLICIES, Policy
+from dynhp_jax.finetune.ranking import rank_layers
+from dynhp_jax.finetune.rows import Rows, apply_rows, pad_rows, take_rows, zero_probes
+from dynhp_jax.finetune.selected import selected
+
+__all__ = [
+    "BUDGETS",
+    "Cost",
+    "POLICIES",
+    "Policy",
+    "Quota",
+    "Rows",
+    "apply_rows",
+    "by_row",
+    "capacities",
+    "channel_costs",
+    "draw",
+    "draw_pooled",
+    "draw_top",
+    "fastest_within",
+    "largest_capacities",
+    "move",
+    "pad_rows",
+    "quotas",
+    "rank_layers",
+    "remember_norms",
+    "row_norms",
+    "selected",
+    "sparse_update_bytes",
+    "take_rows",
+    "zero_probes",
+]

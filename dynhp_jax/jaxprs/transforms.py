@@ -1,0 +1,88 @@
+"""Transforms of an apply function, several of which act on one trace of it.
+
+`gated(probed(apply))` is not a trace of a trace: each transform adds its hook, and all of them run
+in one evaluation of `apply`, whatever their order. What lies between two of them (a lambda, a
+`jax.jit`) makes the inner one an ordinary function for the outer one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from dynhp_jax.jaxprs.hooks import Chain, Hook
+from dynhp_jax.jaxprs.interpreter import Run
+from dynhp_jax.jaxprs.trace import Traced, trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a transformed function.
+
+    Attributes:
+      traced: the function below all transforms.
+      apply: that function.
+      variables, inputs: what it was called with.
+      hook_for: (traced, inputs) -> the hooks of all transforms, for a trace on other inputs.
+    """
+
+    traced: Traced
+    apply: Callable
+    variables: Any
+    inputs: tuple
+    hook_for: Callable[[Traced, tuple], Hook]
+
+
+# (call, *arguments of the transform) -> what it does to equations.
+MakeHook = Callable[..., Hook]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    arguments: int
+    make: MakeHook
+
+
+def transformed(apply: Callable, arguments: int, make: MakeHook) -> Callable:
+    """A function under one transform more.
+
+    Args:
+      apply: `apply(variables, *inputs) -> outputs`, or what a transform made of one.
+      arguments: how many arguments the transform takes, between the variables and those of `apply`.
+      make: `make(call, *arguments) -> Hook`.
+
+    Returns:
+      `f(variables, *arguments, *others) -> outputs`.
+    """
+    layers = (*getattr(apply, "transforms", ()), _Layer(arguments, make))
+    core = getattr(apply, "transformed", apply)
+
+    def function(variables: Any, *given: Any) -> Any:
+        arguments, inputs = [], given
+        for layer in reversed(layers):
+            if len(inputs) < layer.arguments:
+                count = sum(each.arguments for each in layers)
+                raise TypeError(
+                    f"the transforms of this function take {count} arguments after the variables;"
+                    f" {len(given)} arguments were given"
+                )
+            arguments.append(inputs[: layer.arguments])
+            inputs = inputs[layer.arguments :]
+
+        def hook_for(traced: Traced, inputs: tuple) -> Hook:
+            call = Call(traced, core, variables, inputs, hook_for)
+            pairs = zip(layers, reversed(arguments), strict=True)
+            hooks = [layer.make(call, *own) for layer, own in pairs]
+            return hooks[0] if len(hooks) == 1 else Chain(hooks)
+
+        traced = trace(core, variables, inputs)
+        hook = hook_for(traced, inputs)
+        run = Run(traced.walk, hook=hook)
+        out = hook.execute(run, traced.analysis, jax.tree.leaves((variables, inputs)))
+        return hook.finish(jax.tree.unflatten(traced.out_tree, out))
+
+    function.transforms, function.transformed = layers, core
+    return function
