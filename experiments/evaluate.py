@@ -10,7 +10,6 @@ from anybody: no code is run that its files name. A run of a model, data or loss
 """
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -26,11 +25,11 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import summary
 from dynhp_jax.training.files.run_directory import RUNS
 from dynhp_jax.training.files.workdir import Workdir
-from dynhp_jax.training.run import checkpoint, loop, resume
+from dynhp_jax.training.run import loop, resume
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.evaluation import CONFUSION
-from dynhp_jax.training.sweep import member
+from dynhp_jax.training.sweep import resume_sweep
 from experiments import commandline, reports
 
 _OWN_CODE = ("run_own_code", "run the code that the config of the run names as module:object")
@@ -144,8 +143,7 @@ def _of_sweep(trainer: Trainer, workdir: Workdir) -> Run:
             f"{workdir.path} belongs to a sweep over {', '.join(members)}, which is not in"
             f" {folder.path}; put the directory back into that sweep's folder"
         )
-    shapes_of = functools.partial(member.abstract_states, trainer)
-    found = checkpoint.restore(folder.checkpoints, shapes_of, warn)
+    found = resume_sweep.newest(trainer, folder.checkpoints, warn)
     if found is None:
         raise UserError(f"{folder.path} has no checkpoint yet; go on with its sweep first")
     if list(found.host[RUNS]) != members:
@@ -153,7 +151,7 @@ def _of_sweep(trainer: Trainer, workdir: Workdir) -> Run:
             f"{workdir.sweep_file} has other members than the checkpoint, which is of"
             f" {', '.join(found.host[RUNS])}; put it back as it was"
         )
-    return member.run_of(trainer, found, members.index(name))
+    return resume_sweep.run_of(trainer, found, members.index(name))
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import figures, provenance, summary
 from dynhp_jax.training.files.going_on import check_saved
 from dynhp_jax.training.files.workdir import Workdir, seal
-from dynhp_jax.training.run import checkpoint
 from dynhp_jax.training.run.epoch_results import Diverged
-from dynhp_jax.training.sweep.team import Replicas, Team, host_part
+from dynhp_jax.training.sweep import resume_sweep
+from dynhp_jax.training.sweep.team import Replicas, Team
 from experiments import commandline, reports
 from experiments.commandline import Interrupted
 from experiments.terminal import Interruptions, Screen
@@ -196,17 +196,16 @@ def _train(
 
 
 def _start(team: Team, checkpoints: Path) -> Replicas:
-    found = checkpoint.restore(checkpoints, team.state_shapes, warn)
+    found = resume_sweep.newest(team.lead, checkpoints, warn)
     if found is None:
         return team.start()
     print(f"going on after epoch {found.epoch} of {team.lead.config.epochs}")
-    return team.resume(found.epoch, found.state, found.host)
+    return resume_sweep.replicas_of(team, found)
 
 
 def _save(replicas: Replicas, place: Workdir, workdirs: Sequence[Workdir], keep: int) -> None:
     place.check_there()
-    host = host_part(replicas) | seal(workdirs)
-    checkpoint.save(place.checkpoints, replicas.epoch, replicas.state, host, keep)
+    resume_sweep.save(replicas, place.checkpoints, seal(workdirs), keep)
 
 
 def _without(error: Diverged, workdirs: Sequence[Workdir], folder: Path) -> str:

@@ -8,7 +8,9 @@ from kept import Kept
 from small_runs import DIGITS, go_on, make, start
 
 from dynhp_jax.training import config
-from dynhp_jax.training.sweep.team import Team, host_part
+from dynhp_jax.training.run.checkpoint import Checkpoint
+from dynhp_jax.training.sweep import resume_sweep
+from dynhp_jax.training.sweep.team import Team
 
 EPOCHS, MIDDLE = 11, 5
 NUMBERS = ("batch_size", "steps", "wanted_batch", "next_batch", "parameters")
@@ -33,7 +35,7 @@ def advance(team, everyone, epochs):
     for _ in range(epochs):
         everyone, records = team.advance(everyone)
         numbers = [[record[name] for name in NUMBERS] for record in records]
-        history.append((json.dumps(host_part(everyone)), numbers))
+        history.append((json.dumps(resume_sweep.host_part(everyone)), numbers))
     return everyone, history
 
 
@@ -67,5 +69,6 @@ def test_a_plan_that_is_pending_is_resumed(together, team):
         "no plan; test more"
     )
     again = Team(members(), DIGITS, team.programs)
-    _, resumed = advance(again, again.resume(MIDDLE, state, host), EPOCHS - MIDDLE)
+    begun = resume_sweep.replicas_of(again, Checkpoint(MIDDLE, state, host))
+    _, resumed = advance(again, begun, EPOCHS - MIDDLE)
     assert resumed == history[MIDDLE:]

@@ -13,13 +13,13 @@ from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.training import config
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run import loop
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.objective import Examples
 from dynhp_jax.training.step.state import empty_tally
 from dynhp_jax.training.step.step import make_step
-from dynhp_jax.training.sweep import stacked
-from dynhp_jax.training.sweep.team import Team, host_part
+from dynhp_jax.training.sweep import resume_sweep, stacked
+from dynhp_jax.training.sweep.team import Team
 
 DIGITS = data.load("digits")
 EPOCHS = 7
@@ -58,8 +58,7 @@ def together(settings, folder):
         everyone, now = team.advance(everyone)
         for each, record in zip(records, now, strict=True):
             each.append(record)
-        host, place = host_part(everyone), folder / str(everyone.epoch)
-        checkpoint.save(place, everyone.epoch, everyone.state, host)
+        resume_sweep.save(everyone, folder / str(everyone.epoch))
     return team, everyone, records
 
 
@@ -121,8 +120,7 @@ def test_each_member_is_its_single_run(per_example, request, tmp_path):
 def test_resumed_replicas_are_the_uninterrupted_ones(trained):
     folder, team, _, records = trained
     another = Team(members(), DIGITS, Programs())
-    found = checkpoint.restore(folder / "5", another.state_shapes)
-    begun = another.resume(found.epoch, found.state, found.host)
+    begun = resume_sweep.replicas_of(another, resume_sweep.newest(another.lead, folder / "5"))
     assert begun.network.model != team.whole.model, "nothing was cut before; test more"
     resumed, same = another.advance(begun)
     clocks = {"seconds", "compile_seconds", "compilations"}
@@ -130,8 +128,8 @@ def test_resumed_replicas_are_the_uninterrupted_ones(trained):
         one = every[5]
         for name in one.keys() - clocks:
             assert one[name] == other[name], name
-    after = checkpoint.restore(folder / "6", another.state_shapes)
-    assert host_part(resumed) == after.host
+    after = resume_sweep.newest(another.lead, folder / "6")
+    assert resume_sweep.host_part(resumed) == after.host
     for a, b in zip(jax.tree.leaves(after.state), jax.tree.leaves(resumed.state), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 
@@ -11,7 +12,7 @@ from dynhp_jax.training.compiled.extension_check import check_alike, whose
 from dynhp_jax.training.extension import EpochStart, Extension
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
-from dynhp_jax.training.step.state import TrainState, stream
+from dynhp_jax.training.step.state import stream
 
 
 def begin_epoch(trainer: Trainer, run: Run) -> Run:
@@ -37,8 +38,12 @@ def begin_epoch(trainer: Trainer, run: Run) -> Run:
     return dataclasses.replace(run, state=state)
 
 
-def record(trainer: Trainer, state: TrainState) -> dict[str, float]:
+def record(trainer: Trainer, own: Any) -> dict[str, float]:
     """What the record of an epoch says of the extension, by names of its own.
+
+    Args:
+      trainer: the run's fixed part.
+      own: what the extension keeps beside the state.
 
     Raises:
       UserError: it is no mapping of names to finite numbers.
@@ -47,7 +52,7 @@ def record(trainer: Trainer, state: TrainState) -> dict[str, float]:
     if type(extension).record is Extension.record:
         return {}
     with guarded(whose(extension)):
-        found = extension.record(jax.device_get(state.own))
+        found = extension.record(jax.device_get(own))
         said = {f"extension_{name}": float(value) for name, value in found.items()}
     wrong = [name for name, value in said.items() if not math.isfinite(value)]
     if wrong:

@@ -1,19 +1,19 @@
-"""The loop between epochs: train, observe, prune, resize, choose the batch, evaluate.
+"""The epochs of one run.
 
-What an epoch computes on the device is in `training.step`; this file decides on the host what its
-shapes will be. `advance` reads as the method does, from top to bottom. It is a function from one
-`Run` to the next; whoever calls it logs the record and saves a checkpoint.
+`advance` is a function from one `Run` to the next; whoever calls it logs the record and saves a
+checkpoint. How an epoch goes is in `one_epoch`; here is how a single run executes it.
 """
 
 import dataclasses
-import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from dynhp_jax.structure.counts import numbers_in, parameters_left
+from dynhp_jax.structure.counts import parameters_left
 from dynhp_jax.training.compiled.budget import CHUNK
+from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import (
     epoch_results,
@@ -22,12 +22,13 @@ from dynhp_jax.training.run import (
     prune_by_criterion,
     shape_plans,
 )
-from dynhp_jax.training.run.epoch_results import Diverged, Record
+from dynhp_jax.training.run.epoch_results import Choice, Diverged, Pruned, Record
 from dynhp_jax.training.run.examples import Split
+from dynhp_jax.training.run.one_epoch import one_epoch
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step import streaming
-from dynhp_jax.training.step.state import TrainState, empty_tally
+from dynhp_jax.training.step.state import Tally, TrainState, empty_tally
 
 __all__ = ["Diverged", "advance", "evaluate", "size_of", "train_epoch"]
 
@@ -45,72 +46,80 @@ def advance(trainer: Trainer, run: Run) -> tuple[Run, Record]:
     Raises:
       Diverged: the loss or the variance of the gradients is no longer a number.
     """
-    programs = trainer.programs
-    began, waited_before = time.perf_counter(), programs.waited
+    run, (record,) = one_epoch(Single(trainer), run)
+    return run, record
 
-    # Shapes: those that were compiled in the meantime come into force. Units that a criterion
-    # takes go before the epoch, those with closed gates after it.
-    run = shape_plans.carry_out(trainer, shape_plans.begin(trainer, run))
-    run = prune_by_criterion.prune(trainer, run)
-    run = extensions.begin_epoch(trainer, run)
-    epoch, batch, network = run.epoch + 1, run.batch_in_use, run.network
 
-    # Train: one program, whatever the number of steps.
-    spent = {
-        **run.spent,
-        "order": trainer.ordering_bytes(network),
-        "training": trainer.steps.training_bytes(network, batch),
-    }
-    trainer.budget.check("the order of an epoch", spent["order"])
-    trainer.budget.check("a training step", spent["training"])
-    earlier = prune_by_criterion.remembered(trainer, run)  # the epoch consumes the arrays
-    state, tally = train_epoch(trainer, run, batch, epoch, trainer.examples // batch)
-    epoch_results.check(epoch, tally.loss)
+class Single:
+    """One run; see `one_epoch.Execution`.
 
-    # Observe and prune.
-    pruned = epoch_results.prune(trainer, network, epoch, batch, tally, jax.device_get(state.masks))
-    state = state._replace(masks=jax.device_put(pruned.masks))
+    Args:
+      trainer: the run's fixed part.
+    """
 
-    # Evaluate the network that is left, with its gates at their deterministic values.
-    results = {}
-    for name in sorted(run.splits.keys() - {"train"}):
-        spent[name] = trainer.steps.evaluation_bytes(network, run.chunk, name)
-        trainer.budget.check(f"evaluation on {name}", spent[name])
-        results[name] = evaluate(trainer, network, state, run.splits[name], name, run.chunk)
-    # The last step of all may have gone wrong.
-    epoch_results.check(epoch, results["test"][network.task.called])
+    def __init__(self, trainer: Trainer):
+        self.trainers, self.programs, self._trainer = (trainer,), trainer.programs, trainer
 
-    # Choose the batch, and with it the shapes to come.
-    means = jax.device_get(state.means)
-    epoch_results.check(epoch, means.grad_variance)
-    choice = epoch_results.choose(trainer, network, run.batch, batch, pruned.parameters, means)
-    materialised = numbers_in(state.variables["params"])
-    record = epoch_results.record(
-        trainer, epoch, batch, tally, pruned, results, choice, materialised, spent
-    )
-    record |= extensions.record(trainer, state)
-    run = dataclasses.replace(
-        run,
-        epoch=epoch,
-        batch=choice.batch,
-        state=state,
-        earlier=earlier,
-        given=run.given._replace(prices=pruned.prices),
-        memory_kib=(*run.memory_kib, record["memory_kib"]),
-        best=min(run.best, (network.task.cost(results["test"]), epoch)),
-        spent={},
-    )
-    if run.plan is None:
-        plan = shape_plans.next_plan(trainer, run, pruned.masks, choice.wanted)
-        run = dataclasses.replace(run, plan=plan)
-    run = shape_plans.begin(trainer, run)
-    waited = programs.waited - waited_before
-    clocks = {
-        "seconds": time.perf_counter() - began - waited,
-        "compile_seconds": waited,
-        "compilations": programs.compilations,
-    }
-    return run, record | clocks
+    def members(self, run: Run) -> tuple[Run]:
+        """The run itself."""
+        return (run,)
+
+    def with_members(self, run: Run, members: Sequence[Run]) -> Run:
+        """The only one."""
+        (run,) = members
+        return run
+
+    def each(self, tree: Any) -> list[Any]:
+        """The tree."""
+        return [tree]
+
+    def joined(self, trees: Sequence[Any]) -> Any:
+        """The only one."""
+        (tree,) = trees
+        return jax.device_put(tree)
+
+    def begin(self, run: Run) -> Run:
+        """In the shapes that are due, without the units that go, as the extension decides."""
+        run = shape_plans.carry_out(self._trainer, shape_plans.begin(self._trainer, run))
+        return extensions.begin_epoch(self._trainer, prune_by_criterion.prune(self._trainer, run))
+
+    def spent(self, run: Run) -> list[dict[str, Bytes]]:
+        """What was executed since the last epoch, and what the next one executes."""
+        trainer, network = self._trainer, run.network
+        needed = {
+            "order": ("the order of an epoch", trainer.ordering_bytes(network)),
+            "training": (
+                "a training step",
+                trainer.steps.training_bytes(network, run.batch_in_use),
+            ),
+        }
+        for name in sorted(run.splits.keys() - {"train"}):
+            parts = trainer.steps.evaluation_bytes(network, run.chunk, name)
+            needed[name] = f"evaluation on {name}", parts
+        for what, parts in needed.values():
+            trainer.budget.check(what, parts)
+        return [{**run.spent, **{name: parts for name, (_, parts) in needed.items()}}]
+
+    def train(self, run: Run, epoch: int) -> tuple[Run, list[Tally]]:
+        """The run after the steps of an epoch, and its tally."""
+        trainer, batch = self._trainer, run.batch_in_use
+        earlier = prune_by_criterion.remembered(trainer, run)  # the epoch consumes the arrays
+        state, tally = train_epoch(trainer, run, batch, epoch, trainer.examples // batch)
+        return dataclasses.replace(run, state=state, earlier=earlier), [tally]
+
+    def evaluate(self, run: Run, name: str) -> list[dict[str, Any]]:
+        """The run's results on a split."""
+        split = run.splits[name]
+        return [evaluate(self._trainer, run.network, run.state, split, name, run.chunk)]
+
+    def end(self, run: Run, pruned: Sequence[Pruned], choices: Sequence[Choice]) -> Run:
+        """The run with a plan, if its shapes are to change; it is being worked on."""
+        (left,), (choice,) = pruned, choices
+        run = dataclasses.replace(run, epoch=run.epoch + 1, spent={})
+        if run.plan is None:
+            plan = shape_plans.next_plan(self._trainer, run, left.masks, choice.wanted)
+            run = dataclasses.replace(run, plan=plan)
+        return shape_plans.begin(self._trainer, run)
 
 
 def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):

@@ -10,37 +10,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from dynhp_jax.common import schema
-from dynhp_jax.training.compiled.budget import CHUNK
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import shape_plans
-from dynhp_jax.training.run.checkpoint import Checkpoint
 from dynhp_jax.training.run.run import (
-    BEST,
-    KEEPS,
-    MEMORY,
-    PLAN,
     Keeps,
     Plan,
-    Run,
-    check_keeps,
     keeps_of,
     lists_of,
 )
 from dynhp_jax.training.run.trainer import Trainer
-from dynhp_jax.training.step.state import TrainState
-from dynhp_jax.training.sweep.stacked import member_of
-
-_ALONE = schema.fields(
-    {"batch_in_use": schema.POSITIVE, "keeps": KEEPS, "plan": schema.optional(PLAN)}
-)
-_MEMBER = schema.fields(
-    {"batch": schema.POSITIVE, "keeps": KEEPS, "alone": _ALONE, "memory_kib": MEMORY, "best": BEST}
-)
-HOST = schema.fields({"members": schema.list_of(_MEMBER, 1)})  # what `team.host_part` gives
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,52 +135,3 @@ class Member:
             tuple(values["memory_kib"]),
             tuple(values["best"]),
         )
-
-
-# -- a sweep's checkpoint --------------------------------------------------------------------------
-
-
-def network_in(trainer: Trainer, host: Mapping[str, Any]) -> Network:
-    """The network whose sizes everybody's arrays have, from what `team.host_part` gave."""
-    return trainer.whole.part(keeps_of(host["members"][0]["keeps"]))
-
-
-def abstract_states(trainer: Trainer, host: Mapping[str, Any]) -> TrainState:
-    """The stacked state's shapes and types that belong to a `team.host_part`.
-
-    Raises:
-      schema.Unfit: it lacks a field, as another version's may, or holds what these runs cannot.
-    """
-    schema.check(host, HOST)
-    for member in host["members"]:
-        for keeps in (member["keeps"], member["alone"]["keeps"]):
-            check_keeps(keeps, trainer.whole.groups)
-    one = trainer.steps.state_shapes(network_in(trainer, host))
-    count = len(host["members"])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), one)
-
-
-def run_of(trainer: Trainer, checkpoint: Checkpoint, k: int) -> Run:
-    """The k-th member as a run, to be evaluated: its arrays are as large as everybody's.
-
-    Args:
-      trainer: the member's.
-      checkpoint: of its sweep, restored with `abstract_states`.
-      k: which one.
-    """
-    member = Member.from_dict(trainer, checkpoint.epoch, checkpoint.host["members"][k])
-    network, keeps = network_in(trainer, checkpoint.host), member.keeps
-    state = member_of(checkpoint.state, k)
-    return Run(
-        epoch=member.epoch,
-        batch=member.batch,
-        batch_in_use=member.batch_in_use,
-        chunk=CHUNK,
-        network=network,
-        keeps=keeps,
-        state=state,
-        given=trainer.given(network, keeps, state),
-        splits=trainer.splits(keeps),
-        memory_kib=member.memory_kib,
-        best=member.best,
-    )

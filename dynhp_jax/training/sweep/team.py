@@ -11,7 +11,6 @@ rate or a mini-batch across a threshold, from where on they are two runs.
 """
 
 import dataclasses
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.common import schema
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.memory.registry import METERS
@@ -27,10 +25,13 @@ from dynhp_jax.structure.counts import numbers_in
 from dynhp_jax.training import build, config
 from dynhp_jax.training.compiled.budget import CHUNK
 from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import epoch_results, epoch_schedules, shape_plans
+from dynhp_jax.training.run.epoch_results import Choice, Pruned, Record
 from dynhp_jax.training.run.examples import Split
+from dynhp_jax.training.run.one_epoch import one_epoch
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step import evaluation
 from dynhp_jax.training.step.gradients import estimator
@@ -140,25 +141,8 @@ class Team:
         given = stacked([run.given for run in runs])
         return Replicas(runs[0].network, members, state, given, runs[0].splits)
 
-    def resume(self, epoch: int, state: TrainState, host: Mapping[str, Any]) -> Replicas:
-        """What `host_part` and its state were saved from."""
-        members = tuple(
-            Member.from_dict(trainer, epoch, each)
-            for trainer, each in zip(self.trainers, host["members"], strict=True)
-        )
-        network = solo.network_in(self.lead, host)
-        given = self._given(network, members, state)
-        splits = self.lead.splits(members[0].keeps)
-        return Replicas(network, members, state, given, splits)
-
-    def state_shapes(self, host: Mapping[str, Any]) -> TrainState:
-        """The stacked state's shapes and types that belong to a `host_part`; see `sweep.member`."""
-        shapes = solo.abstract_states(self.lead, host)
-        if len(host["members"]) != len(self.trainers):
-            raise schema.Unfit(f"it has {len(host['members'])} members")
-        return shapes
-
-    def _given(self, network: Network, members: Sequence[Member], state: TrainState) -> StepInputs:
+    def given(self, network: Network, members: Sequence[Member], state: TrainState) -> StepInputs:
+        """What steps read beside the members' stacked state."""
         return stacked(
             [
                 trainer.given(network, member.keeps, member_of(state, k))
@@ -166,89 +150,42 @@ class Team:
             ]
         )
 
-    # -- one epoch ---------------------------------------------------------------------------------
+    # -- one epoch (`run.one_epoch.Execution`) -----------------------------------------------------
 
-    def advance(self, replicas: Replicas) -> tuple[Replicas, list[epoch_results.Record]]:
-        """One epoch of every member.
+    def advance(self, replicas: Replicas) -> tuple[Replicas, list[Record]]:
+        """One epoch of every member; see `one_epoch.one_epoch`."""
+        return one_epoch(self, replicas)
 
-        Args:
-          replicas: where they stand; their arrays are consumed.
+    def members(self, replicas: Replicas) -> tuple[Member, ...]:
+        """What is each one's own."""
+        return replicas.members
 
-        Returns:
-          Where they stand now, and each one's record, as `loop.advance` gives it; seconds are a
-          member's share.
+    def with_members(self, replicas: Replicas, members: Sequence[Member]) -> Replicas:
+        """With something else as each one's own."""
+        return dataclasses.replace(replicas, members=tuple(members))
 
-        Raises:
-          Diverged: a loss or a variance of gradients is no longer a number.
-        """
-        began, waited_before = time.perf_counter(), self.programs.waited
-        network, epoch = replicas.network, replicas.epoch + 1
-        # A mini-batch changes in the epoch in which it would in the member's single run.
-        members = tuple(
+    def each(self, tree: Any) -> list[Any]:
+        """Stacked arrays as a tree for each member."""
+        return [member_of(tree, k) for k in range(len(self.trainers))]
+
+    def joined(self, trees: Sequence[Any]) -> Any:
+        """Each member's arrays, stacked."""
+        return stacked(trees)
+
+    def begin(self, replicas: Replicas) -> Replicas:
+        """A mini-batch changes in the epoch in which it would in the member's single run."""
+        members = (
             dataclasses.replace(member, alone=solo.carry_out(trainer, member.alone))
             for trainer, member in zip(self.trainers, replicas.members, strict=True)
         )
-        replicas = dataclasses.replace(replicas, members=members)
-        state, tallies = self._train(replicas, epoch)
-        epoch_results.check(epoch, *(tally.loss for tally in tallies))
+        return self.with_members(replicas, list(members))
 
-        masks, batches = jax.device_get(state.masks), [m.batch_in_use for m in replicas.members]
-        everyone = range(len(self.trainers))
-        pruned = [
-            epoch_results.prune(
-                self.trainers[k], network, epoch, batches[k], tallies[k], member_of(masks, k)
-            )
-            for k in everyone
-        ]
-        state = state._replace(masks=stacked([each.masks for each in pruned]))
-        given = replicas.given._replace(prices=stacked([each.prices for each in pruned]))
+    def spent(self, replicas: Replicas) -> list[dict[str, Bytes]]:
+        """Nobody counts what a member takes of the programs of all."""
+        return [{} for _ in self.trainers]
 
-        results = [{} for _ in everyone]
-        for name in sorted(replicas.splits.keys() - {"train"}):
-            for k, found in enumerate(self._evaluate(network, state, replicas.splits, name)):
-                results[k][name] = found
-        called = network.task.called
-        epoch_results.check(epoch, *(each["test"][called] for each in results))
-
-        means = jax.device_get(state.means)
-        epoch_results.check(epoch, *means.grad_variance)
-        materialised = numbers_in(state.variables["params"]) // len(everyone)
-        members, records = [], []
-        for k, trainer in enumerate(self.trainers):
-            member = replicas.members[k]
-            choice = epoch_results.choose(
-                trainer, network, member.batch, batches[k], pruned[k].parameters,
-                member_of(means, k),
-            )  # fmt: skip
-            record = epoch_results.record(
-                trainer, epoch, batches[k], tallies[k], pruned[k], results[k], choice,
-                materialised, {},
-            )  # fmt: skip
-            records.append(record)
-            left = {
-                name: member.keeps[name][np.flatnonzero(mask)]
-                for name, mask in pruned[k].masks.items()
-            }
-            members.append(
-                dataclasses.replace(
-                    member,
-                    batch=choice.batch,
-                    alone=solo.after_epoch(trainer, member.alone, left, choice.wanted),
-                    memory_kib=(*member.memory_kib, record["memory_kib"]),
-                    best=min(member.best, (network.task.cost(results[k]["test"]), epoch)),
-                )
-            )
-        replicas = dataclasses.replace(replicas, members=tuple(members), state=state, given=given)
-        replicas = self._cut(replicas, [each.masks for each in pruned])
-        waited = self.programs.waited - waited_before
-        clocks = {
-            "seconds": (time.perf_counter() - began - waited) / len(everyone),
-            "compile_seconds": waited / len(everyone),
-            "compilations": self.programs.compilations,
-        }
-        return replicas, [record | clocks for record in records]
-
-    def _train(self, replicas: Replicas, epoch: int) -> tuple[TrainState, list[Tally]]:
+    def train(self, replicas: Replicas, epoch: int) -> tuple[Replicas, list[Tally]]:
+        """The members after the steps of an epoch, and the tally of each."""
         sizes = np.array([member.batch_in_use for member in replicas.members], np.int32)
         batch, even = int(sizes.max()), bool((sizes == sizes[0]).all())
         network, count = replicas.network, len(sizes)
@@ -269,15 +206,15 @@ class Team:
             *(replicas.state, *data, self.examples // sizes),
         )
         state, tallies = program(replicas.state, *data, self.examples // sizes)
-        tallies = jax.device_get(tallies)
-        return state, [epoch_results.on_host(member_of(tallies, k)) for k in range(count)]
+        tallies = [epoch_results.on_host(each) for each in self.each(jax.device_get(tallies))]
+        return dataclasses.replace(replicas, state=state), tallies
 
-    def _evaluate(
-        self, network: Network, state: TrainState, splits: Mapping[str, Split], name: str
-    ) -> list[dict[str, Any]]:
-        split, examples = splits[name], len(splits[name])
+    def evaluate(self, replicas: Replicas, name: str) -> list[dict[str, Any]]:
+        """The results of every member on a split."""
+        network, split = replicas.network, replicas.splits[name]
+        examples = len(split)
         chunk = min(CHUNK, examples)
-        arguments = (*state.evaluated, split.inputs, split.targets)
+        arguments = (*replicas.state.evaluated, split.inputs, split.targets)
         program = self.programs.get(
             f"evaluation of replicas on {name}",
             (network.model, chunk, len(self.trainers), self.lead.steps.compiled_for),
@@ -290,11 +227,22 @@ class Team:
         )
         rest = np.int32(examples)
         parts = [program(*arguments, np.int32(i), rest) for i in range(-(-examples // chunk))]
-        sums = evaluation.added_up(parts)
         return [
-            epoch_results.of_split(network.task, member_of(sums, k), examples)
-            for k in range(len(self.trainers))
+            epoch_results.of_split(network.task, sums, examples)
+            for sums in self.each(evaluation.added_up(parts))
         ]
+
+    def end(
+        self, replicas: Replicas, pruned: Sequence[Pruned], choices: Sequence[Choice]
+    ) -> Replicas:
+        """With smaller arrays for all, if enough units are dead in everybody's."""
+        members = []
+        for k, member in enumerate(replicas.members):
+            living = {name: np.flatnonzero(mask) for name, mask in pruned[k].masks.items()}
+            left = {name: member.keeps[name][kept] for name, kept in living.items()}
+            alone = solo.after_epoch(self.trainers[k], member.alone, left, choices[k].wanted)
+            members.append(dataclasses.replace(member, alone=alone))
+        return self._cut(self.with_members(replicas, members), [each.masks for each in pruned])
 
     def _cut(self, replicas: Replicas, masks: Sequence[Mapping[str, np.ndarray]]) -> Replicas:
         """With smaller arrays for all, if enough units are dead in everybody's."""
@@ -323,12 +271,7 @@ class Team:
         if any(members[0].keeps[name].size < before[name].size
                for name in network.input_axes.values()):  # fmt: skip
             splits = trainer.splits(members[0].keeps)
-        given = self._given(network, members, state)
+        given = self.given(network, members, state)
         return dataclasses.replace(
             replicas, network=network, members=members, state=state, given=given, splits=splits
         )
-
-
-def host_part(replicas: Replicas) -> dict[str, Any]:
-    """What a checkpoint needs beside the arrays, as JSON holds it."""
-    return {"members": [member.to_dict() for member in replicas.members]}
