@@ -1,5 +1,6 @@
 """Fine-tuning in a byte budget: update less, store less, in any model."""
 
+from dynhp_jax.finetune.bit_activations import bit_activations
 from dynhp_jax.finetune.costs import Cost, channel_costs, sparse_update_bytes
 from dynhp_jax.finetune.drawing import (
     Quota,
@@ -27,6 +28,7 @@ __all__ = [
     "Quota",
     "Rows",
     "apply_rows",
+    "bit_activations",
     "by_row",
     "capacities",
     "channel_costs",

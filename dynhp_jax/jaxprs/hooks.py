@@ -19,13 +19,13 @@ class Region:
       source: the variable that they read, beside constants.
       result: the one of theirs that others read.
       indices: of the equations, in their order.
-      replace: (function, array) -> `function(array)`, with another backward pass.
+      replace: array -> what the equations make of it, with another backward pass.
     """
 
     source: Any
     result: Any
     indices: tuple[int, ...]
-    replace: Callable[[Callable, Any], Any]
+    replace: Callable[[Any], Any]
 
 
 class Hook:

@@ -8,10 +8,8 @@ of matrix products and convolutions, the places where units are read.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 from jax.extend import core as jex
 from jax.sharding import NamedSharding
 
-from dynhp_jax.jaxprs.hooks import Hook, Region, with_parts
+from dynhp_jax.jaxprs.hooks import Hook, with_parts
 from dynhp_jax.jaxprs.labels import Axis, axis_size
 from dynhp_jax.jaxprs.rules.contractions import CONTRACTIONS
 from dynhp_jax.jaxprs.shardings import evenly, take
@@ -120,8 +118,7 @@ class Run:
             if region is None:
                 self._evaluate(analysis, env, index)
             elif index == region.indices[-1]:
-                run = functools.partial(self._region, analysis, env, region)
-                env[region.result] = region.replace(run, env[region.source])
+                env[region.result] = region.replace(env[region.source])
 
     def _evaluate(self, analysis: Analysis, env: Environment, index: int) -> None:
         eqn = analysis.jaxpr.eqns[index]
@@ -130,13 +127,6 @@ class Run:
         with _context(eqn):
             results = self._equation(analysis, index, eqn, operands)
         env.update(zip(eqn.outvars, results, strict=True))
-
-    def _region(self, analysis: Analysis, env: Environment, region: Region, array: Any) -> Any:
-        """The result of a region where its source is this array."""
-        inside = collections.ChainMap({region.source: array}, env)
-        for index in region.indices:
-            self._evaluate(analysis, inside, index)
-        return inside[region.result]
 
     def _read(self, analysis: Analysis, env: Environment, atom: Any, copy: Value) -> Any:
         if isinstance(atom, jex.Literal):
