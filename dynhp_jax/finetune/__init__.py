@@ -1,6 +1,9 @@
 """Fine-tuning in a byte budget: update less, store less, in any model."""
 
+from dynhp_jax.finetune import decomposition
 from dynhp_jax.finetune.bit_activations import bit_activations
+from dynhp_jax.finetune.chunked import chunked_prefix
+from dynhp_jax.finetune.compressed import calibrate, compressed
 from dynhp_jax.finetune.costs import Cost, channel_costs, sparse_update_bytes
 from dynhp_jax.finetune.drawing import (
     Quota,
@@ -30,8 +33,12 @@ __all__ = [
     "apply_rows",
     "bit_activations",
     "by_row",
+    "calibrate",
     "capacities",
     "channel_costs",
+    "chunked_prefix",
+    "compressed",
+    "decomposition",
     "draw",
     "draw_pooled",
     "draw_top",

@@ -219,7 +219,10 @@ class KernelReads:
                 self._other(each, "is used inside a function with a derivative of its own")
             return nothing
         if name in CALLS:
-            return self._walk(bodies[0], operands)
+            again = name in ("remat", "remat2", "checkpoint")
+            return (
+                self._inside(eqn, bodies[0], operands) if again else self._walk(bodies[0], operands)
+            )
         if name == "cond":
             self._other(operands[0], "decides between branches")
             found = [self._inside(eqn, body, operands[1:]) for body in bodies]

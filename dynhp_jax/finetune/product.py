@@ -61,6 +61,41 @@ class KernelProduct:
         """The axis of a convolution's result that counts what it makes."""
         return self.eqn.params["dimension_numbers"].out_spec[1]
 
+    @property
+    def plain(self) -> bool:
+        """Whether rows are positions of one axis of the kernel and of one of the data."""
+        return len(self.summed) == 1 and not self.grouped
+
+    def matched(self, axis: int) -> int | None:
+        """The axis of the result whose positions go with those of an axis of the data."""
+        if self.kind != DENSE:
+            numbers = self.eqn.params["dimension_numbers"]
+            return numbers.out_spec[0] if axis == numbers.lhs_spec[0] else None
+        contracted, shared = self.eqn.params["dimension_numbers"]
+        ranks = [len(var.aval.shape) for var in self.eqn.invars]
+        free = [
+            [d for d in range(ranks[k]) if d not in (*contracted[k], *shared[k])] for k in (0, 1)
+        ]
+        if axis not in free[self.data]:
+            return None
+        before = len(shared[0]) + (len(free[0]) if self.data == 1 else 0)
+        return before + free[self.data].index(axis)
+
+    def placed(self, gradient: Any) -> Any:
+        """[rows, *others] of a plain product as a gradient of the kernel."""
+        return jnp.moveaxis(gradient, 0, self.kernel_summed[0])
+
+    def whole_gradient(self, array: Any, cotangent: Any) -> Any:
+        """The kernel's gradient where the data is this array."""
+        aval = self.eqn.invars[self.side].aval
+
+        def product(kernel: Any) -> Any:
+            operands = (kernel, array) if self.side == 0 else (array, kernel)
+            return bind(self.eqn, operands)[0]
+
+        aval = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+        return jax.linear_transpose(product, aval)(cotangent)[0]
+
     def channels_first(self, array: Any) -> Any:
         """The data with all its rows on the first of the summed axes; the others have size one."""
         sizes, order = self.order

@@ -75,10 +75,6 @@ class Hook:
         """Around a step of the loop, with the slices of `by_step`."""
         yield
 
-    def execute(self, run: Any, analysis: Analysis, args: Sequence[Any]) -> list[Any]:
-        """The results of the whole function; `run(analysis, args)` gives the ordinary ones."""
-        return run(analysis, args)
-
     def finish(self, outputs: Any) -> Any:
         """After the run: the function's outputs, perhaps with more; raises what was not right."""
         return outputs
@@ -129,11 +125,6 @@ class Chain(Hook):
                 stack.enter_context(hook.in_step(body, own))
             yield
 
-    def execute(self, run: Any, analysis: Analysis, args: Sequence[Any]) -> list[Any]:
-        for hook in self.hooks:
-            run = _executing(hook, run)
-        return run(analysis, args)
-
     def finish(self, outputs: Any) -> Any:
         for hook in self.hooks:
             outputs = hook.finish(outputs)
@@ -152,7 +143,3 @@ def with_parts(
 
 def _within(hook: Hook, eqn: Any, values: list[Value], run: Callable) -> Callable:
     return lambda *args: hook.bind(eqn, values, list(args), run)
-
-
-def _executing(hook: Hook, run: Callable) -> Callable:
-    return lambda analysis, args: hook.execute(run, analysis, args)

@@ -26,21 +26,21 @@ class Kept:
       array: the data, or of its channels those that are kept, perhaps approximately.
       groups: of a convolution with so many channels; None if it is the equation's number.
       cotangent: what of a cotangent goes with these channels.
-      gradient: (function, cotangent) -> `function(array, cotangent)`, where the function is linear
-        in the channels of the array and has them on the first axis of its result; a compressed
-        array need not be expanded for it.
+      gradient: (function, cotangent, by_channel) -> `function(array, cotangent)` of a function that
+        is linear in both, and with `by_channel` has the array's channels on the first axis of its
+        result; a compressed array need not be expanded for it.
     """
 
     array: Any
     groups: int | None = None
     cotangent: Callable[[Any], Any] = lambda cotangent: cotangent
-    gradient: Callable[[Callable, Any], Any] | None = None
+    gradient: Callable[[Callable, Any, bool], Any] | None = None
 
-    def contracted(self, function: Callable, cotangent: Any) -> Any:
+    def contracted(self, function: Callable, cotangent: Any, by_channel: bool = True) -> Any:
         """`function(array, cotangent)`."""
         if self.gradient is None:
             return function(self.array, cotangent)
-        return self.gradient(function, cotangent)
+        return self.gradient(function, cotangent, by_channel)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Part:
     Attributes:
       data: which operand is the data.
       given: pytree of arrays that the functions below take as their last argument.
+      prepare: (what the others narrow the data to, without derivatives) -> `given`, instead of it.
       narrow: (data, given) -> of the data what has to be kept.
       narrowed: (kept, given) -> the same with `groups` and `cotangent` of what `narrow` left.
       pack: (array, given) -> pytree of arrays, kept instead of the array.
@@ -61,6 +62,7 @@ class Part:
 
     data: int
     given: Any = ()
+    prepare: Callable | None = None
     narrow: Callable | None = None
     narrowed: Callable | None = None
     pack: Callable | None = None
@@ -123,7 +125,13 @@ def product_with_parts(run: Callable, args: Sequence[Any], parts: Sequence[Part]
         return change, of_rows, tuple(own)
 
     product.defvjp(forward, backward)
-    return [product(args[data], args[1 - data], tuple(part.given for part in parts))]
+    given = [part.given for part in parts]
+    narrowed = jax.lax.stop_gradient(args[data])
+    for part in parts:
+        narrowed = part.narrow(narrowed, part.given) if part.narrow else narrowed
+    for k, part in enumerate(parts):
+        given[k] = part.prepare(narrowed) if part.prepare else part.given
+    return [product(args[data], args[1 - data], tuple(given))]
 
 
 def for_probe(probe: Any, function: Callable, *args: Any) -> Any:

@@ -26,14 +26,11 @@ class Call:
       traced: the function below all transforms.
       apply: that function.
       variables, inputs: what it was called with.
-      hook_for: (traced, inputs) -> the hooks of all transforms, for a trace on other inputs.
     """
 
     traced: Traced
-    apply: Callable
     variables: Any
     inputs: tuple
-    hook_for: Callable[[Traced, tuple], Hook]
 
 
 # (call, *arguments of the transform) -> what it does to equations.
@@ -58,7 +55,13 @@ def transformed(apply: Callable, arguments: int, make: MakeHook) -> Callable:
       `f(variables, *arguments, *others) -> outputs`.
     """
     layers = (*getattr(apply, "transforms", ()), _Layer(arguments, make))
-    core = getattr(apply, "transformed", apply)
+    return with_layers(getattr(apply, "transformed", apply), layers)
+
+
+def with_layers(core: Callable, layers: tuple[_Layer, ...]) -> Callable:
+    """A function under the transforms of another one (its `transforms`)."""
+    if not layers:
+        return core
 
     def function(variables: Any, *given: Any) -> Any:
         arguments, inputs = [], given
@@ -72,16 +75,13 @@ def transformed(apply: Callable, arguments: int, make: MakeHook) -> Callable:
             arguments.append(inputs[: layer.arguments])
             inputs = inputs[layer.arguments :]
 
-        def hook_for(traced: Traced, inputs: tuple) -> Hook:
-            call = Call(traced, core, variables, inputs, hook_for)
-            pairs = zip(layers, reversed(arguments), strict=True)
-            hooks = [layer.make(call, *own) for layer, own in pairs]
-            return hooks[0] if len(hooks) == 1 else Chain(hooks)
-
         traced = trace(core, variables, inputs)
-        hook = hook_for(traced, inputs)
-        run = Run(traced.walk, hook=hook)
-        out = hook.execute(run, traced.analysis, jax.tree.leaves((variables, inputs)))
+        call = Call(traced, variables, inputs)
+        pairs = zip(layers, reversed(arguments), strict=True)
+        hooks = [layer.make(call, *own) for layer, own in pairs]
+        hook = hooks[0] if len(hooks) == 1 else Chain(hooks)
+        leaves = jax.tree.leaves((variables, inputs))
+        out = Run(traced.walk, hook=hook)(traced.analysis, leaves)
         return hook.finish(jax.tree.unflatten(traced.out_tree, out))
 
     function.transforms, function.transformed = layers, core
