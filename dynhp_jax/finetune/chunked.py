@@ -185,9 +185,8 @@ class _Split:
             each = leaf.shape[d] // examples
             return lax.slice_in_dim(leaf, start * each, (start + count) * each, axis=d)
 
-        whole = [
-            take(jnp.asarray(x), d, 0, parts * chunk) for x, d in zip(inputs, axes, strict=True)
-        ]
+        pairs = [(jnp.asarray(x), d) for x, d in zip(inputs, axes, strict=True)]
+        whole = [take(x, d, 0, parts * chunk) for x, d in pairs]
         moved = [x for x, d in zip(whole, axes, strict=True) if d is not None]
         places = [d for d in axes if d is not None]
         run = part_of(chunk)
@@ -206,10 +205,9 @@ class _Split:
             found.append(x.reshape(*x.shape[:d], -1, *x.shape[d + 2 :]))
         if rest:
             start = parts * chunk
-            last = [take(jnp.asarray(x), d, start, rest) for x, d in zip(inputs, axes, strict=True)]
-            more = part_of(rest)(last)
-            pairs = zip(found, more, of_cut, strict=True)
-            found = [jnp.concatenate([a, b], d) for a, b, d in pairs]
+            last = part_of(rest)([take(x, d, start, rest) for x, d in pairs])
+            both = zip(found, last, of_cut, strict=True)
+            found = [jnp.concatenate([a, b], d) for a, b, d in both]
         return dict(zip(self.cut, found, strict=True))
 
     def prefix(self, small: Traced, leaves: list[Any]) -> list[Any]:
