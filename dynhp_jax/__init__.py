@@ -42,6 +42,7 @@ from dynhp_jax.tasks import losses, metrics
 from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
+    from dynhp_jax.data.streamed import Mapped
     from dynhp_jax.training.config import Config
     from dynhp_jax.training.extension import EpochStart, Extension
     from dynhp_jax.training.fit import fit
@@ -58,6 +59,7 @@ __all__ = [
     "Group",
     "Groups",
     "Keeps",
+    "Mapped",
     "Member",
     "Metric",
     "UserError",
@@ -91,6 +93,7 @@ _LATER = {  # name -> module, loaded when it is asked for
     "Config": "dynhp_jax.training.config",
     "EpochStart": "dynhp_jax.training.extension",
     "Extension": "dynhp_jax.training.extension",
+    "Mapped": "dynhp_jax.data.streamed",
     "fit": "dynhp_jax.training.fit",
 }
 

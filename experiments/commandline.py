@@ -16,7 +16,7 @@ from ml_collections import config_flags
 from dynhp_jax.common.errors import ConfigError, UserError, shown
 from dynhp_jax.common.notices import Notice
 from dynhp_jax.training import config as configuration
-from experiments import config_file
+from experiments import config_file, field_help
 from experiments.interrupting import AT_ONCE, INTERRUPTED, raised
 
 USER_ERROR = 2
@@ -119,6 +119,8 @@ def parse(
         if with_config:
             flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=values)
         print(values.get_help())
+        if with_config:
+            print(f"\n{field_help.text(sections)}")
         raise SystemExit(0)
     file = config = None
     argv = _all_arguments(argv)

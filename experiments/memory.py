@@ -59,7 +59,7 @@ def plan(
 ) -> list[str]:
     """The lines of both tables; limits are {text: bytes}, {} for the config's own budget."""
     dataset = build.dataset_of(config)
-    counts = {"train": len(dataset.y_train), "test": len(dataset.y_test)}
+    counts = {name: len(dataset.splits[name]) for name in ("train", "test")}
     if max(batches) > counts["train"]:
         raise UserError(f"--batches: {max(batches)} is above the {counts['train']} examples")
     whole = build.network_of(config, dataset)

@@ -6,6 +6,7 @@ from dynhp_jax.batch_size import rules
 from dynhp_jax.common.fields import (
     Section,
     choice,
+    named,
     number,
     positive,
     whole,
@@ -16,7 +17,7 @@ from dynhp_jax.common.fields import (
 class Batch(Section):
     prefix = "batch."
     size: int = whole(0, 0, "examples of a mini-batch (at first); 0: by the method")
-    rule: str = choice("method", ("method", *rules.RULES), "how it grows; 'method': by the method")
+    rule: str = named("method", ("method", *rules.RULES), "how it grows; 'method': by the method")
     every: str = choice(
         "epoch",
         ("epoch", "step"),

@@ -118,6 +118,15 @@ def is_own(text: str) -> bool:
     return parts is not None and parts["module"] is not None
 
 
+def object_name(text: str) -> str:
+    """The name of the object in a text `module:object`.
+
+    >>> object_name("mine:far(by=2)")
+    'far'
+    """
+    return _TEXT.fullmatch(text.strip())["name"]
+
+
 def value(text: str, word: str, origin: Origin, remedy: str) -> Any:
     """What a text `module:object` names: the object itself, or the result of `object(options)`.
 

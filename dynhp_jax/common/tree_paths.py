@@ -30,9 +30,13 @@ def path_name(path: Sequence[Any]) -> Path:
 
 
 def below(prefix: str) -> Callable[[Path], bool]:
-    """Tells the paths of leaves below a prefix; of all leaves but the inputs if it is empty."""
+    """Tells the paths of leaves below a prefix, or at it; of all but the inputs if it is empty."""
     start = prefix + "/" if prefix else ""
-    return lambda path: path.startswith(start) and not isinstance(path, InputPath)
+
+    def is_below(path: Path) -> bool:
+        return (path == prefix or path.startswith(start)) and not isinstance(path, InputPath)
+
+    return is_below
 
 
 def of_variables(by_path: Mapping[Path, Any]) -> dict[Path, Any]:

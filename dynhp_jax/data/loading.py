@@ -12,10 +12,14 @@ import numpy as np
 from dynhp_jax.common import cache_folder, paths
 from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.data import cached, download, originals, prepared
-from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable, hashed_order
+from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable
+from dynhp_jax.data.digits import digits
+from dynhp_jax.data.held_out import hold_out
 from dynhp_jax.data.pairs import Pairs
+from dynhp_jax.data.shipped import SHIPPED
+from dynhp_jax.data.task_data import TaskData
 
-NAMES = ("digits", *PUBLISHED)
+NAMES = ("digits", *PUBLISHED, *SHIPPED)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -131,23 +135,25 @@ def load(
     flat: bool = False,
     validation: float = 0.0,
     validation_seed: int = 0,
-) -> Dataset:
+) -> Dataset | TaskData:
     """Loads a data set, the same examples in the same order whichever way they come.
 
     The ways, in this order: the cache; a directory prepared by tensorflow-datasets (`directory`,
     `TFDS_DATA_DIR`, `~/tensorflow_datasets`); the original files (`directory`,
-    `DYNHP_ORIGINALS`); a download of the original files. `digits` comes with scikit-learn.
+    `DYNHP_ORIGINALS`); a download of the original files. `digits` and the names of `SHIPPED` come
+    with scikit-learn and Python.
 
     Args:
       name: one of `NAMES`.
       directory: holds either prepared data or original files.
       cache: of decoded arrays; None: `DYNHP_CACHE`, else the user's cache directory.
-      flat: give examples as vectors of features.
+      flat: give images of classes as vectors of features.
       validation: share of the training set, from 0 to below 1, to hold out.
       validation_seed: another seed holds out another part.
 
     Returns:
-      A `Dataset`. Images are scaled here, on the host and once, to f32 from 0 to 1.
+      A `Dataset`, whose images are scaled here, on the host and once, to f32 from 0 to 1; of the
+      names of `SHIPPED` a `TaskData`.
 
     Raises:
       ConfigError: `name`, `directory` or `validation` is not allowed.
@@ -167,9 +173,11 @@ def load(
     if directory and not os.path.isdir(directory):
         raise ConfigError("data.dir", str(directory), "an existing directory")
 
+    if name in SHIPPED:
+        return SHIPPED[name].load(name, validation, validation_seed)
     if name == "digits":
         version, num_classes, white = "1", 10, 16
-        train, test = _digits()
+        train, test = digits()
     else:
         entry = PUBLISHED[name]
         version, num_classes, white = entry.version, entry.num_classes, 255
@@ -183,7 +191,7 @@ def load(
         x.flags.writeable = y.flags.writeable = False
         return x, y
 
-    kept, held_out = _hold_out(len(train[1]), validation, validation_seed)
+    kept, held_out = hold_out(len(train[1]), validation, validation_seed)
     x_train, y_train = ready(train, kept)
     x_validation, y_validation = ready(train, held_out)
     x_test, y_test = ready(test, slice(None))
@@ -198,17 +206,6 @@ def load(
         x_test=x_test,
         y_test=y_test,
     )
-
-
-def _digits() -> tuple[Arrays, Arrays]:
-    """scikit-learn's 1,797 digits of 8 x 8 pixels from 0 to 16: 1,437 to train on, 360 to test."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images, labels = bunch.images[..., None].astype(np.uint8), bunch.target.astype(np.uint8)
-    order = hashed_order("digits", len(labels))
-    train, test = np.sort(order[:1437]), np.sort(order[1437:])
-    return (images[train], labels[train]), (images[test], labels[test])
 
 
 def _published(entry: Published, directory: Path | None, folder: Path | None) -> list[Arrays]:
@@ -254,15 +251,6 @@ def _places(directory: Path | None, variable: str) -> Iterator[Path]:
         yield directory
     if place := paths.of_environment(variable):
         yield place
-
-
-def _hold_out(count: int, share: float, seed: int) -> tuple[np.ndarray | slice, np.ndarray]:
-    """Rows kept and rows held out, both ascending."""
-    if not share:
-        return slice(None), np.empty(0, np.int64)
-    size = min(max(1, round(count * share)), count - 1)
-    order = hashed_order(f"validation {seed} ", count)
-    return np.sort(order[size:]), np.sort(order[:size])
 
 
 def _allowed_names(found: str) -> str:

@@ -18,7 +18,9 @@ from dynhp_jax.common.fields import (
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
     prefix = "data."
-    name: str = named("digits", data.NAMES, "the dataset; digits is embedded, needs no download")
+    name: str = named(
+        "digits", data.NAMES, "the dataset; all but mnist, fashion_mnist, cifar10 need no download"
+    )
     dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
     examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")

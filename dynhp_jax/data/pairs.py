@@ -1,7 +1,7 @@
 """Examples as pairs of inputs and targets: pytrees of NumPy arrays with a leading axis."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -21,36 +21,58 @@ class Pairs:
     inputs: Any
     targets: Any
 
+    in_turn = False  # `chunks` takes them in any order
+
     def __len__(self) -> int:
         return len(jax.tree.leaves(self.targets)[0])
+
+    @property
+    def leaves(self) -> list[Any]:
+        """All arrays."""
+        return jax.tree.leaves((self.inputs, self.targets))
+
+    @property
+    def example(self) -> "Pairs":
+        """Shapes and types of one example."""
+        return Pairs(example_of(self.inputs), example_of(self.targets))
 
     def first(self, count: int) -> "Pairs":
         """The first so many."""
         return self.map(lambda leaf: leaf[:count])
+
+    def limited(self, count: int) -> "Pairs":
+        """The first so many; see `streamed.Streamed.limited`."""
+        return self.first(count)
+
+    def sample(self) -> "Pairs":
+        """All; see `streamed.Streamed.sample`."""
+        return self
+
+    def chunks(self, order: np.ndarray | None, size: int) -> Iterator["Pairs"]:
+        """Arrays of `size` examples each; the last ones may be fewer.
+
+        Args:
+          order: which examples, and in which order; None for all, in turn.
+          size: how many at once.
+        """
+        for start in range(0, len(self) if order is None else len(order), size):
+            rows = slice(start, start + size)
+            rows = rows if order is None else order[rows]
+            yield self.map(lambda leaf, rows=rows: leaf[rows])
 
     def map(self, function: Callable) -> "Pairs":
         """Pairs with a function applied to every array."""
         return Pairs(jax.tree.map(function, self.inputs), jax.tree.map(function, self.targets))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ArrayData:
-    """A data set of one's own arrays.
-
-    Attributes:
-      splits: 'train', 'test', maybe 'validation'.
-      name: for reports.
-    """
-
-    splits: Mapping[str, Pairs]
-    name: str = "own"
-    num_classes = 0  # nobody says; no confusion matrix is counted
-
-    @property
-    def example_shape(self) -> tuple[int, ...]:
-        """Of images; () where the inputs are not one array."""
-        inputs = self.splits["train"].inputs
-        return np.shape(inputs)[1:] if hasattr(inputs, "shape") else ()
+def example_of(batch: Any) -> Any:
+    """Shapes and types of one example, from arrays [examples, ...]."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            np.shape(leaf)[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)
+        ),
+        batch,
+    )
 
 
 def pairs_of(name: str, given: Any) -> Pairs:
@@ -67,10 +89,11 @@ def pairs_of(name: str, given: Any) -> Pairs:
     if not isinstance(given, (tuple, list)) or len(given) != 2:
         raise UserError(
             f"{name} is a {type(given).__name__}; allowed: (inputs, targets), arrays or pytrees of"
-            " arrays [examples, ...]"
+            " arrays [examples, ...]; a source with __len__ and __getitem__ of such pairs; or an"
+            " iterable of batches"
         )
     try:
-        inputs, targets = (jax.tree.map(_array, each) for each in given)
+        inputs, targets = (jax.tree.map(as_array, each) for each in given)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} holds what is no array of numbers ({error})") from None
     counts = {np.shape(leaf)[:1] for leaf in jax.tree.leaves((inputs, targets))}
@@ -84,30 +107,12 @@ def pairs_of(name: str, given: Any) -> Pairs:
     return Pairs(inputs, targets)
 
 
-def array_data(train: Any, test: Any, validation: Any = None) -> ArrayData:
-    """A data set from pairs (inputs, targets).
-
-    Args:
-      train, test, validation: see `pairs_of`; None for no validation.
+def as_array(leaf: Any) -> np.ndarray:
+    """Numbers as an array of the type that is trained on.
 
     Raises:
-      UserError: as `pairs_of`; or the examples of two splits differ in shape or type.
+      TypeError: they are no numbers.
     """
-    given = {"train": train, "test": test} | (
-        {} if validation is None else {"validation": validation}
-    )
-    splits = {name: pairs_of(name, each) for name, each in given.items()}
-    kinds = {name: _kind(each) for name, each in splits.items()}
-    for name, kind in kinds.items():
-        if kind != kinds["train"]:
-            raise UserError(
-                f"an example of {name} is {kind}, one of train is {kinds['train']}; bring all to"
-                " one shape and type"
-            )
-    return ArrayData(splits)
-
-
-def _array(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     if (
         array.dtype.kind not in "biufV"
@@ -118,8 +123,8 @@ def _array(leaf: Any) -> np.ndarray:
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype), copy=False)
 
 
-def _kind(pairs: Pairs) -> str:
+def kind_of(example: Pairs) -> str:
     """Structure, shapes and types of an example, as text."""
-    leaves, tree = jax.tree.flatten((pairs.inputs, pairs.targets))
-    shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape[1:])}" for leaf in leaves)
+    leaves, tree = jax.tree.flatten((example.inputs, example.targets))
+    shapes = ", ".join(f"{leaf.dtype}{list(leaf.shape)}" for leaf in leaves)
     return f"{shapes} in {tree}" if tree.num_leaves > 2 else shapes

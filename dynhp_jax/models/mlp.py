@@ -43,6 +43,7 @@ class MLPSpec(Spec):
     """
 
     model: typing.ClassVar[str] = "mlp"
+    reads: typing.ClassVar[str] = "numbers"
     widths: tuple[int, ...] = (784, 300, 100, 10)
 
     def __post_init__(self):

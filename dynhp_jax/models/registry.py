@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.models.decoder import DecoderSpec
+from dynhp_jax.models.fcn import FCNSpec
 from dynhp_jax.models.lenet import LeNetSpec
 from dynhp_jax.models.mlp import MLPSpec
 from dynhp_jax.models.mobilenet import MobileNetSpec
@@ -22,20 +24,24 @@ STANDARD: dict[type[Spec], Callable[..., Spec]] = {
     WideResNetSpec: WideResNetSpec.cifar,
     MobileNetSpec: MobileNetSpec.cifar,
     ViTSpec: ViTSpec.cifar,
+    FCNSpec: FCNSpec.pixels,
+    DecoderSpec: DecoderSpec.characters,
 }
-
 
 SPECS: dict[str, type[Spec]] = {spec.model: spec for spec in STANDARD}
 
 
-def build(name: str, input_shape: tuple[int, ...], num_classes: int, **options) -> Spec:
+def build(
+    name: str, input_shape: tuple[int, ...], num_classes: int, tokens: bool = False, **options
+) -> Spec:
     """The standard network of a name, for the examples at hand.
 
     Args:
       name: a key of SPECS.
       input_shape: shape of one example without the batch axis. The MLP takes flat examples: its
         spec has the product of these sizes as input features.
-      num_classes: outputs.
+      num_classes: outputs, for every example or every position of one.
+      tokens: whether inputs are whole numbers.
       **options: `width` (multiplier), `depth`, `hidden`, as the model's own constructor takes them;
         an option that is None counts as not given.
 
@@ -51,11 +57,7 @@ def build(name: str, input_shape: tuple[int, ...], num_classes: int, **options) 
     for option in given:
         if option not in known:
             raise UserError(f"model {name!r} has no option {option!r}; it has: {', '.join(known)}")
-    if name != MLPSpec.model and len(input_shape) != 3:
-        raise UserError(
-            f"model {name!r} was given examples of shape {tuple(input_shape)};"
-            " allowed: images [height, width, channels], or use the model 'mlp'"
-        )
+    _check_examples(name, SPECS[name].reads, tuple(input_shape), tokens)
     return construct(input_shape=tuple(input_shape), num_classes=num_classes, **given)
 
 
@@ -69,6 +71,23 @@ def from_dict(values: Mapping) -> Spec:
 
 
 _SHAPES = ("input_shape", "num_classes")
+
+
+def _check_examples(name: str, reads: str, shape: tuple[int, ...], tokens: bool) -> None:
+    """Raises UserError unless a model takes such examples."""
+    fits = {"images": len(shape) == 3, "numbers": True, "tokens": len(shape) == 1}[reads]
+    if fits and tokens == (reads == "tokens"):
+        return
+    allowed = {
+        "images": "images [height, width, channels], or use the model 'mlp'",
+        "numbers": "real numbers; for tokens use the model 'decoder'",
+        "tokens": "tokens [length], whole numbers",
+    }
+    kind = "whole" if tokens else "real"
+    raise UserError(
+        f"model {name!r} was given examples of {kind} numbers of shape {shape}; allowed:"
+        f" {allowed[reads]}"
+    )
 
 
 def _spec_of(name: object) -> type[Spec]:

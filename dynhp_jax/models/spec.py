@@ -31,6 +31,7 @@ class Spec(abc.ABC):
     """
 
     model: typing.ClassVar[str]  # the key in models.SPECS
+    reads: typing.ClassVar[str] = "images"  # or "numbers" of any shape, or "tokens"
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -83,7 +84,7 @@ class Spec(abc.ABC):
 
     def init(self, key: jax.Array) -> dict:
         """Draws the variables: {'params': ...} and, with BatchNorm, 'batch_stats'."""
-        example = jax.ShapeDtypeStruct((1, *self.input_shape), jnp.float32)
+        example = jax.ShapeDtypeStruct((1, *self.input_shape), self.example.dtype)
         return self.module().lazy_init(key, example)
 
     def shapes(self) -> dict:
@@ -187,7 +188,7 @@ class LeafShapes:
 
 @functools.lru_cache(maxsize=64)
 def _shapes(spec: Spec) -> dict:
-    example = jnp.zeros((1, *spec.input_shape), jnp.float32)
+    example = jnp.zeros((1, *spec.input_shape), spec.example.dtype)
     return jax.eval_shape(spec.module().init, jax.random.key(0), example)
 
 

@@ -31,6 +31,7 @@ class TransformerBlock(nn.Module):
       v_dim: size of a value of one head.
       hidden: units between the two dense layers.
       scale: what dot products of queries and keys are multiplied by.
+      causal: whether a token attends to itself and those before it only.
     """
 
     embed: int
@@ -39,6 +40,7 @@ class TransformerBlock(nn.Module):
     v_dim: int
     hidden: int
     scale: float
+    causal: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,6 +53,9 @@ class TransformerBlock(nn.Module):
         y = nn.LayerNorm(name="norm_1")(x)
         query, key = project(self.qk_dim, "query"), project(self.qk_dim, "key")
         scores = jnp.einsum("bqhd,bkhd->bhqk", query * self.scale, key)
+        if self.causal:
+            before = jnp.tril(jnp.ones(scores.shape[-2:], bool))
+            scores = jnp.where(before, scores, jnp.finfo(scores.dtype).min)
         mixed = jnp.einsum("bhqk,bkhd->bqhd", nn.softmax(scores), project(self.v_dim, "value"))
         merge = nn.DenseGeneral(self.embed, axis=(-2, -1), kernel_init=SMALL_NORMAL, name="merge")
         x = x + merge(mixed)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.tasks import losses
@@ -91,12 +92,28 @@ def _r2(sums: Any, examples: int) -> float:
     return 1 - apart / spread if spread > 0 else 0.0
 
 
+def _surprise(outputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """f32[batch, 2]: of every example the cross-entropy of all its positions, and their number."""
+    losses.check_logits(outputs, targets, "labels")
+    counts = targets >= 0
+    found = optax.softmax_cross_entropy_with_integer_labels(outputs, jnp.maximum(targets, 0))
+    each = jnp.stack([jnp.where(counts, found, 0.0), counts.astype(found.dtype)], -1)
+    return jnp.sum(each, tuple(range(1, each.ndim - 1)))
+
+
+def _perplexity(sums: Any, examples: int) -> float:
+    total, count = (float(each) for each in np.asarray(sums, np.float64))
+    # Records hold finite numbers; a cross-entropy of 700 has another name by then.
+    return math.exp(min(total / max(count, 1.0), 700.0))
+
+
 ERROR = Metric(wrong, percent, unit="%")
 ACCURACY = Metric(lambda o, t: 1 - wrong(o, t).astype(jnp.float32), percent, higher=True, unit="%")
 LABEL_ERROR = Metric(wrong_labels, percent, unit="%")
 ABSOLUTE_ERROR = Metric(losses.mean_absolute_error)
 ROOT_SQUARED_ERROR = Metric(losses.mean_squared_error, lambda s, n: math.sqrt(float(s) / n))
 R2 = Metric(_moments, _r2, higher=True)
+PERPLEXITY = Metric(_surprise, _perplexity)
 
 # A new metric that configs may name: its line here.
 METRICS: dict[str, Metric] = {
@@ -106,6 +123,7 @@ METRICS: dict[str, Metric] = {
     "absolute_error": ABSOLUTE_ERROR,
     "root_squared_error": ROOT_SQUARED_ERROR,
     "r2": R2,
+    "perplexity": PERPLEXITY,
 }
 
 # Of the shipped losses, what is reported where nobody asks for anything.

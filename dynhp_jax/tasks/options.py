@@ -3,12 +3,13 @@
 import dataclasses
 
 from dynhp_jax.common.fields import Section, as_text, named, several, text
+from dynhp_jax.common.own_code import is_own
 from dynhp_jax.tasks.losses import LOSSES
 from dynhp_jax.tasks.metrics import METRICS
 
 
 def _metric(value) -> str:
-    if as_text(value) not in METRICS:
+    if as_text(value) not in METRICS and not is_own(value):
         raise ValueError
     return value
 
@@ -18,7 +19,7 @@ class Loss(Section):
     prefix = "loss."
     name: str = named("cross_entropy", tuple(LOSSES), "what training makes small, by example")
     metrics: tuple[str, ...] = several(
-        (), _metric, f"names among {', '.join(METRICS)}",
+        (), _metric, f"names among {', '.join(METRICS)}, or module:object of your own",
         "what is reported beside it; (): what is usual with the loss",
     )  # fmt: skip
     best: str = text(

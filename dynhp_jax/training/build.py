@@ -3,16 +3,20 @@
 import dataclasses
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from dynhp_jax import data
-from dynhp_jax.common import machine, own_code
+from dynhp_jax.common import byte_sizes, machine, own_code
 from dynhp_jax.common.errors import ConfigError, UserError
 from dynhp_jax.data.loading import Dataset
-from dynhp_jax.data.pairs import ArrayData, array_data
+from dynhp_jax.data.pairs import Pairs
+from dynhp_jax.data.streamed import Streamed
+from dynhp_jax.data.task_data import TaskData, own_data
 from dynhp_jax.models import registry
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.structure.group import INPUT
@@ -22,12 +26,14 @@ from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.extension import PLAIN, Extension
-from dynhp_jax.training.network import Model, Network, example_of, whole_network
+from dynhp_jax.training.network import Model, Network, batch_of, whole_network
 from dynhp_jax.training.own_model import OwnModel, Source, source_of
 
 
-def dataset_of(config: Config) -> Dataset | ArrayData:
+def dataset_of(config: Config) -> Dataset | TaskData:
     """The data that a config names; the first `data.examples` of the training set, if not all.
+
+    A `Dataset` where they are images and their classes.
 
     Raises:
       ConfigError: `data.examples` is more than there are.
@@ -41,17 +47,37 @@ def dataset_of(config: Config) -> Dataset | ArrayData:
         cache=config.data.cache_dir or None,
         validation=config.data.validation,
     )
-    count = config.data.examples
+    return _first_examples(config, dataset)
+
+
+def classes_of(config: Config) -> Dataset:
+    """The same, where it has to be images and their classes.
+
+    Raises:
+      ConfigError: it is something else.
+    """
+    dataset = dataset_of(config)
+    if not isinstance(dataset, Dataset):
+        allowed = "here: images and their classes, such as 'digits', 'mnist' or 'cifar10'"
+        raise ConfigError("data.name", config.data.name, allowed)
+    return dataset
+
+
+def _first_examples(config: Config, dataset: Dataset | TaskData) -> Dataset | TaskData:
+    """With no more training examples than asked for."""
+    count, there = config.data.examples, len(dataset.splits["train"])
+    if count > there:
+        raise ConfigError("data.examples", count, f"0 (all) to {there} with {config.data.name}")
     if not count:
         return dataset
-    found = len(dataset.x_train)
-    if count > found:
-        raise ConfigError("data.examples", count, f"0 (all) to {found} with {config.data.name}")
-    images, labels = dataset.x_train[:count], dataset.y_train[:count]
-    return dataclasses.replace(dataset, x_train=images, y_train=labels)
+    if isinstance(dataset, Dataset):
+        images, labels = dataset.x_train[:count], dataset.y_train[:count]
+        return dataclasses.replace(dataset, x_train=images, y_train=labels)
+    first = {**dataset.splits, "train": dataset.splits["train"].limited(count)}
+    return dataclasses.replace(dataset, splits=first)
 
 
-def spec_of(config: Config, dataset: Dataset, copies: int = 1) -> Spec:
+def spec_of(config: Config, dataset: Dataset | TaskData, copies: int = 1) -> Spec:
     """The sizes of the network for the examples of a data set.
 
     Args:
@@ -68,7 +94,13 @@ def spec_of(config: Config, dataset: Dataset, copies: int = 1) -> Spec:
         "width": model.width or None,
         "depth": model.depth or None,
     }
-    spec = registry.build(model.name, dataset.example_shape, dataset.num_classes, **options)
+    example = dataset.splits["train"].example.inputs
+    if not hasattr(example, "dtype"):
+        allowed = "a model of your own for inputs of several arrays"
+        raise ConfigError("model.name", model.name, allowed)
+    tokens = jnp.issubdtype(example.dtype, jnp.integer)
+    outputs = _outputs(config, dataset)
+    spec = registry.build(model.name, example.shape, outputs, tokens=tokens, **options)
     machine.check_holds(
         [spec.shapes()] * copies,
         "the variables of this network" + " with their moments and means" * (copies > 1),
@@ -77,7 +109,23 @@ def spec_of(config: Config, dataset: Dataset, copies: int = 1) -> Spec:
     return spec
 
 
-def task_of(config: Config, dataset: Dataset | ArrayData) -> Task:
+def _outputs(config: Config, dataset: Dataset | TaskData) -> int:
+    """How many outputs a network has for each example, or each position of one."""
+    known = dataset.num_classes or getattr(dataset, "outputs", 0)
+    if known:
+        return known
+    train = dataset.splits["train"]
+    target = train.example.targets
+    shipped = config.loss.name in task.losses.LOSSES and hasattr(target, "shape")
+    if shipped and config.loss.name not in ("cross_entropy", "masked_cross_entropy"):
+        return target.shape[-1] if target.shape else 1
+    if shipped and isinstance(train, Pairs):
+        return max(int(pairs.targets.max()) for pairs in dataset.splits.values()) + 1
+    allowed = "a model of your own, which knows its outputs: these data and this loss do not say"
+    raise ConfigError("model.name", config.model.name, allowed)
+
+
+def task_of(config: Config, dataset: Dataset | TaskData) -> Task:
     """What a run is trained and judged by.
 
     Raises:
@@ -86,12 +134,20 @@ def task_of(config: Config, dataset: Dataset | ArrayData) -> Task:
     loss = config.loss.name
     if own_code.is_own(loss):
         loss = own_code.value(loss, "loss", config.origin, _remedy("loss.name", "loss"))
-    metrics = {name: name for name in config.loss.metrics} or None
+    metrics = dict(_metric(config, name) for name in config.loss.metrics) or None
     classes = dataset.num_classes if config.loss.name == "cross_entropy" else 0
     return task.task_of(loss, metrics, config.loss.best, classes)
 
 
-def network_of(config: Config, dataset: Dataset | ArrayData) -> Network:
+def _metric(config: Config, name: str) -> tuple[str, Any]:
+    """What records call a metric that a config names, and the metric."""
+    if not own_code.is_own(name):
+        return name, name
+    remedy = _remedy("loss.metrics", "metrics")
+    return own_code.object_name(name), own_code.value(name, "metric", config.origin, remedy)
+
+
+def network_of(config: Config, dataset: Dataset | TaskData) -> Network:
     """The whole network for the examples of a data set, with the groups that the run gates.
 
     Raises:
@@ -104,23 +160,27 @@ def network_of(config: Config, dataset: Dataset | ArrayData) -> Network:
             config.model.name, "model", config.origin, _remedy("model.name", "first argument")
         )
         model, variables = found if isinstance(found, tuple) and len(found) == 2 else (found, None)
-        inputs = dataset.splits["train"].inputs
+        inputs = dataset.splits["train"].first(2).inputs
         source = source_of(model, variables, inputs, config.seed)
         return own_network(config, source, task_of(config, dataset), dataset)
-    aim, inputs = task_of(config, dataset), config.gates.inputs
-    return _network(config, spec_of(config, dataset), aim, dataset, inputs)
+    aim, spec = task_of(config, dataset), spec_of(config, dataset)
+    few = first_look.FEW
+    outputs = jax.eval_shape(spec.evaluate, spec.shapes(), batch_of(spec.example, few))
+    first_look.check_task(aim, outputs, dataset.splits["train"].example.targets)
+    return _network(config, spec, aim, dataset, config.gates.inputs)
 
 
-def own_network(config: Config, source: Source, aim: Task, dataset: Dataset | ArrayData) -> Network:
+def own_network(config: Config, source: Source, aim: Task, dataset: Dataset | TaskData) -> Network:
     """The whole network of a model of one's own; see `network_of`.
 
     Its inputs are gated where they are units along one axis. Rows, columns and channels of images
     that a model flattens are not, unless `pruning.groups` names them.
     """
     outputs = first_look.check_model(source)
-    first_look.check_task(aim, outputs, example_of(dataset.splits["train"].targets))
+    first_look.check_task(aim, outputs, dataset.splits["train"].example.targets)
     for name, pairs in dataset.splits.items():
-        first_look.check_labels(aim, outputs, name, pairs)
+        if not isinstance(pairs, Streamed):  # those are looked at when they are read
+            first_look.check_labels(aim, outputs, name, pairs.targets)
     with own_code.guarded("the model"):  # which may hold what cannot be analysed
         found = source.groups
     inputs = sum(group.kind == INPUT for group in found.values()) == 1 and config.gates.inputs
@@ -131,13 +191,13 @@ def _network(
     config: Config,
     model: Model,
     aim: Task,
-    dataset: Dataset | ArrayData,
+    dataset: Dataset | TaskData,
     inputs: bool,
     found: Groups | None = None,
 ) -> Network:
     """The network of a model, with the groups that the run gates; see `whole_network`."""
     names = config.pruning.groups if config.masked else None
-    target = example_of(dataset.splits["train"].targets)
+    target = dataset.splits["train"].example.targets
     whole = whole_network(model, names, inputs, aim, target, found)
     return dataclasses.replace(whole, example_shape=dataset.example_shape)
 
@@ -171,11 +231,12 @@ def extension_of(config: Config) -> Extension:
     return own_code.value(name, "extension", config.origin, _remedy("extension", "extension"))
 
 
-def digest(whole: Network, dataset: Dataset | ArrayData, extension: Extension | None = None) -> str:
+def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | None = None) -> str:
     """Tells models, data, tasks and extensions apart, where no config does.
 
-    By the shapes of the variables, all arrays of the data, the names of the loss and the metrics,
-    and the options of an extension: what functions compute no digest can tell.
+    By the shapes of the variables, all arrays of the data (of what is read when it is needed: a few
+    examples), the names of the loss and the metrics, and the options of an extension: what
+    functions compute no digest can tell.
     """
     aim, variables = whole.task, jax.tree.leaves_with_path(whole.model.shapes())
     shapes = [(path, leaf.shape) for path, leaf in variables]
@@ -184,14 +245,16 @@ def digest(whole: Network, dataset: Dataset | ArrayData, extension: Extension | 
     if extension is not None:
         found.update(repr(extension).encode())
     for name, pairs in sorted(dataset.splits.items()):
-        for leaf in jax.tree.leaves((pairs.inputs, pairs.targets)):
+        if isinstance(pairs, Streamed):
+            found.update(f"{name}: {len(pairs)}".encode())
+        for leaf in pairs.sample().leaves:
             found.update(f"{name}{leaf.dtype}{leaf.shape}".encode())
             found.update(np.ascontiguousarray(leaf).data)
     return found.hexdigest()
 
 
-def _own_data(config: Config) -> ArrayData:
-    """Data of one's own: pairs (inputs, targets) by the names of their splits."""
+def _own_data(config: Config) -> TaskData:
+    """Data of one's own, by the names of their splits; see `own_data`."""
     name = config.data.name
     found = own_code.value(name, "data", config.origin, _remedy("data.name", "train, test"))
     if callable(found):
@@ -201,19 +264,14 @@ def _own_data(config: Config) -> ArrayData:
     if not {"train", "test"} <= splits.keys() <= {"train", "test", "validation"}:
         raise UserError(
             f"data {name!r} gives a {type(found).__name__}; allowed: a dictionary with 'train',"
-            " 'test' and maybe 'validation', each (inputs, targets)"
+            " 'test' and maybe 'validation', each (inputs, targets) or a source of such pairs"
         )
-    dataset = array_data(splits["train"], splits["test"], splits.get("validation"))
+    resident = byte_sizes.parse_bytes(config.data.resident)
+    dataset = own_data(splits["train"], splits["test"], splits.get("validation"), resident)
     if config.data.validation and "validation" not in splits:
         allowed = f"0: hold examples out in {name!r}, which may give 'validation'"
         raise ConfigError("data.validation", config.data.validation, allowed)
-    count, there = config.data.examples, len(dataset.splits["train"])
-    if count > there:
-        raise ConfigError("data.examples", count, f"0 (all) to {there} with {name}")
-    if count:
-        first = {**dataset.splits, "train": dataset.splits["train"].first(count)}
-        dataset = dataclasses.replace(dataset, splits=first)
-    return dataclasses.replace(dataset, name=name)
+    return _first_examples(config, dataclasses.replace(dataset, name=name))
 
 
 def _remedy(field: str, argument: str) -> str:

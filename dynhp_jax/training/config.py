@@ -98,9 +98,10 @@ class Config(Section):
     @property
     def own(self) -> tuple[str, ...]:
         """The fields that name code of one's own, criteria aside: those of model, data, ..."""
-        names = {f"{each}.name": getattr(self, each).name for each in _OF_ONES_OWN}
-        names["extension"] = self.extension
-        return tuple(field for field, name in names.items() if is_own(name))
+        texts = {f"{each}.name": [getattr(self, each).name] for each in _OF_ONES_OWN}
+        texts["extension"] = [self.extension]
+        texts |= {"loss.metrics": self.loss.metrics, "batch.rule": [self.batch.rule]}
+        return tuple(field for field, named in texts.items() if any(map(is_own, named)))
 
     @property
     def gated(self) -> bool:

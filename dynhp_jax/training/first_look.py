@@ -9,14 +9,13 @@ import numpy as np
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.own_code import guarded
 from dynhp_jax.common.tree_paths import leaf_paths
-from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.tasks import losses
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training.extension import Extension
 from dynhp_jax.training.network import batch_of
 from dynhp_jax.training.own_model import Source
 
-_FEW = 3  # examples
+FEW = 3  # examples
 
 
 def check_model(source: Source) -> Any:
@@ -36,7 +35,7 @@ def check_model(source: Source) -> Any:
             )
     with guarded("the model"):
         return jax.eval_shape(
-            source.functions.evaluate, source.shapes, batch_of(source.example, _FEW)
+            source.functions.evaluate, source.shapes, batch_of(source.example, FEW)
         )
 
 
@@ -51,36 +50,49 @@ def check_task(task: Task, outputs: Any, target: Any) -> None:
     Raises:
       UserError: they do not.
     """
-    targets = batch_of(target, _FEW)
+    targets = batch_of(target, FEW)
     parts = {f"the loss {task.called!r}": task.loss}
     parts |= {f"the metric {name!r}": metric.values for name, metric in task.reported}
     for whose, function in parts.items():
         with guarded(whose):
             found = jax.eval_shape(function, outputs, targets)
         shape = getattr(found, "shape", None)
-        right = shape == (_FEW,) if function is task.loss else shape and shape[0] == _FEW
+        right = shape == (FEW,) if function is task.loss else shape and shape[0] == FEW
         if not right:
             raise UserError(
-                f"{whose} gives {losses.shapes(found)} for {_FEW} examples; allowed: [batch], one"
+                f"{whose} gives {losses.shapes(found)} for {FEW} examples; allowed: [batch], one"
                 " number for each; leave out the mean over the examples"
             )
 
 
-def check_labels(task: Task, outputs: Any, name: str, pairs: Pairs) -> None:
-    """Whether the targets of a split are classes, where the loss is one of the cross-entropies.
+def check_labels(task: Task, outputs: Any, name: str, targets: Any, rows: Any = None) -> None:
+    """Whether targets are classes, where the loss is one of the cross-entropies.
+
+    Args:
+      task: of the run.
+      outputs: shapes, from `check_model`.
+      name: of the split.
+      targets: of its examples.
+      rows: their numbers, where they are not all that there are.
 
     Raises:
       UserError: one is no class.
     """
     if task.loss not in (losses.cross_entropy, losses.masked_cross_entropy):
         return
-    classes, low, high = outputs.shape[-1], int(pairs.targets.min()), int(pairs.targets.max())
+    classes, low, high = outputs.shape[-1], int(targets.min()), int(targets.max())
     least = 0 if task.loss is losses.cross_entropy else low
-    if low < least or high >= classes:
-        raise UserError(
-            f"the targets of {name} run from {low} to {high}; allowed: {least} to {classes - 1}, as"
-            f" the model has {classes} outputs for each"
-        )
+    if least <= low and high < classes:
+        return
+    said = f"the targets of {name} run from {low} to {high}"
+    if rows is not None:
+        wrong = (targets < least) | (targets >= classes)
+        place = int(np.argmax(wrong.reshape(len(wrong), -1).any(1)))
+        value = targets[place][wrong[place]].flat[0]
+        said = f"example {int(rows[place])} of {name} has the target {int(value)}"
+    raise UserError(
+        f"{said}; allowed: {least} to {classes - 1}, as the model has {classes} outputs for each"
+    )
 
 
 def check_extension(extension: Extension) -> None:

@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import optax
 
+from dynhp_jax.common import byte_sizes
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.data.pairs import ArrayData, array_data
+from dynhp_jax.data.task_data import TaskData, own_data
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.pruning.criteria.evidence import Criterion
@@ -74,8 +75,10 @@ def fit(
         `own_model.source_of`.
       variables: at the start; None for a Linen module that is to be initialised here, and for an
         NNX module, which holds them.
-      train, test, validation: (inputs, targets), arrays or pytrees of arrays [examples, ...];
-        `validation` may be left out.
+      train, test, validation: (inputs, targets), arrays or pytrees of arrays [examples, ...]; or,
+        for data larger than memory, a source whose `__len__` and `__getitem__` give one such pair
+        for every example, or an iterable of batches; see `data.streamed`. `validation` may be left
+        out.
       loss: `loss(outputs, targets) -> [batch]`, or a name of `losses.LOSSES`.
       metrics: {name: function (outputs, targets) -> [batch], `metrics.Metric` or a name}; None for
         what is usual with the loss.
@@ -104,8 +107,9 @@ def fit(
     if tx is not None:
         first_look.check_optimizer(tx, "tx")
     task = task_of(loss, metrics, best)
-    dataset = array_data(train, test, validation)
-    source = source_of(model, variables, dataset.splits["train"].inputs, config.seed)
+    dataset = own_data(train, test, validation, byte_sizes.parse_bytes(config.data.resident))
+    few = dataset.splits["train"].first(2).inputs
+    source = source_of(model, variables, few, config.seed)
     whole = build.own_network(config, source, task, dataset)
     program_cache.use_cache(config.compiling.cache_dir)
     if workdir is not None:
@@ -124,7 +128,7 @@ def _fit_in(
     path: Any,
     callbacks: Iterable[Callable[[Record], None]],
     config: Config,
-    dataset: ArrayData,
+    dataset: TaskData,
     criterion: Criterion | None,
     whole: Network,
     tx: optax.GradientTransformation | None,

@@ -174,18 +174,8 @@ class Network:
         return dataclasses.replace(self, model=model, groups=groups)
 
 
-def example_of(batch: Any) -> Any:
-    """Shapes and types of one example, from arrays [examples, ...]; the inverse of `batch_of`."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            np.shape(leaf)[1:], jax.dtypes.canonicalize_dtype(leaf.dtype)
-        ),
-        batch,
-    )
-
-
 def batch_of(example: Any, size: int) -> Any:
-    """Shapes of so many examples, from the shapes of one."""
+    """Shapes of so many examples, from those of one; the inverse of `data.pairs.example_of`."""
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape), jnp.dtype(leaf.dtype)), example
     )

@@ -20,13 +20,14 @@ import numpy as np
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.schema import Unfit
 from dynhp_jax.common.tree_paths import InputPath
+from dynhp_jax.data.pairs import example_of
 from dynhp_jax.jaxprs.trace import abstract
 from dynhp_jax.structure.find import find_groups
 from dynhp_jax.structure.groups import Groups, Keeps
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.surgery.keeps import compose
 from dynhp_jax.surgery.resized import resized
-from dynhp_jax.training.network import batch_of, example_of
+from dynhp_jax.training.network import batch_of
 
 # How modules call the argument that says whether they are trained, and what it is in training.
 _MODES = {

@@ -59,7 +59,7 @@ class Place:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        found, count = build.dataset_of(self.base), self.comparison.test or None
+        found, count = build.classes_of(self.base), self.comparison.test or None
         if count and count > len(found.y_test):
             raise ConfigError("compare.test", count, f"0 (all) to {len(found.y_test)}")
         x, y = found.x_test[:count], found.y_test[:count]

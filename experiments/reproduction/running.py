@@ -74,7 +74,7 @@ class Place:
     def dataset(self, config: Config) -> Dataset:
         """The data of a run; rows of the same data share them."""
         if config.data not in self._datasets:
-            self._datasets[config.data] = build.dataset_of(config)
+            self._datasets[config.data] = build.classes_of(config)
         return self._datasets[config.data]
 
     def workdir(self, name: str, seed: int) -> Workdir:

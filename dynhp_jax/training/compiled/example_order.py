@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.common import random_keys
+from dynhp_jax.data.streamed import Batches
 from dynhp_jax.memory import compiled
 from dynhp_jax.training.compiled.programs import Programs
 
@@ -52,6 +53,23 @@ class Order:
             key, own = jax.random.split(key)
             rows = rows[np.argsort(np.asarray(words(own)), kind="stable")]
         return rows
+
+
+class InTurn:
+    """The order of examples that come only as their source has them; like `Order`.
+
+    Args:
+      examples: of the training set.
+    """
+
+    temporaries = 0
+
+    def __init__(self, examples: Batches):
+        self._examples = examples
+
+    def __call__(self, number: int) -> np.ndarray:
+        self._examples.begin(int(number))
+        return np.arange(len(self._examples), dtype=np.int32)
 
 
 def make_order(examples: int) -> Callable:

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynhp_jax.batch_size import rules
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
-from dynhp_jax.data.pairs import ArrayData, Pairs
+from dynhp_jax.data.pairs import Pairs
+from dynhp_jax.data.task_data import TaskData
 from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.memory.paper import PaperMeter
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.tasks import losses
 from dynhp_jax.training import build, criterion_check, first_look
+from dynhp_jax.training.batch_rule import controller_of
 from dynhp_jax.training.compiled import extension_check, step_bytes
 from dynhp_jax.training.compiled.budget import Budget
-from dynhp_jax.training.compiled.example_order import Order
+from dynhp_jax.training.compiled.example_order import InTurn, Order
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.scorer import Scorer
 from dynhp_jax.training.compiled.step_bytes import Bytes
@@ -41,7 +42,7 @@ class Trainer:
 
     Args:
       config: the run.
-      dataset: its data: a `data.loading.Dataset`, or `data.pairs.ArrayData`.
+      dataset: its data: a `data.loading.Dataset`, or `data.task_data.TaskData`.
       programs: where compiled programs are kept and counted; any runs may share them.
       criterion: that the method 'scores' prunes by, as an object; None for the one that the config
         names. Of a config that was read from a file only the library's own are taken.
@@ -69,7 +70,7 @@ class Trainer:
     def __init__(
         self,
         config: Config,
-        dataset: Dataset | ArrayData,
+        dataset: Dataset | TaskData,
         programs: Programs,
         criterion: Criterion | None = None,
         whole: Network | None = None,
@@ -114,7 +115,7 @@ class Trainer:
         if asked > room:
             allowed = f"at most {room}, for which memory.budget has room beside the whole network"
             raise ConfigError("batch.size", asked, f"{allowed}; or memory.budget='none'")
-        self.controller = rules.RULES[batching.rule](batching)
+        self.controller = controller_of(config)
 
     @property
     def steps(self) -> Steps:
@@ -131,8 +132,11 @@ class Trainer:
         return devices.place(tree, self.config.devices)
 
     @functools.cached_property
-    def order(self) -> Order:
+    def order(self) -> Order | InTurn:
         """How the epochs take the examples."""
+        examples = self.dataset.splits["train"]
+        if examples.in_turn:
+            return InTurn(examples)
         room, source = None, stream(self.config.seed, "order")
         if self.budget.bytes is not None:
             room = self.budget.bytes - step_bytes.total(self._waiting(self.whole))

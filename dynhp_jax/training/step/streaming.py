@@ -17,6 +17,7 @@ import numpy as np
 
 from dynhp_jax.common import byte_sizes
 from dynhp_jax.common.byte_sizes import array_bytes
+from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.step.evaluation import added_up
 from dynhp_jax.training.step.state import StepInputs, Tally, TrainState
@@ -68,7 +69,7 @@ def parts(
     """An epoch's parts, each sent to the device when it is asked for.
 
     Args:
-      split: a `run.examples.Split`: of jax.Array if resident, else of NumPy.
+      split: a `run.examples.Split`, or a `run.examples.StreamedSplit`.
       order: i32[examples], in which the epoch takes them.
       size: examples of a part, from `at_once`.
       batch: examples of a mini-batch.
@@ -79,12 +80,9 @@ def parts(
         yield Part(split.inputs, split.targets, order, steps)
         return
     needed, rows = np.asarray(order)[: steps * batch], place(np.arange(size, dtype=np.int32))
-    for first in range(0, len(needed), size):
-        here = needed[first : first + size]
-        padded = np.resize(here, size)  # no step reads what fills up the last part
-        part = split.map(lambda leaf, rows=padded: leaf[rows])
-        arrays = place((part.inputs, part.targets))
-        yield Part(*arrays, rows, len(here) // batch)
+    for chunk in split.chunks(needed, size):
+        part = padded(chunk, size)  # no step reads what fills up the last part
+        yield Part(*place((part.inputs, part.targets)), rows, len(chunk) // batch)
 
 
 def train(
@@ -125,21 +123,26 @@ def evaluate(program: Callable, arguments: tuple, split: Any, chunk: int, place:
       split, place: as in `parts`.
       chunk: examples that are evaluated at once.
     """
-    found, examples = [], len(split)
-    for number in range(-(-examples // chunk)):
-        if split.resident:
-            data = (split.inputs, split.targets, np.int32(number), np.int32(examples))
-        else:
-            rows = slice(number * chunk, (number + 1) * chunk)
-            part = split.map(lambda leaf, rows=rows: _padded(leaf[rows], chunk))
-            inside = min(chunk, examples - number * chunk)
-            data = (*place((part.inputs, part.targets)), np.int32(0), np.int32(inside))
+    found = []
+    for data in _evaluated(split, chunk, place):
         if found:  # a CPU would run two chunks side by side, each with activations of its own
             jax.block_until_ready(found[-1])
         found.append(program(*arguments, *data))
     return added_up(found)
 
 
-def _padded(leaf: np.ndarray, size: int) -> np.ndarray:
-    """With rows of zeros up to this size, which count for nothing."""
-    return np.pad(leaf, [(0, size - len(leaf))] + [(0, 0)] * (leaf.ndim - 1))
+def _evaluated(split: Any, chunk: int, place: Place) -> Iterator[tuple]:
+    """Inputs, targets, the number of a chunk in them, and how many of its examples count."""
+    if split.resident:
+        for number in range(-(-len(split) // chunk)):
+            yield split.inputs, split.targets, np.int32(number), np.int32(len(split))
+        return
+    for part in split.chunks(None, chunk):
+        full = padded(part, chunk)
+        yield *place((full.inputs, full.targets)), np.int32(0), np.int32(len(part))
+
+
+def padded(pairs: Pairs, size: int) -> Pairs:
+    """With examples of zeros up to this size, which count for nothing."""
+    missing = size - len(pairs)
+    return pairs.map(lambda leaf: np.pad(leaf, [(0, missing)] + [(0, 0)] * (leaf.ndim - 1)))

@@ -1,0 +1,25 @@
+"""Dynamic hard pruning of a fully convolutional network: which digit each pixel belongs to.
+
+python -m experiments.train --config=configs/digit_scenes.py --workdir=runs/digit_scenes
+"""
+
+from dynhp_jax.training import config as configuration
+
+
+def get_config():
+    config = configuration.default_config_dict()
+    config.name = "digit_scenes"
+    config.epochs = 20
+    config.data.name = "digit_scenes"
+    config.data.validation = 0.2
+    config.model.name = "fcn"
+    config.gates.inputs = False
+    config.gates.open_hidden = 0.9
+    config.gates.learning_rate = 0.02
+    config.penalty.lam = 0.1
+    config.batch.alpha = 0.9
+    config.batch.grid = 2.0
+    config.optimizer.learning_rate = 3e-3
+    config.compiling.shrink = 0.3
+    config.memory.sp_batch = 64
+    return config

@@ -1,0 +1,23 @@
+"""Dynamic hard pruning of a multi-label network: the segments that show scikit-learn's digits.
+
+python -m experiments.train --config=configs/digit_segments.py --workdir=runs/digit_segments
+"""
+
+from dynhp_jax.training import config as configuration
+
+
+def get_config():
+    config = configuration.default_config_dict()
+    config.name = "digit_segments"
+    config.epochs = 60
+    config.data.name = "digit_segments"
+    config.data.validation = 0.2
+    config.model.hidden = (128, 64)
+    config.loss.name = "sigmoid_cross_entropy"
+    config.penalty.lam = 0.2
+    config.batch.alpha = 0.8
+    config.batch.grid = 2.0
+    config.optimizer.learning_rate = 3e-3
+    config.compiling.shrink = 0.3
+    config.memory.sp_batch = 64
+    return config
