@@ -33,7 +33,11 @@ SMALL = {
     "mobilenet": MobileNetSpec(4, (4, 4, 5), ((6, 4), (3,)), 7, (1, 1, 2), 3, (8, 6, 2)),
     "vit": ViTSpec(6, (2, 3), (4, 2), (3, 5), (7, 4), 0.4, 2, 3, (6, 4, 2)),
 }
-STANDARD = [registry.build(name, (32, 32, 3), 10) for name in registry.SPECS]
+READ = {"images": (32, 32, 3), "numbers": (32, 32, 3), "tokens": (32,)}
+STANDARD = [
+    registry.build(name, READ[spec.reads], 10, tokens=spec.reads == "tokens")
+    for name, spec in registry.SPECS.items()
+]
 
 
 def parameters(spec: spec.Spec) -> int:
@@ -106,11 +110,12 @@ def test_forward_equals_numpy(name, train):
 
 @pytest.mark.parametrize("spec", STANDARD, ids=lambda spec: spec.model)
 def test_standard_sizes_take_real_shapes(spec):
-    x = jax.ShapeDtypeStruct((5, *spec.input_shape), jnp.float32)
+    x = jax.ShapeDtypeStruct((5, *spec.input_shape), spec.example.dtype)
+    positions = {"fcn": (32, 32), "decoder": (32,)}.get(spec.model, ())
     for train in (False, True):
         apply = functools.partial(spec.module().apply, train=train, mutable=["batch_stats"])
         logits, updated = jax.eval_shape(apply, spec.shapes(), x)
-        assert (logits.shape, logits.dtype) == ((5, 10), jnp.float32)
+        assert (logits.shape, logits.dtype) == ((5, *positions, 10), jnp.float32)
         kept = {k: v for k, v in spec.shapes().items() if k == "batch_stats"}
         assert jax.tree.map(jnp.shape, dict(updated)) == jax.tree.map(jnp.shape, kept)
     assert spec.resized(spec.shapes()["params"]) == spec

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes, load_digits
 
+import dynhp_jax as dp
 from configs import diabetes, digit_scenes, digit_segments, python_topics
 from dynhp_jax import data
 from dynhp_jax.common.errors import ConfigError, UserError
@@ -81,6 +82,25 @@ def test_tokens_are_followed_by_their_targets():
     assert "the" in text and "\n" in text
     shares = {name: len(pairs) for name, pairs in splits.items()}
     assert shares["train"] > 4 * shares["test"] > 400
+
+
+@pytest.mark.parametrize("spec", [
+    registry.build("fcn", (6, 5, 2), 3, hidden=(5, 4)),
+    registry.build("decoder", (6,), 8, tokens=True, depth=1, width=0.5),
+], ids=lambda spec: spec.model)  # fmt: skip
+def test_smaller_networks_compute_what_masked_ones_do(spec):
+    variables, rng = spec.init(jax.random.key(0)), np.random.default_rng(0)
+    x = rng.integers(0, 8, (3, 6)) if spec.reads == "tokens" else rng.normal(size=(3, 6, 5, 2))
+    x = jnp.asarray(x, spec.example.dtype)
+    groups = dp.find_groups(spec.evaluate, variables, x)
+    groups = groups.select([name for name in groups.prunable if groups[name].kind != "input"])
+    keeps = {name: np.arange(1, groups[name].size) for name in groups}
+    masks = {name: jnp.ones(groups[name].size).at[0].set(0) for name in groups}
+    small = dp.cut(variables, groups, keeps)
+    found = spec.cut(small["params"], keeps).evaluate(small, x)
+    masked = dp.gated(spec.evaluate, groups)(variables, masks, x)
+    np.testing.assert_allclose(found, masked, atol=1e-5)
+    assert len(groups) > 1 and spec.cut(small["params"], keeps).shapes()["params"].keys()
 
 
 def test_a_decoder_sees_nothing_of_what_follows():
