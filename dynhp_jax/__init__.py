@@ -17,7 +17,7 @@ needs, when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-from dynhp_jax import finetune, moved
+from dynhp_jax import finetune, moved, writers
 from dynhp_jax.batch_size import rules, variance
 from dynhp_jax.batch_size.probed import probed
 from dynhp_jax.common.errors import UserError
@@ -87,6 +87,7 @@ __all__ = [
     "score",
     "targets",
     "variance",
+    "writers",
 ]
 
 _LATER = {  # name -> module, loaded when it is asked for

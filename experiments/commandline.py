@@ -5,14 +5,17 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+import jax
 from absl import flags
 from ml_collections import config_flags
 
+from dynhp_jax.common import processes
 from dynhp_jax.common.errors import ConfigError, UserError, shown
 from dynhp_jax.common.notices import Notice
 from dynhp_jax.training import config as configuration
@@ -45,11 +48,19 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         with raised():
-            return _run(main, argv)
+            code = _run(main, argv)
     except KeyboardInterrupt:
-        return _fail("interrupted", AT_ONCE, INTERRUPTED)
+        code = _fail("interrupted", AT_ONCE, INTERRUPTED)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        code = 1
     finally:
         warnings.showwarning = showing
+    if code and jax.distributed.is_initialized():
+        processes.leave(code)
+    return code
 
 
 def _run(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:

@@ -30,6 +30,7 @@ from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.evaluation import CONFUSION
 from dynhp_jax.training.sweep import resume_sweep
+from dynhp_jax.writers import screen
 from experiments import commandline, reports
 
 _OWN_CODE = ("run_own_code", "run the code that the config of the run names as module:object")
@@ -57,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"{config.name}, {config.method}, {config.data.name}, after epoch {run.epoch}")
     task = trainer.whole.task
     loss = f"{task.called.replace('_', '-')} {result[task.called]:.4f}"
-    print(f"test {reports.judged(result, task, '')}, {loss}")
+    print(f"test {screen.judged(result, task, '')}, {loss}")
     for group, units in size["units"].items():
         print(f"units of {group}: {units} of {dense['units'][group]}")
     print(f"parameters: {size['parameters']:,} of {dense['parameters']:,}")

@@ -8,6 +8,7 @@ import numpy as np
 from dynhp_jax.memory.registry import METERS
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training.network import CLASSIFICATION
+from dynhp_jax.writers.screen import judged, value
 
 
 def table(summary: Mapping[str, Any], task: Task = CLASSIFICATION) -> str:
@@ -58,24 +59,3 @@ def confusion_table(confusion: np.ndarray) -> str:
         for label, row in enumerate(confusion)
     ]
     return "\n".join([head, *rows])
-
-
-def judged(values: Mapping[str, Any], task: Task, prefix: str = "test_") -> str:
-    """What says which epoch is best, in words: 'error 1.50 %'."""
-    return f"{task.best.replace('_', ' ')} {value(values[f'{prefix}{task.best}'], task)}"
-
-
-def value(found: float, task: Task) -> str:
-    """A value of what says which epoch is best."""
-    return f"{found:.2f} {task.unit}" if task.unit else f"{found:.4g}"
-
-
-def line(record: Mapping[str, Any], epochs: int, task: Task) -> str:
-    """An epoch for a log file."""
-    return (
-        f"epoch {record['epoch']}/{epochs}: test {judged(record, task)},"
-        f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
-        f" batch {record['batch_size']}, model {record['model_kib']:.1f} KiB,"
-        f" memory {record['memory_kib']:.1f} KiB, {record['seconds']:.2f} s"
-        + (f" + compiling {record['compile_seconds']:.1f} s" if record["compile_seconds"] else "")
-    )

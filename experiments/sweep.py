@@ -35,9 +35,11 @@ from dynhp_jax.training.files.workdir import Workdir, seal
 from dynhp_jax.training.run.epoch_results import Diverged
 from dynhp_jax.training.sweep import resume_sweep
 from dynhp_jax.training.sweep.team import Replicas, Team
+from dynhp_jax.writers import Screen, registry
+from dynhp_jax.writers.writer import Started, Writers
 from experiments import commandline, reports
 from experiments.commandline import Interrupted
-from experiments.terminal import Interruptions, Screen
+from experiments.terminal import Interruptions
 from experiments.values import shortest, values_of
 
 FIELDS = {
@@ -129,17 +131,24 @@ def run(
     folder = Workdir(folder).path
     names, configs = list(members), list(members.values())
     program_cache.use_cache(configs[0].compiling.cache_dir)
-    team = Team(configs, dataset, programs.Programs())
+    screen = Writers([Screen()])
+    writers = [
+        Writers(registry.named(each.records.writers, folder / name, each.origin))
+        for name, each in members.items()
+    ]
     with contextlib.ExitStack() as claims:
+        for each in (screen, *writers):
+            claims.enter_context(each)
+        team = Team(configs, dataset, programs.Programs(tell=screen.compiling))
         place = claims.enter_context(Workdir(folder).claim(None, names))
         workdirs = [
             claims.enter_context(Workdir(folder / name).claim(each, names))
             for name, each in members.items()
         ]
         interruptions = Interruptions()
-        replicas, records = _train(
-            team, place, workdirs, now or provenance.present(), interruptions
-        )
+        now = now or provenance.present()
+        replicas, records = _train(team, place, workdirs, now, interruptions, screen, writers)
+        screen.close()
         summaries = []
         for trainer, member, lines, workdir in zip(
             team.trainers, replicas.members, records, workdirs, strict=True
@@ -161,6 +170,8 @@ def _train(
     workdirs: Sequence[Workdir],
     now: Mapping[str, Any],
     interruptions: Interruptions,
+    screen: Writers,
+    writers: Sequence[Writers],
 ) -> tuple[Replicas, list[list[dict[str, Any]]]]:
     """All epochs that are missing, in claimed workdirs."""
     config, folder = team.lead.config, place.path
@@ -170,15 +181,18 @@ def _train(
     if replicas.epoch < config.epochs:
         for workdir, lines in zip(workdirs, records, strict=True):
             provenance.keep(workdir, lines, replicas.epoch, now)
-    screen = Screen(replicas.epoch, config.epochs, team.whole.task)
+    for writer, lines in zip((screen, *writers), (records[0], *records), strict=True):
+        writer.begin(Started(lines[:], config.epochs, team.whole.task))
     with interruptions:
         try:
             while replicas.epoch < config.epochs:
                 replicas, latest = team.advance(replicas)
-                for workdir, lines, record in zip(workdirs, records, latest, strict=True):
+                members = zip(workdirs, records, writers, latest, strict=True)
+                for workdir, lines, writer, record in members:
                     workdir.append(record)
                     lines.append(record)
-                screen.show(_middle(latest))
+                    writer(record)
+                screen(_middle(latest))
                 done = replicas.epoch == config.epochs
                 if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
                     with interruptions.saving():
@@ -190,8 +204,6 @@ def _train(
                     )
         except Diverged as error:
             raise UserError(_without(error, workdirs, folder)) from None
-        finally:
-            screen.close()
     return replicas, records
 
 

@@ -1,19 +1,11 @@
-"""What a person at a terminal sees of a run, and how one is interrupted."""
+"""How a run is interrupted by a person at a terminal."""
 
 import contextlib
 import signal
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from tqdm import tqdm
-
-from dynhp_jax.tasks.task import Task
-from experiments import interrupting, reports
+from experiments import interrupting
 from experiments.commandline import Interrupted, say
-
-LOG_SECONDS = 10.0  # between lines where there is no terminal to draw a progress bar on
 
 
 class Interruptions:
@@ -59,30 +51,3 @@ class Interruptions:
             raise KeyboardInterrupt
         self.wanted = True
         say("interrupted: finishing this epoch, to save it; once more stops at once")
-
-
-class Screen:
-    """A progress bar on a terminal, now and then a line elsewhere."""
-
-    def __init__(self, done: int, epochs: int, task: Task):
-        self._epochs, self._task = epochs, task
-        self._bar = tqdm(total=epochs, initial=done, unit="epoch", disable=None, dynamic_ncols=True)
-        self._next = 0.0
-
-    def show(self, record: Mapping[str, Any]) -> None:
-        """One epoch more, as metrics.jsonl has it."""
-        if not self._bar.disable:
-            self._bar.set_postfix_str(
-                f"{reports.judged(record, self._task)},"
-                f" units {'-'.join(str(n) for n in record['units'].values()) or 'all'},"
-                f" batch {record['batch_size']}, {record['memory_kib']:.0f} KiB",
-                refresh=False,
-            )
-            self._bar.update()
-        elif time.monotonic() >= self._next or record["epoch"] == self._epochs:
-            print(reports.line(record, self._epochs, self._task), flush=True)
-            self._next = time.monotonic() + LOG_SECONDS
-
-    def close(self) -> None:
-        """Leaves the bar as it is."""
-        self._bar.close()

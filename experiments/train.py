@@ -3,14 +3,16 @@
     python -m experiments.train --config=configs/digits.py --workdir=runs/digits
 
 The same command on the same workdir goes on where it stopped. Every field of the config can be
-overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(300, 100)".
+overridden: --config.method=hp --config.batch.size=100 --config.model.hidden="(300, 100)". Several
+processes train one run together, each started with the same command and its --process_id.
 """
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from dynhp_jax.common import processes
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.own_code import OwnCodeError
 from dynhp_jax.data.loading import Dataset
@@ -19,30 +21,37 @@ from dynhp_jax.training import config as configuration
 from dynhp_jax.training.compiled import program_cache, programs
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import going_on
+from dynhp_jax.training.files.followed import FollowedWorkdir, claimed
 from dynhp_jax.training.files.workdir import Workdir
-from dynhp_jax.training.run import checkpoint, loop
+from dynhp_jax.training.run import agreement, checkpoint, loop
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
-from experiments import commandline, reports
+from dynhp_jax.writers import Screen, registry
+from dynhp_jax.writers.writer import Writers
+from experiments import commandline, joining, reports
 from experiments.commandline import Interrupted
-from experiments.events import Events, scalars
-from experiments.terminal import Interruptions, Screen
+from experiments.terminal import Interruptions
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    values, path = commandline.parse(
-        argv, True, workdir="directory of the run; empty: runs/NAME-METHOD-seedSEED"
+    values, path, *others = commandline.parse(
+        argv,
+        True,
+        joining.OPTIONS,
+        joining.SWITCHES,
+        workdir="directory of the run; empty: runs/NAME-METHOD-seedSEED",
     )
     config = configuration.from_config_dict(values)
-    workdir = Workdir(path or f"runs/{config.name}-{config.method}-seed{config.seed}")
-    with workdir.claim(config):
+    joining.join(*others)
+    path = path or f"runs/{config.name}-{config.method}-seed{config.seed}"
+    with claimed(path, config) as workdir:
         train(config, workdir)
 
 
 def train(
     config: Config,
-    workdir: Workdir,
+    workdir: Workdir | FollowedWorkdir,
     dataset: Dataset | None = None,
     begin: Callable[[Trainer], Run] = Trainer.start,
     now: Mapping[str, Any] | None = None,
@@ -60,56 +69,37 @@ def train(
       The trainer, the run at its end, and the lines of metrics.jsonl.
     """
     dataset = dataset or build.dataset_of(config)
+    agreement.check_inputs(config, dataset.splits)
     program_cache.use_cache(config.compiling.cache_dir)
-    trainer = Trainer(config, dataset, programs.Programs(known=workdir.trials))
-    run = going_on.start(trainer, workdir, begin, print)
-    watchers = Watchers(workdir, run.epoch, trainer)
-    with Interruptions() as interruptions, contextlib.closing(watchers):
-        try:
-            run, records = going_on.train(trainer, run, workdir, [watchers], interruptions, now)
-        except going_on.Paused as paused:
-            raise Interrupted(str(paused)) from None
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped at once; {_what_is_left(workdir, config)}") from None
-        except loop.Diverged as error:
-            advice = "a smaller config.optimizer.learning_rate may help"
-            raise UserError(f"{error}; {going_on.last_good(workdir)}; {advice}") from None
-        except OwnCodeError as error:
-            raise UserError(f"{error}; {going_on.last_good(workdir)}") from error
+    several = [Screen(), *registry.named(config.records.writers, workdir.path, config.origin)]
+    with Writers(several if processes.leads() else ()) as writers:
+        known = programs.Programs(known=workdir.trials, tell=writers.compiling)
+        trainer = Trainer(config, dataset, known)
+        run = going_on.start(trainer, workdir, begin, print if processes.leads() else None)
+        with Interruptions() as interruptions, _explained(config, workdir):
+            run, records = going_on.train(trainer, run, workdir, writers, interruptions, now)
     found = going_on.finish(trainer, run, workdir, records)
-    print(reports.table(found, trainer.whole.task))
-    print(f"everything is in {workdir.path}")
+    if found is not None:
+        print(reports.table(found, trainer.whole.task))
+        print(f"everything is in {workdir.path}")
     interruptions.after_the_last(workdir.path)
     return trainer, run, records
 
 
-class Watchers:
-    """What follows a run: TensorBoard's events, and the screen.
-
-    Args:
-      workdir: of the run; it is there by the first record.
-      done: epochs that are.
-      trainer: of the run.
-    """
-
-    def __init__(self, workdir: Workdir, done: int, trainer: Trainer):
-        self._workdir, self._done, self._trainer = workdir, done, trainer
-        self._events, self._screen = None, None
-
-    def __call__(self, record: Mapping[str, Any]) -> None:
-        """One epoch more."""
-        if self._events is None:
-            self._events = Events(self._workdir.tensorboard, self._done)
-            task, epochs = self._trainer.whole.task, self._trainer.config.epochs
-            self._screen = Screen(self._done, epochs, task)
-        self._events.write(record["epoch"], scalars(record))
-        self._screen.show(record)
-
-    def close(self) -> None:
-        """After the last epoch."""
-        if self._events is not None:
-            self._screen.close()
-            self._events.close()
+@contextlib.contextmanager
+def _explained(config: Config, workdir: Workdir) -> Iterator[None]:
+    """Says of what ends a run from where the same command goes on."""
+    try:
+        yield
+    except going_on.Paused as paused:
+        raise Interrupted(str(paused)) from None
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped at once; {_what_is_left(workdir, config)}") from None
+    except loop.Diverged as error:
+        advice = "a smaller config.optimizer.learning_rate may help"
+        raise UserError(f"{error}; {going_on.last_good(workdir)}; {advice}") from None
+    except OwnCodeError as error:
+        raise UserError(f"{error}; {going_on.last_good(workdir)}") from error
 
 
 def _what_is_left(workdir: Workdir, config: Config) -> str:

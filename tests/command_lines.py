@@ -28,6 +28,7 @@ QUICK = [
     "--config.optimizer.learning_rate=0.01",
     "--config.batch.alpha=0.3",
     "--config.compiling.shrink=0.3",
+    "--config.records.writers=tensorboard",
 ]
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 
+from dynhp_jax.memory import agreement
 from dynhp_jax.memory.cpu_libraries import library_bytes
 
 
@@ -98,10 +99,14 @@ def compiled_bytes(compiled: jax.stages.Compiled, labels: tuple, tried: bool = T
             f"labels do not fit the {len(arguments)} arguments; give one entry for each: a string, "
             "or strings in the argument's structure"
         ) from error
+    libraries = library_bytes(compiled, tried)
+    if tried:  # the figure decides something: where machines differ, for all of them
+        own = analysis.temp_size_in_bytes + libraries
+        libraries += agreement.largest(compiled, own) - own
     return StepBytes(
         arguments=sizes,
         padding=analysis.argument_size_in_bytes - sum(sizes.values()),
         outputs=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         temporaries=analysis.temp_size_in_bytes,
-        libraries=library_bytes(compiled, tried),
+        libraries=libraries,
     )

@@ -14,7 +14,7 @@ import uuid
 import jax
 from jax.errors import JaxRuntimeError
 
-from dynhp_jax.memory import cpu_libraries, trial_records, trials
+from dynhp_jax.memory import agreement, cpu_libraries, trial_records, trials
 from dynhp_jax.memory.trial_records import Record, Records
 from dynhp_jax.memory.trials import Trial
 
@@ -47,6 +47,12 @@ def compile(lowered: jax.stages.Lowered, records: Records, measured: Measured):
     Returns:
       A `jax.stages.Compiled`. What was found of it is `trial_records.attached`.
     """
+    compiled = _compiled_as_measured(lowered, records, measured)
+    agreement.name(compiled, lowered)
+    return compiled
+
+
+def _compiled_as_measured(lowered, records: Records, measured: Measured) -> jax.stages.Compiled:
     if jax.default_backend() != "cpu" or (measured is Measured.NOT and not records):
         return lowered.compile()
     asked = Measured.FORMS if measured is Measured.NOT else measured

@@ -26,6 +26,7 @@ from dynhp_jax.models.options import Model
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.tasks.options import Loss
 from dynhp_jax.training.options import Checkpoint, Compiling, Distillation, Optimizer
+from dynhp_jax.writers.options import Records
 
 METHODS = ("dynhp", "hp", "sp", "dense", "scores")
 _OF_ONES_OWN = ("model", "data", "loss", "optimizer")
@@ -55,7 +56,7 @@ class Config(Section):
     extension: str = text(
         "", "module:Class(option=value) of parts that replace some of the step's; empty: none"
     )
-    devices: int = whole(1, 0, "devices that share every mini-batch; 0: all that there are")
+    devices: int = whole(1, 0, "devices of each process that share every mini-batch; 0: all")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
     loss: Loss = dataclasses.field(default_factory=Loss)
@@ -69,6 +70,7 @@ class Config(Section):
     distillation: Distillation = dataclasses.field(default_factory=Distillation)
     compiling: Compiling = dataclasses.field(default_factory=Compiling)
     checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    records: Records = dataclasses.field(default_factory=Records)
 
     def __post_init__(self):
         super().__post_init__()
@@ -142,12 +144,13 @@ SECTIONS = {
 # A finished run may be lengthened, and where things lie is no part of what is computed.
 FREE_ON_RESUME = frozenset(
     {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "compiling.cache_dir",
-     "checkpoint.every", "checkpoint.keep"}
+     "checkpoint.every", "checkpoint.keep", "records.writers"}
 )  # fmt: skip
 # Sections and fields that no compiled program depends on: their numbers go in as arguments.
 NOT_COMPILED = frozenset(
-    {"name", "seed", "epochs", "scores", "memory", "compiling", "checkpoint", "data.dir",
-     "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "penalty.lam", "pruning.gamma"}
+    {"name", "seed", "epochs", "scores", "memory", "compiling", "checkpoint", "records",
+     "data.dir", "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "penalty.lam",
+     "pruning.gamma"}
 )  # fmt: skip
 
 
@@ -173,7 +176,7 @@ def tuple_fields(further: Mapping[str, type] = MappingProxyType({})) -> tuple[st
     """Those fields of `field_names` that hold tuples.
 
     >>> tuple_fields()
-    ('model.hidden', 'loss.metrics', 'pruning.groups', 'memory.allow')
+    ('model.hidden', 'loss.metrics', 'pruning.groups', 'memory.allow', 'records.writers')
     """
     return tuple(
         name for name in field_names(further) if isinstance(_field(name, further).default, tuple)

@@ -3,13 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
-from dynhp_jax.common import byte_sizes
+from dynhp_jax.common import byte_sizes, paths, processes
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.data.task_data import TaskData, own_data
 from dynhp_jax.gates import hard_concrete
@@ -24,11 +25,14 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.extension import Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.own_model import source_of
-from dynhp_jax.training.run import loop, shape_plans
+from dynhp_jax.training.run import agreement, loop, shape_plans
 from dynhp_jax.training.run.epoch_results import Record
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.step import devices
 from dynhp_jax.training.step.state import TrainState
+from dynhp_jax.writers import registry
+from dynhp_jax.writers.writer import Started, Writers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -90,7 +94,10 @@ def fit(
         names.
       workdir: a directory for the run: its config, records, checkpoints, figures and summary, as
         `experiments.train` writes them. The same call goes on from what is there. None for none.
-      callbacks: each is called with the record of every epoch.
+      callbacks: each is called with the record of every epoch: functions, or objects as
+        `writers.Writer` says, such as `writers.TensorBoard(folder)` or `writers.Screen()`. What one
+        raises ends the run and passes through; with a workdir the same call goes on from the newest
+        checkpoint. Of several processes only process 0 calls them.
       extension: the parts of the step that a method replaces, see `training.extension`; None for
         those that the config names.
 
@@ -111,22 +118,32 @@ def fit(
     few = dataset.splits["train"].first(2).inputs
     source = source_of(model, variables, few, config.seed)
     whole = build.own_network(config, source, task, dataset)
+    agreement.check_inputs(config, dataset.splits)
     program_cache.use_cache(config.compiling.cache_dir)
-    if workdir is not None:
-        return _fit_in(workdir, callbacks, config, dataset, criterion, whole, tx, extension)
-    trainer = Trainer(config, dataset, Programs(), criterion, whole, tx, extension=extension)
-    run, records = trainer.start(), []
-    while run.epoch < config.epochs:
-        run, record = loop.advance(trainer, run)
-        records.append(record)
-        for callback in callbacks:
-            callback(record)
+    folder = None if workdir is None else paths.given(workdir, "workdir")
+    several = [*callbacks, *registry.named(config.records.writers, folder, config.origin)]
+    with Writers(several if processes.leads() else ()) as writers:
+        if folder is not None:
+            return _fit_in(folder, writers, config, dataset, criterion, whole, tx, extension)
+        programs = Programs(tell=writers.compiling)
+        trainer = Trainer(config, dataset, programs, criterion, whole, tx, extension=extension)
+        trainer.announce(new=True)
+        run, records = trainer.start(), []
+        agreement.check_start(run)
+        writers.begin(Started([], config.epochs, task))
+        while run.epoch < config.epochs:
+            with processes.together(f"epoch {run.epoch + 1}") as meeting:
+                run, record = loop.advance(trainer, run)
+                records.append(record)
+                writers(record)
+                meeting.said["decided"] = agreement.decided(trainer, run, record)
+            meeting.check_same("decided")
     return result_of(trainer, run, records)
 
 
 def _fit_in(
-    path: Any,
-    callbacks: Iterable[Callable[[Record], None]],
+    folder: Path,
+    writers: Writers,
     config: Config,
     dataset: TaskData,
     criterion: Criterion | None,
@@ -136,26 +153,26 @@ def _fit_in(
 ) -> Result:
     """The same in a directory, from what is there."""
     from dynhp_jax.training.files import going_on  # loads orbax
-    from dynhp_jax.training.files.workdir import Workdir
+    from dynhp_jax.training.files.followed import claimed
 
-    workdir = Workdir(path)
-    with workdir.claim(config):
-        programs, made_of = Programs(known=workdir.trials), build.digest(whole, dataset, extension)
+    with claimed(folder, config) as workdir:
+        programs = Programs(known=workdir.trials, tell=writers.compiling)
+        made_of = build.digest(whole, dataset, extension)
         trainer = Trainer(config, dataset, programs, criterion, whole, tx, made_of, extension)
         run = going_on.start(trainer, workdir)
-        run, records = going_on.train(trainer, run, workdir, callbacks)
+        run, records = going_on.train(trainer, run, workdir, writers)
         going_on.finish(trainer, run, workdir, records)
     return result_of(trainer, run, records)
 
 
 def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     """The network that a run has come to, without the units that are only masked."""
-    masks = jax.device_get(run.state.masks)
-    local = {name: np.flatnonzero(mask) for name, mask in masks.items()}
+    state = devices.local(run.state)
+    left = {name: np.flatnonzero(mask) for name, mask in jax.device_get(state.masks).items()}
     network, state = shape_plans.resize(
-        run.network, run.state, trainer.tx, local, extension=trainer.extension
+        run.network, state, trainer.tx, left, extension=trainer.extension
     )
-    keeps = {name: run.keeps[name][kept] for name, kept in local.items()}
+    keeps = {name: run.keeps[name][kept] for name, kept in left.items()}
     return Result(
         _apply(trainer, network, state, keeps),
         state.evaluated[0],

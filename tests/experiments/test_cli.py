@@ -8,9 +8,8 @@ import re
 import numpy as np
 import pytest
 from command_lines import QUICK, here, process
+from event_files import curves
 from PIL import Image
-from tensorboardX.proto import event_pb2
-from tensorboardX.record_writer import masked_crc32c
 
 from dynhp_jax import data
 from dynhp_jax.training.files.workdir import Workdir
@@ -59,19 +58,11 @@ def test_a_run_leaves_everything_in_its_workdir(finished):
 
 def test_tensorboard_reads_the_same_numbers(finished):
     workdir, _ = finished
-    (file,) = (workdir / "tensorboard").iterdir()
-    curves, content = {}, file.read_bytes()
-    while content:  # length, its checksum, the event, its checksum
-        size = int.from_bytes(content[:8], "little")
-        event = content[12 : 12 + size]
-        assert int.from_bytes(content[12 + size : 16 + size], "little") == masked_crc32c(event)
-        event, content = event_pb2.Event.FromString(event), content[16 + size :]
-        for value in event.summary.value:
-            curves.setdefault(value.tag, {})[event.step] = value.simple_value
+    shown = {name: dict(points) for name, points in curves(workdir / "tensorboard").items()}
     for record in Workdir(workdir).records():
         epoch = record["epoch"]
-        assert curves["test_error"][epoch] == pytest.approx(record["test_error"])
-        assert curves["units/hidden_1"][epoch] == record["units"]["hidden_1"]
+        assert shown["test_error"][epoch] == pytest.approx(record["test_error"])
+        assert shown["units/hidden_1"][epoch] == record["units"]["hidden_1"]
 
 
 def test_evaluate_loads_the_final_network_without_a_config(finished):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import warnings
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -367,4 +368,4 @@ def test_composed_cuts_are_one_cut():
     both = compose(groups, first, then)
     assert both["hidden_1"].tolist() == [2, 7] and both["input"].tolist() == [1, 4, 5]
     twice = cut(cut(variables, groups, first), groups.shrunk(first), then)
-    jax.tree.map(np.testing.assert_array_equal, twice, cut(variables, groups, both))
+    chex.assert_trees_all_equal(twice, cut(variables, groups, both))

@@ -5,6 +5,7 @@ The oracle is NumPy, head by head.
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -122,7 +123,7 @@ def test_heads_and_pairs_that_go_together_and_again(x64, found):
     smaller = groups.shrunk(first)
     assert (smaller[name].size, smaller[name].blocks) == (4, 2)
     twice = cut(cut(PARAMS, groups, first), smaller, then)
-    jax.tree.map(np.testing.assert_array_equal, twice, cut(PARAMS, groups, once))
+    chex.assert_trees_all_equal(twice, cut(PARAMS, groups, once))
     half = resized(apply, PARAMS, groups, first)
     out = resized(half, cut(PARAMS, groups, first), smaller, then)(twice, X)
     np.testing.assert_allclose(out, by_hand(PARAMS, X, [2, 3]), rtol=1e-10)

@@ -2,6 +2,7 @@
 
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -95,7 +96,7 @@ def test_two_cuts_are_one(models, name, seed):
         cut(cut(variables, groups, first), smaller, second),
         cut(variables, groups, at_once),
     )
-    jax.tree.map(np.testing.assert_array_equal, twice, once)
+    chex.assert_trees_all_equal(twice, once)
     assert smaller.shrunk(second).shapes == groups.shrunk(at_once).shapes
 
 
@@ -104,7 +105,7 @@ def test_keeping_all_or_naming_none_changes_nothing(models, name):
     apply, variables, inputs, _, groups = models[name]
     every = {group: np.arange(groups[group].size) for group in groups.prunable}
     for keeps in ({}, every):
-        jax.tree.map(np.testing.assert_array_equal, cut(variables, groups, keeps), variables)
+        chex.assert_trees_all_equal(cut(variables, groups, keeps), variables)
         assert axis_cuts(groups, keeps) == {}
         np.testing.assert_allclose(
             resized(apply, variables, groups, keeps)(variables, *inputs),
@@ -129,7 +130,7 @@ def test_gradients_averages_and_traced_trees_are_cut_alike(models):
     average = jax.tree.map(lambda v, g: 0.9 * v + 0.1 * g, variables, gradient)
     for tree in (gradient, average):
         inside = jax.jit(lambda t: cut(t, groups, keeps))(tree)
-        jax.tree.map(np.testing.assert_array_equal, cut(tree, groups, keeps), inside)
+        chex.assert_trees_all_equal(cut(tree, groups, keeps), inside)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +162,7 @@ def test_keeps_that_are_not_allowed_are_refused_by_all(models, keep, said, how):
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         actions[how]()
     assert repr(group) in str(error.value) and "\n" not in str(error.value)
-    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    chex.assert_trees_all_equal(variables, before)
 
 
 def test_an_unknown_group_is_told_with_the_nearest_names(models):
@@ -256,7 +257,7 @@ def test_a_layer_called_inputs_is_a_layer(x64):
                                                   {"params": params}, x)  # fmt: skip
     for known, of_tree, part in ((below, tree, "params"), (groups, params, "inputs")):
         less = cut(of_tree[part], known.at(part), keeps)
-        jax.tree.map(np.testing.assert_array_equal, less, cut(of_tree, known, keeps)[part])
+        chex.assert_trees_all_equal(less, cut(of_tree, known, keeps)[part])
         state = cut_optimizer(tx, tx.init(of_tree[part]), of_tree[part], known.at(part), keeps)
         assert jax.tree.map(np.shape, state) == jax.tree.map(np.shape, tx.init(less))
 
@@ -271,5 +272,5 @@ def test_a_linen_module_called_inputs_is_cut_below_params():
     variables = net.init(jax.random.key(0), x)
     groups, keeps = find_groups(net.apply, variables, x), {"inputs": np.arange(3)}
     small = cut(variables["params"], groups.at("params"), keeps)
-    jax.tree.map(np.testing.assert_array_equal, small, cut(variables, groups, keeps)["params"])
+    chex.assert_trees_all_equal(small, cut(variables, groups, keeps)["params"])
     assert small["inputs"]["bias"].shape == (3,)

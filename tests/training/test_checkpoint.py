@@ -8,6 +8,7 @@ import textwrap
 import time
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,10 +49,7 @@ def save(directory, epoch, width, keep=3):
 
 
 def same(left, right) -> None:
-    assert jax.tree.structure(left) == jax.tree.structure(right)
-    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        assert a.dtype == b.dtype
-        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+    chex.assert_trees_all_equal(left, right, strict=True)
 
 
 def test_what_was_saved_comes_back_bit_for_bit_though_shapes_changed_in_between(tmp_path):

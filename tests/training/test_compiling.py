@@ -31,3 +31,25 @@ def test_where_an_array_is_makes_no_other_program():
     assert lowered[0].as_text() == lowered[1].as_text()
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
+
+
+def test_compiling_says_how_far_it_has_come():
+    """Of the programs that were announced; of more, as many as there are."""
+    told = []
+    kept = programs.Programs(tell=told.append)
+    number = jax.ShapeDtypeStruct((), "float32")
+
+    def get(name, key=()):
+        return kept.get(name, key, lambda: jax.jit(lambda x: x + x), number)
+
+    kept.expect(["order", "epoch", "test"])
+    for name in ("order", "order", "epoch"):  # the second one is there
+        get(name)
+    get("epoch", 2)  # nobody knew of it
+    kept.join(kept.ahead(lambda: get("test")))
+    get("epoch", 3)
+    said = [each and (each.name, each.number, each.of, each.ahead) for each in told]
+    assert said == [
+        ("order", 1, 3, False), None, ("epoch", 2, 3, False), None, ("epoch", 3, 4, False), None,
+        ("test", 4, 4, True), None, ("epoch", 1, 1, False), None,
+    ]  # fmt: skip

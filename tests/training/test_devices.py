@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chex
 import inside_shard_map
 import jax
 import numpy as np
@@ -61,9 +62,7 @@ def state_in(folder: Path, settings: config.Config):
 
 
 def assert_same(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("per_example", [False, True])

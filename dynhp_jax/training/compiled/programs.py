@@ -9,11 +9,13 @@ holds what is compiled, counts and times it, and compiles what will be needed wh
 on.
 """
 
+import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +24,7 @@ import jax
 from dynhp_jax.memory import fusion
 from dynhp_jax.memory.fusion import Measured
 from dynhp_jax.memory.trial_records import Records
+from dynhp_jax.writers.writer import Compiling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Programs:
       seconds: how long those took.
       waited: for how long of that training stood still.
       known: what its checkpoint says of programs, as `records` has it.
+      tell: is told of every program that is being compiled, by the thread that compiles it, and
+        None when there is none any more.
 
     Attributes:
       compilations, seconds, waited: as given, and what came to them.
@@ -61,6 +66,7 @@ class Programs:
         seconds: float = 0.0,
         waited: float = 0.0,
         known: Mapping[str, Any] = MappingProxyType({}),
+        tell: Callable[[Compiling | None], None] | None = None,
     ):
         self.records = Records(known)
         self.compilations = compilations
@@ -71,6 +77,11 @@ class Programs:
         self._lock = threading.Lock()
         self._worker: concurrent.futures.ThreadPoolExecutor | None = None
         self._here = threading.local()
+        self._progress = _Progress(tell)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Says which programs `get` is going to be asked for, at least."""
+        self._progress.expect(names)
 
     def get(
         self,
@@ -94,12 +105,15 @@ class Programs:
             program = self._programs.get((name, key))
             if missing := program is None:
                 program = self._programs[name, key] = concurrent.futures.Future()
+        if not missing:
+            self._progress.there(name)
         if program.done():
             return program.result()
         start = time.perf_counter()
         try:
             if missing:
-                self._compile(program, name, key, make, arguments, measured)
+                with self._progress.of(name, self._in_background):
+                    self._compile(program, name, key, make, arguments, measured)
             return program.result()
         finally:
             if not self._in_background:
@@ -162,6 +176,44 @@ class Programs:
 
     def __len__(self) -> int:
         return len(self._programs)
+
+
+class _Progress:
+    """How far compiling has come: programs that were asked for, of those that are expected."""
+
+    def __init__(self, tell: Callable[[Compiling | None], None] | None):
+        self._tell, self._lock = tell, threading.Lock()
+        self._expected: collections.Counter[str] = collections.Counter()
+        self._begun = self._running = 0
+
+    def expect(self, names: Iterable[str]) -> None:
+        with self._lock:
+            self._expected.update(names)
+
+    def there(self, name: str) -> None:
+        """A program need not be compiled."""
+        with self._lock:
+            self._expected -= collections.Counter([name])
+
+    @contextlib.contextmanager
+    def of(self, name: str, ahead: bool) -> Iterator[None]:
+        """While a program is being compiled."""
+        with self._lock:
+            self._expected -= collections.Counter([name])
+            self._begun, self._running = self._begun + 1, self._running + 1
+            number, total = self._begun, self._begun + self._expected.total()
+        if self._tell:
+            self._tell(Compiling(name, number, total, ahead))
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running -= 1
+                last = not self._running
+                if last and not self._expected.total():
+                    self._begun = 0
+            if last and self._tell:
+                self._tell(None)
 
 
 def _shape(leaf: Any) -> Any:

@@ -159,7 +159,7 @@ class Scorer:
             f"scoring {piece.name}",
             (network, *statics, examples, self._steps.used),
             lambda: devices.jitted(
-                functools.partial(piece.function, *statics), self._steps.devices, donated
+                functools.partial(piece.function, *statics), self._steps.config.devices, donated
             ),
             *given,
         )

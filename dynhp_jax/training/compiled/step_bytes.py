@@ -154,7 +154,7 @@ def total(parts: Mapping[str, int]) -> int:
 
 def device_peak() -> int | None:
     """The most bytes that the device has held so far, by its own count; None where it has none."""
-    statistics = jax.devices()[0].memory_stats() or {}
+    statistics = jax.local_devices()[0].memory_stats() or {}
     return statistics.get("peak_bytes_in_use")
 
 

@@ -50,7 +50,7 @@ class Steps:
       config, tx: of the run with these savings.
       asked: the config as given.
       whole, programs, examples, used, extension: as given.
-      devices: how many there are that mini-batches are spread over.
+      devices: how many there are that mini-batches are spread over, in all processes.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
       measured: how much has to be known of its programs.
@@ -142,14 +142,12 @@ class Steps:
         state, tally, *data = self._training_arguments(network, batch)
         if not self.carries(network):
             make = functools.partial(epoch.make_epoch, setup, batch)
-            return self.program("epoch", key, make, state, *data)
-        name, make = "part", epoch.make_part
-        if self.on_host:
-            name, make = "step", epoch.make_one_step
+            return self.program(self._trains(network), key, make, state, *data)
+        make = epoch.make_one_step if self.on_host else epoch.make_part
         return self.program(
-            name,
+            self._trains(network),
             key,
-            lambda: devices.jitted(make(setup, batch), self.devices, donate_argnums=(0, 1)),
+            lambda: devices.jitted(make(setup, batch), self.config.devices, donate_argnums=(0, 1)),
             *(state, tally, *data),
         )
 
@@ -181,6 +179,15 @@ class Steps:
         )
         return program, step_bytes.starting_bytes(program, self.state_shapes(network), self.tried)
 
+    def names(self, network: Network) -> list[str]:
+        """What the programs of an epoch are called."""
+        return [self._trains(network), *map(_evaluates, sorted(self.examples.keys() - {"train"}))]
+
+    def _trains(self, network: Network) -> str:
+        if not self.carries(network):
+            return "epoch"
+        return "step" if self.on_host else "part"
+
     def carries(self, network: Network) -> bool:
         """Whether the tally is carried from call to call: `training_program` is no whole epoch."""
         return self.on_host or self.streams(network, "train")
@@ -204,9 +211,9 @@ class Steps:
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
         """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
         return self.program(
-            f"evaluation on {split}",
+            _evaluates(split),
             (network.model, chunk),
-            lambda: evaluation.make_evaluation(network, chunk, self.devices, self.extension),
+            lambda: evaluation.make_evaluation(network, chunk, self.config.devices, self.extension),
             *self._evaluation_arguments(network, chunk, split),
         )
 
@@ -262,3 +269,8 @@ class Steps:
     def _gathered(self, network: Network, count: int) -> int:
         """Bytes of so many examples, with their targets."""
         return count * array_bytes((network.model.example, network.target))
+
+
+def _evaluates(split: str) -> str:
+    """What the program is called that evaluates a split."""
+    return f"evaluation on {split}"

@@ -1,21 +1,21 @@
 """A run in its directory: from where an earlier one left it, epoch by epoch, to its end."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from dynhp_jax.common import processes
 from dynhp_jax.common.disk import write_json
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.notices import warn
 from dynhp_jax.training.files import provenance, summary
 from dynhp_jax.training.files.workdir import Workdir, seal
-from dynhp_jax.training.run import checkpoint, loop, resume
+from dynhp_jax.training.run import agreement, checkpoint, loop, resume
 from dynhp_jax.training.run.epoch_results import Record
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
-
-Watcher = Callable[[Record], None]  # is called with the record of every epoch
+from dynhp_jax.writers.writer import Started, Writers
 
 
 class Paused(Exception):
@@ -63,6 +63,7 @@ def start(
       UserError: the checkpoint is of another model, data, loss or optimizer.
     """
     found = resume.newest(trainer, workdir.checkpoints, warn)
+    trainer.announce(new=found is None)
     if found is None:
         return begin(trainer)
     trainer.check_criterion()
@@ -80,7 +81,7 @@ def train(
     trainer: Trainer,
     run: Run,
     workdir: Workdir,
-    watchers: Iterable[Watcher] = (),
+    writers: Writers | None = None,
     pauses: Pauses | None = None,
     now: Mapping[str, Any] | None = None,
 ) -> tuple[Run, list[Record]]:
@@ -90,7 +91,8 @@ def train(
       trainer: the run's fixed part.
       run: from `start`.
       workdir: claimed.
-      watchers: are called with the record of every epoch.
+      writers: are called with the record of every epoch, once its line is on the disk and before
+        it is in a checkpoint; closed by whoever made them.
       pauses: says when to stop early; None for never.
       now: of what commit, versions and machine the next epochs are, if not as they are found here.
 
@@ -102,21 +104,32 @@ def train(
       Diverged: a loss is no longer a number.
       UserError: the directory was taken away.
     """
-    pauses, config = pauses or Never(), trainer.config
-    records = workdir.begin(run.epoch)
-    if run.epoch < config.epochs:
-        provenance.keep(workdir, records, run.epoch, now or provenance.present())
+    pauses, config, writers = pauses or Never(), trainer.config, writers or Writers()
+    agreement.check_start(run)
+    with processes.together("the beginning"):
+        records = workdir.begin(run.epoch)
+        writers.begin(Started(records[:], config.epochs, trainer.whole.task))
+        if run.epoch < config.epochs and processes.leads():
+            provenance.keep(workdir, records, run.epoch, now or provenance.present())
+    if not processes.leads():
+        records = workdir.records()
     while run.epoch < config.epochs:
-        run, record = loop.advance(trainer, run)
-        workdir.append(record)
-        records.append(record)
-        for watcher in watchers:
-            watcher(record)
-        last = run.epoch == config.epochs or pauses.wanted
+        with processes.together(f"epoch {run.epoch + 1}") as meeting:
+            run, record = loop.advance(trainer, run)
+            workdir.append(record)
+            records.append(record)
+            writers(record)
+            decided = agreement.decided(trainer, run, record)
+            meeting.said.update(decided=decided, pause=pauses.wanted)
+        meeting.check_same("decided")
+        pause = any(each["pause"] for each in meeting.heard)
+        last = run.epoch == config.epochs or pause
         if last or run.epoch % config.checkpoint.every == 0:
             with pauses.saving():
                 _save(trainer, run, workdir)
-        if pauses.wanted and run.epoch < config.epochs:
+        if not processes.several():
+            pause = pauses.wanted  # since the epoch was saved, too
+        if pause and run.epoch < config.epochs:
             raise Paused(
                 f"epoch {run.epoch} of {config.epochs} is saved in {workdir.path};"
                 " the same command goes on from there"
@@ -124,20 +137,27 @@ def train(
     return run, records
 
 
-def finish(trainer: Trainer, run: Run, workdir: Workdir, records: list[Record]) -> dict[str, Any]:
+def finish(
+    trainer: Trainer, run: Run, workdir: Workdir, records: list[Record]
+) -> dict[str, Any] | None:
     """Draws the figures of a run that has ended, and writes and returns its summary.
+
+    Of several processes all call this, and process 0 does it; the others return None.
 
     Raises:
       UserError: its directory is not as it was left.
     """
     from dynhp_jax.training.files import figures  # loads matplotlib
 
-    check_saved(workdir, workdir.checkpoints, run.epoch)
-    figures.draw(records, trainer, workdir.figures)
-    came_from = provenance.entries(provenance.stretches_of(workdir, records))
-    found = summary.summarise(trainer, run, records) | came_from
-    write_json(workdir.summary_file, found)
-    return found
+    with processes.together("the end"):
+        if not processes.leads():
+            return None
+        check_saved(workdir, workdir.checkpoints, run.epoch)
+        figures.draw(records, trainer, workdir.figures)
+        came_from = provenance.entries(provenance.stretches_of(workdir, records))
+        found = summary.summarise(trainer, run, records) | came_from
+        write_json(workdir.summary_file, found)
+        return found
 
 
 def check_saved(workdir: Workdir, checkpoints: Path, epoch: int) -> None:
@@ -159,4 +179,6 @@ def last_good(workdir: Workdir) -> str:
 
 
 def _save(trainer: Trainer, run: Run, workdir: Workdir) -> None:
+    if processes.several():
+        processes.check_same(f"epoch {run.epoch}", {"arrays": agreement.digest(run.state)})
     resume.save(trainer, run, workdir.checkpoints, seal([workdir]), trainer.config.checkpoint.keep)

@@ -8,16 +8,15 @@ epoch costs the same however many there were before.
 
 import dataclasses
 import hashlib
-import json
-import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dynhp_jax.common import disk, json_files, schema
+from dynhp_jax.common import json_files, schema
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.growing_file import GrowingFile, content_of, unreadable_as_nothing
 from dynhp_jax.common.notices import warn
+from dynhp_jax.writers.json_lines import line_of
 
 Record = dict[str, Any]
 
@@ -107,14 +106,12 @@ class Records:
         content = self._content()
         kept = [each for each in _parsed(content, self.file, "") if each["epoch"] <= epoch]
         content = b"".join(line + b"\n" for line in _lines(content)[: len(kept)])
-        if content and not _bytes_of(self.file):
+        if content and not content_of(self.file):
             warn(f"{self.file} was lost; it is written again, from {self.copy}")
-        if content and not _unreadable_as_nothing(self.copy).startswith(content):
+        if content and not unreadable_as_nothing(self.copy).startswith(content):
             warn(f"{self.copy} was lost or damaged; it is written again, from {self.file}")
-        for path in (self.file, self.copy):
-            _put(path, content)
+        self._lines, self._copied = (GrowingFile(path, content) for path in (self.file, self.copy))
         self._first, self._last = (kept[0]["epoch"] if kept else epoch + 1), epoch
-        self._sizes = {self.file: len(content), self.copy: len(content)}
         self._pending, self._sha256 = b"", hashlib.sha256(content)
         return kept
 
@@ -124,56 +121,27 @@ class Records:
         Raises:
           UserError: a number of the record is not finite, or the file is not as it was left.
         """
-        try:
-            line = json.dumps(record, allow_nan=False).encode() + b"\n"
-        except ValueError:
-            wrong = [name for name, value in record.items()
-                     if isinstance(value, float) and not math.isfinite(value)]  # fmt: skip
-            raise UserError(
-                f"{', '.join(wrong) or 'a number'} of epoch {record['epoch']} is NaN or infinite;"
-                " a smaller config.optimizer.learning_rate may help"
-            ) from None
-        self._extend(self.file, line)
+        line = line_of(record)
+        self._lines.extend(line)
         self._last = record["epoch"]
         self._pending += line
         self._sha256.update(line)
 
     def seal(self) -> dict[str, Any]:
         """Brings the second file up to date; returns what a checkpoint has to hold of the lines."""
-        if self._sizes[self.copy] == 0:
+        if self._copied.size == 0:
             self.copy.parent.mkdir(exist_ok=True)
-        self._extend(self.copy, self._pending)
+        self._copied.extend(self._pending)
         self._pending = b""
         return dataclasses.asdict(
-            Seal(self._first, self._last, self._sizes[self.copy], self._sha256.hexdigest())
+            Seal(self._first, self._last, self._copied.size, self._sha256.hexdigest())
         )
-
-    def _extend(self, path: Path, lines: bytes) -> None:
-        """Adds whole lines at the end of a file, which has to be as long as it was left."""
-        before = self._sizes[path]
-        new = os.O_CREAT | os.O_EXCL if before == 0 else 0
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | new, 0o666)
-        except (FileNotFoundError, FileExistsError):
-            raise _changed(path) from None
-        with disk.naming(path), open(descriptor, "ab", buffering=0) as file:
-            if os.fstat(descriptor).st_size != before:
-                raise _changed(path)
-            try:
-                rest = lines
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(descriptor)
-            except OSError:
-                file.truncate(before)  # a part of a line is none
-                raise
-        self._sizes[path] = before + len(lines)
 
     def _content(self) -> bytes:
         """Whole lines, of metrics.jsonl or, where that is lost, of the copy; as the seal says."""
-        content = _bytes_of(self.file)
+        content = content_of(self.file)
         if not content and self._seal:
-            content = _unreadable_as_nothing(self.copy)
+            content = unreadable_as_nothing(self.copy)
             if not self._seal.holds(content):
                 raise UserError(
                     f"{self.file} is missing or empty, and {self.copy} does not have its epochs"
@@ -194,7 +162,7 @@ class Records:
                 f"{self.file} has {len(found)} epochs that can be read, its checkpoint is of epoch"
                 f" {seal.last}; {remedy}"
             )
-        written = _lines(_unreadable_as_nothing(self.copy))
+        written = _lines(unreadable_as_nothing(self.copy))
         pairs = enumerate(zip(_lines(content), written, strict=False), 1)
         line = next((f", line {k}" for k, (here, there) in pairs if here != there), "")
         return UserError(
@@ -206,7 +174,7 @@ class Records:
         """What to do about a damaged metrics.jsonl."""
         if self._seal is None:
             return "remove it, and the same command begins again with epoch 1"
-        if self._seal.holds(_unreadable_as_nothing(self.copy)):
+        if self._seal.holds(unreadable_as_nothing(self.copy)):
             return f"remove it, and the same command writes it again, from {self.copy}"
         return "put it back as it was, or take another --workdir"
 
@@ -242,32 +210,3 @@ def _check_follows(before: Record, record: Record) -> None:
     for name in ("units", "active"):
         if record[name].keys() != before[name].keys():
             raise schema.Unfit(f"its {name} are of other groups than in the line before it")
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return json_files.read_bytes(path, "move it away")
-    except FileNotFoundError:
-        return b""
-
-
-def _unreadable_as_nothing(path: Path) -> bytes:
-    try:
-        return _bytes_of(path)
-    except UserError:
-        return b""
-
-
-def _put(path: Path, content: bytes) -> None:
-    """Makes a file hold this; one that would be empty goes."""
-    if content and _unreadable_as_nothing(path) != content:
-        disk.write_bytes(path, content)
-    elif not content:
-        path.unlink(missing_ok=True)
-
-
-def _changed(path: Path) -> UserError:
-    return UserError(
-        f"{path} was removed or changed while the run went on, so that it ends here; the same"
-        " command goes on from the newest checkpoint"
-    )

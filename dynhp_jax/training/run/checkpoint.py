@@ -18,7 +18,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dynhp_jax.common import disk, json_files, schema
+from dynhp_jax.common import disk, json_files, processes, schema
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import path_name
+from dynhp_jax.training.step import devices
 
 _HOST = "host.json"
 _MANIFEST = "manifest.json"
@@ -53,6 +54,8 @@ class Corrupted(Exception):
 def save(directory: Path, epoch: int, state: Any, host: dict[str, Any], keep: int = 3) -> Path:
     """Writes a checkpoint, all of it or nothing, and removes all but the newest `keep`.
 
+    Of several processes each calls this, and all see the same directory.
+
     Args:
       directory: where the checkpoints of a run lie; made if missing, in one that exists: a run
         whose directory was removed must not make another one.
@@ -66,37 +69,59 @@ def save(directory: Path, epoch: int, state: Any, host: dict[str, Any], keep: in
       UserError: somebody removed it while it was written.
     """
     directory = Path(directory).absolute()
-    directory.mkdir(exist_ok=True)
     final = directory / f"{epoch:06d}"
     unfinished = final.with_name(f"{disk.UNFINISHED}{final.name}")
+    # Orbax has every process write its part of the arrays; all else process 0 does.
+    with processes.together(f"before the checkpoint of epoch {epoch}"):
+        if processes.leads():
+            _make_room(unfinished, final, state)
+    with _taken_away(unfinished, final), disk.naming(directory), disk.disk_errors(directory):
+        with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
+            orbax.save(unfinished / _STATE, args=ocp.args.StandardSave(state))
+        with processes.together(f"the checkpoint of epoch {epoch}"):
+            if processes.leads():
+                _complete(unfinished, final, {_EPOCH: epoch, **host})
+                for old in epochs(directory)[:-keep]:
+                    disk.remove(directory / f"{old:06d}")
+    return final
+
+
+def _make_room(unfinished: Path, final: Path, state: Any) -> None:
+    """A folder for a checkpoint, on a disk that can hold it."""
+    unfinished.parent.mkdir(exist_ok=True)
     disk.remove(unfinished)
     unfinished.mkdir()
-    try:
-        size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    with _taken_away(unfinished, final):
         disk.check_room(unfinished / "room", 2 * size + 2**18)
-        with disk.naming(directory), disk.disk_errors(directory):
-            with contextlib.closing(ocp.Checkpointer(ocp.StandardCheckpointHandler())) as orbax:
-                orbax.save(unfinished / _STATE, args=ocp.args.StandardSave(state))
-            content = json.dumps({_EPOCH: epoch, **host}, allow_nan=False)
-            (unfinished / _HOST).write_text(content)
-            (unfinished / _MANIFEST).write_text(json.dumps(_digests(unfinished), indent=1))
-            for path in [*disk.files(unfinished), unfinished]:
-                disk.flush(path)
-            disk.remove(final)
-            unfinished.rename(final)
-            disk.flush(directory)
+
+
+def _complete(unfinished: Path, final: Path, host: dict[str, Any]) -> None:
+    """Adds to the arrays what else belongs to a checkpoint, and gives it its name."""
+    (unfinished / _HOST).write_text(json.dumps(host, allow_nan=False))
+    (unfinished / _MANIFEST).write_text(json.dumps(_digests(unfinished), indent=1))
+    for path in [*disk.files(unfinished), unfinished]:
+        disk.flush(path)
+    disk.remove(final)
+    unfinished.rename(final)
+    disk.flush(final.parent)
+
+
+@contextlib.contextmanager
+def _taken_away(unfinished: Path, final: Path) -> Iterator[None]:
+    """Leaves nothing of a checkpoint that cannot be finished; says so where somebody removed it."""
+    try:
+        yield
     except BaseException as error:
         taken_away = not (unfinished.exists() or final.exists())
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if processes.leads():
+            shutil.rmtree(unfinished, ignore_errors=True)
         if taken_away and isinstance(error, Exception):
             raise UserError(
                 f"{unfinished} was removed while it was written; the same command goes on from"
                 " what is left"
             ) from error
         raise
-    for old in epochs(directory)[:-keep]:
-        disk.remove(directory / f"{old:06d}")
-    return final
 
 
 def restore(
@@ -194,7 +219,7 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
             " start again in another --workdir"
         ) from None
     # Placed here and now: what was saved on another machine's accelerator comes back on this one's.
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    here = devices.anywhere()
     target = jax.tree.map(
         lambda leaf: (
             leaf  # to the host

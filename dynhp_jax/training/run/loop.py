@@ -76,7 +76,7 @@ class Single:
     def joined(self, trees: Sequence[Any]) -> Any:
         """The only one."""
         (tree,) = trees
-        return jax.device_put(tree)
+        return self._trainer.place(tree)
 
     def begin(self, run: Run) -> Run:
         """In the shapes that are due, without the units that go, as the extension decides."""

@@ -164,7 +164,7 @@ def run_of(trainer: Trainer, saved: Checkpoint) -> Run:
         raise UserError(
             f"the run was on {before} devices, here it is {count}, which changes what fits"
             f" (memory.meter is {trainer.config.memory.meter!r}); go on with"
-            f" --config.devices={before}"
+            f" --config.devices={max(1, before // jax.process_count())}"
         )
     keeps = keeps_of(host["keeps"])
     network, state, earlier = _network(trainer, host), saved.state, ()

@@ -94,6 +94,7 @@ def begin(trainer: Trainer, run: Run) -> Run:
     scout, steps, before = trainer.meter.scout(), trainer.steps, run.batch_in_use
 
     def work() -> Ready:
+        trainer.programs.expect(steps.names(network))
         batch, in_use = scout.fit(network, plan.wanted, before)
         steps.training_program(network, in_use)
         fitting = trainer.budget.chunk(network, run.chunk)

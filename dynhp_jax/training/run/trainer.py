@@ -149,6 +149,11 @@ class Trainer:
     def _waiting(self, network: Network) -> Bytes:
         return step_bytes.waiting_bytes(self.steps.state_shapes(network))
 
+    def announce(self, new: bool) -> None:
+        """Says which programs the next epoch needs, of a new run or of one that goes on."""
+        beginning = ["initial state"] if new else []
+        self.programs.expect([*beginning, "order", *self.steps.names(self.whole)])
+
     def start(self) -> Run:
         """A run before its first epoch.
 

@@ -21,17 +21,17 @@ def added_up(chunks: Sequence[Any]) -> Any:
 
 
 def make_evaluation(
-    network: Network, chunk: int, over: int = 1, extension: Extension = PLAIN
+    network: Network, chunk: int, asked: int = 1, extension: Extension = PLAIN
 ) -> Callable:
     """`evaluate(variables, gates, masks, own, inputs, targets, i, count) -> sums`, jitted.
 
     Of examples i * chunk to (i + 1) * chunk, as far as there are so many: of the first `count`,
     i32[]. `sums` are {'loss': f32[], 'metrics': {name: sums}}, and of a classification
     'confusion', i32[classes, classes], labels by row and predictions by column. Gates have their
-    deterministic values. A chunk is spread `over` so many devices, which divide it. `own` is what
-    the extension keeps, () without one.
+    deterministic values. A chunk is spread over the devices that `config.devices` asks for, which
+    divide it. `own` is what the extension keeps, () without one.
     """
-    spread, task = devices.spreading(over), network.task
+    spread, task = devices.spreading(asked), network.task
     apply = extension.evaluation(gated(network.evaluate, network.groups))
 
     def evaluate(variables, gates, masks, own, inputs, targets, i, count):
@@ -52,4 +52,4 @@ def make_evaluation(
             sums[CONFUSION] = matrix.at[hits].add(weight.astype(jnp.int32))
         return sums
 
-    return devices.jitted(evaluate, over)
+    return devices.jitted(evaluate, asked)

@@ -116,7 +116,7 @@ class Team:
         self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples
         steps = self.lead.steps
         if steps.devices > 1:
-            raise ConfigError("devices", configs[0].devices, "1 in a sweep")
+            raise ConfigError("devices", configs[0].devices, "1 in a sweep, of one process")
         if any(steps.streams(self.whole, split) for split in steps.examples):
             found = configs[0].data.resident
             raise ConfigError("data.resident", found, "room for all images in a sweep")
