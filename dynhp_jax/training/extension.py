@@ -7,6 +7,7 @@ the byte budget, resuming and records go on as they are. In the order of a run:
 
 | part | asks | without an extension |
 | --- | --- | --- |
+| `bound` | what follows from the sizes of a model? | nothing |
 | `start` | what is kept beside the state? | nothing |
 | `begin_epoch` | what does the host decide before an epoch? | nothing |
 | `trained` | which arrays are differentiated, and have optimizer state? | all parameters |
@@ -30,6 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.structure.groups import Groups
 
 Array = jax.Array
@@ -46,6 +48,9 @@ class EpochStart(NamedTuple):
       key: key<fry>[], the epoch's own: a resumed run has the same.
       groups: of units, in the arrays as they are now.
       masks: {group: f32[units]}, 0 for pruned units that are still in the arrays.
+      apply: the model in evaluation, without gates, `apply(variables, inputs) -> outputs`.
+      examples: `inputs` and `targets` on the host, up to `scores.examples`: held-out ones where
+        there are any, or of the training set.
     """
 
     epoch: int
@@ -54,6 +59,8 @@ class EpochStart(NamedTuple):
     key: Array
     groups: Groups
     masks: Mapping[str, Array]
+    apply: Callable
+    examples: Pairs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +70,18 @@ class Extension:
     `own` stands everywhere for the pytree of arrays that `start` made, `()` without one. All but
     `begin_epoch`, `cut` and `record` are traced.
     """
+
+    def bound(self, apply: Callable, shapes: Variables, inputs: Any) -> "Extension":
+        """The extension for a model of some sizes; all other parts are asked of what this returns.
+
+        It is called again when units were pruned, and has to give the same for the same sizes.
+
+        Args:
+          apply: the model in evaluation, `apply(variables, inputs) -> outputs`.
+          shapes: of its variables.
+          inputs: shapes of two examples' inputs.
+        """
+        return self
 
     def start(self, variables: Variables, key: Array) -> Any:
         """What is kept beside the state, before the first epoch: a pytree of arrays; traced.

@@ -174,7 +174,7 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     )
     keeps = {name: run.keeps[name][kept] for name, kept in left.items()}
     return Result(
-        _apply(trainer, network, state, keeps),
+        _apply(trainer.whole, network, state, keeps),
         state.evaluated[0],
         trainer.whole.groups,
         keeps,
@@ -182,13 +182,13 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     )
 
 
-def _apply(trainer: Trainer, network: Network, state: TrainState, keeps: Mapping) -> Callable:
+def _apply(whole: Network, network: Network, state: TrainState, keeps: Mapping) -> Callable:
     """`apply(variables, inputs)` of a network with its gates, for whole examples."""
     _, gates, _, own = state.evaluated
     z = {name: hard_concrete.mean(value) for name, value in gates.items()}
-    inside = trainer.extension.evaluation(gated(network.evaluate, network.groups))
+    inside = network.extension.evaluation(gated(network.evaluate, network.groups))
 
     def apply(variables: Any, inputs: Any) -> Any:
-        return inside(variables, own, z, trainer.whole.cut_inputs(inputs, keeps))
+        return inside(variables, own, z, whole.cut_inputs(inputs, keeps))
 
     return apply

@@ -18,6 +18,7 @@ from dynhp_jax.structure.group import EXPERT, INPUT, VOCABULARY
 from dynhp_jax.structure.groups import Groups, Keeps
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.tasks.task import Task
+from dynhp_jax.training.extension import PLAIN, Extension
 
 Variables = Mapping[str, Any]
 CLASSIFICATION = Task()
@@ -85,6 +86,8 @@ class Network:
       task: what it is trained and judged by.
       target: shapes and types of one example's targets, a pytree without the batch axis.
       all_units: how many units the groups had before any were cut.
+      unbound: the parts of a training step that a method replaces, for a model of any sizes; see
+        `extension`.
       example_shape: of the data set's images, which the model may get flat; () if not known.
     """
 
@@ -93,6 +96,7 @@ class Network:
     task: Task = CLASSIFICATION
     target: Any = LABEL
     all_units: int = 0
+    unbound: Extension = PLAIN
     example_shape: tuple[int, ...] = ()
 
     def evaluate(self, variables: Variables, inputs: Any) -> Any:
@@ -102,6 +106,12 @@ class Network:
     def train(self, variables: Variables, inputs: Any, key: Any = ()) -> tuple[Any, dict[str, Any]]:
         """Outputs [batch, ...] and the collections that training updates: {} for most models."""
         return self.model.train(variables, inputs, key)
+
+    @functools.cached_property
+    def extension(self) -> Extension:
+        """The parts of a training step that a method replaces, for this model."""
+        inputs = batch_of(self.model.example, 2)
+        return self.unbound.bound(self.evaluate, self.model.shapes(), inputs)
 
     @functools.cached_property
     def sums(self) -> dict[str, jax.ShapeDtypeStruct]:

@@ -17,9 +17,9 @@ def check(steps: Steps) -> None:
     Raises:
       UserError: they cannot, or a step changes the structure, a shape or a type of the state.
     """
-    if steps.extension == PLAIN:
+    if steps.whole.unbound == PLAIN:
         return
-    with guarded(whose(steps.extension)):
+    with guarded(whose(steps.whole.unbound)):
         before, after = steps.state_shapes(steps.whole), steps.state_after_a_step(steps.whole)
         check_alike(before.own, after.own, "what it keeps")
         check_alike(before.variables, after.variables, "the variables")

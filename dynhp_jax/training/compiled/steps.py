@@ -17,7 +17,7 @@ from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.config import Config, compiled
-from dynhp_jax.training.extension import PLAIN, Extension
+from dynhp_jax.training.extension import PLAIN
 from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, savings, streaming
 from dynhp_jax.training.step.gradients import estimator
@@ -44,12 +44,11 @@ class Steps:
       examples: of every split, {'train': ..., 'test': ...}.
       used: what the run does without to take less memory.
       tx: the optimizer of the parameters; None for the one that the config names.
-      extension: the parts of the step that a method replaces.
 
     Attributes:
       config, tx: of the run with these savings.
       asked: the config as given.
-      whole, programs, examples, used, extension: as given.
+      whole, programs, examples, used: as given.
       devices: how many there are that mini-batches are spread over, in all processes.
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
@@ -69,23 +68,22 @@ class Steps:
         examples: Mapping[str, int],
         used: Savings = NOTHING,
         tx: optax.GradientTransformation | None = None,
-        extension: Extension = PLAIN,
     ):
         self.asked, self.config = config, used.applied(config)
         self.whole, self.examples, self.used = whole, dict(examples), used
-        self.programs, self.extension = programs, extension
+        self.programs = programs
         self.own_tx = tx
         self.tx = optimizer.make_optimizer(self.config, used, tx)
         self.devices = devices.count(config.devices)
         parts = used.parts
-        if parts == 1 and estimator(whole, self.config, extension) == "micro":
+        if parts == 1 and estimator(whole, self.config) == "micro":
             parts = self.config.batch.micro_batches
         self.unit = parts * self.devices
         self.on_host = whole.slow_in_loops
         given = whole.model, whole.task, whole.example_shape, tuple(sorted(examples.items()))
         memory = config.memory
         self.measured = METERS[memory.meter].measured(memory.budget)
-        self.compiled_for = compiled(self.config), given, tx, extension, self.measured
+        self.compiled_for = compiled(self.config), given, tx, whole.unbound, self.measured
         self._state_shapes: dict[Any, TrainState] = {}
 
     @property
@@ -112,12 +110,12 @@ class Steps:
     def saving(self, used: Savings) -> "Steps":
         """The steps of the same run with these savings instead."""
         given = self.asked, self.whole, self.programs, self.examples
-        return Steps(*given, used, self.own_tx, self.extension)
+        return Steps(*given, used, self.own_tx)
 
     def setup(self, network: Network) -> Setup:
         """What steps of a network are made from."""
         examples = self.examples["train"]
-        return Setup(network, self.config, self.tx, examples, self.used, self.extension)
+        return Setup(network, self.config, self.tx, examples, self.used)
 
     def program(self, name: str, key: tuple, make: Callable, *arguments: Any):
         """An executable of the run; see `Programs.get`.
@@ -168,14 +166,14 @@ class Steps:
 
     def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
         """What makes the initial state of a network out of its variables (or a key) and keys."""
-        make = functools.partial(initial_state, network, self.config, self.tx, self.extension)
+        make = functools.partial(initial_state, network, self.config, self.tx)
         key, given = jax.eval_shape(lambda: jax.random.key(0)), network.model.given
         program = self.program(
             "initial state",
             (network.model, self.used),
             lambda: jax.jit(make),
             *(key if given is None else abstract(given), key),
-            () if self.extension == PLAIN else key,
+            () if network.unbound == PLAIN else key,
         )
         return program, step_bytes.starting_bytes(program, self.state_shapes(network), self.tried)
 
@@ -213,7 +211,7 @@ class Steps:
         return self.program(
             _evaluates(split),
             (network.model, chunk),
-            lambda: evaluation.make_evaluation(network, chunk, self.config.devices, self.extension),
+            lambda: evaluation.make_evaluation(network, chunk, self.config.devices),
             *self._evaluation_arguments(network, chunk, split),
         )
 
@@ -226,7 +224,7 @@ class Steps:
     def sums_of_an_evaluation(self, network: Network) -> Any:
         """Shapes of the sums of an evaluation of the test set; compiles nothing."""
         chunk = self.devices
-        evaluate = evaluation.make_evaluation(network, chunk, self.devices, self.extension)
+        evaluate = evaluation.make_evaluation(network, chunk, self.config.devices)
         return jax.eval_shape(evaluate, *self._evaluation_arguments(network, chunk, "test"))
 
     def training_bytes(self, network: Network, batch: int) -> Bytes:
@@ -251,7 +249,7 @@ class Steps:
         """Shapes of the state of a network."""
         found = self._state_shapes.get(network.model)
         if found is None:
-            found = abstract_state(network, self.config, self.tx, self.extension)
+            found = abstract_state(network, self.config, self.tx)
             # Two threads may ask (`shape_plans`): both find the same, and nothing is ever taken
             # out.
             self._state_shapes[network.model] = found

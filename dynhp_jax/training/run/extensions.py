@@ -10,6 +10,7 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.own_code import guarded
 from dynhp_jax.training.compiled.extension_check import check_alike, whose
 from dynhp_jax.training.extension import EpochStart, Extension
+from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.state import stream
@@ -22,39 +23,42 @@ def begin_epoch(trainer: Trainer, run: Run) -> Run:
       trainer: the run's fixed part.
       run: between two epochs, in the shapes of the next one.
     """
-    extension, state = trainer.extension, run.state
-    if type(extension).begin_epoch is Extension.begin_epoch:
+    state, network = run.state, run.network
+    if type(network.unbound).begin_epoch is Extension.begin_epoch:
         return run
     epoch, batch = run.epoch + 1, run.batch_in_use
     key = jax.random.fold_in(stream(trainer.config.seed, "extension"), epoch)
+    seen = trainer.judged_on
+    inputs = trainer.whole.cut_inputs(seen.inputs, run.keeps)
     start = EpochStart(
-        epoch, batch, trainer.examples // batch, key, run.network.groups, state.masks
-    )
-    with guarded(whose(extension)):
-        own, opt_state = extension.begin_epoch(state.own, state.opt_state, state.variables, start)
+        epoch, batch, trainer.examples // batch, key, network.groups, state.masks,
+        network.evaluate, dataclasses.replace(seen, inputs=inputs),
+    )  # fmt: skip
+    with guarded(whose(network.unbound)):
+        before = (state.own, state.opt_state, state.variables)
+        own, opt_state = network.extension.begin_epoch(*before, start)
         check_alike(state.own, own, "what it keeps")
         check_alike(state.opt_state, opt_state, "the optimizer's state")
     state = state._replace(own=trainer.place(own), opt_state=trainer.place(opt_state))
     return dataclasses.replace(run, state=state)
 
 
-def record(trainer: Trainer, own: Any) -> dict[str, float]:
+def record(network: Network, own: Any) -> dict[str, float]:
     """What the record of an epoch says of the extension, by names of its own.
 
     Args:
-      trainer: the run's fixed part.
+      network: of the run.
       own: what the extension keeps beside the state.
 
     Raises:
       UserError: it is no mapping of names to finite numbers.
     """
-    extension = trainer.extension
-    if type(extension).record is Extension.record:
+    if type(network.unbound).record is Extension.record:
         return {}
-    with guarded(whose(extension)):
-        found = extension.record(jax.device_get(own))
+    with guarded(whose(network.unbound)):
+        found = network.extension.record(jax.device_get(own))
         said = {f"extension_{name}": float(value) for name, value in found.items()}
     wrong = [name for name, value in said.items() if not math.isfinite(value)]
     if wrong:
-        raise UserError(f"{whose(extension)} records {wrong[0]}, which is NaN or infinite")
+        raise UserError(f"{whose(network.unbound)} records {wrong[0]}, which is NaN or infinite")
     return said

@@ -158,7 +158,7 @@ def one_epoch(execution: Execution, runs: Standing) -> tuple[Standing, list[Reco
             trainer, epoch, batches[k], tallies[k], pruned[k], results[k], choice, materialised,
             spent[k],
         )  # fmt: skip
-        record |= extensions.record(trainer, kept[k])
+        record |= extensions.record(network, kept[k])
         choices.append(choice)
         records.append(record)
         members.append(

@@ -22,7 +22,7 @@ from dynhp_jax.structure.counts import numbers_in, parameters_left
 from dynhp_jax.surgery.cut import axis_cuts, cut, cut_leaf
 from dynhp_jax.surgery.optimizer import map_like_params
 from dynhp_jax.training.compiled import step_bytes
-from dynhp_jax.training.extension import PLAIN, Extension, replaces_trained
+from dynhp_jax.training.extension import replaces_trained
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.machine_speeds import costs
 from dynhp_jax.training.run.run import Keeps, Plan, Run
@@ -166,7 +166,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
             before, trainer.steps.state_shapes(ready.network)
         )
         trainer.budget.check("making arrays smaller", spent["surgery"])
-        network, state = resize(run.network, state, trainer.tx, local, consumed, trainer.extension)
+        network, state = resize(run.network, state, trainer.tx, local, consumed)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
         trainer.programs.drop(run.network.model)
@@ -202,7 +202,6 @@ def resize(
     tx: Any,
     keeps: Keeps,
     cut_leaf: Callable = cut_leaf,
-    extension: Extension = PLAIN,
 ) -> tuple[Network, TrainState]:
     """Network and state with the arrays of the surviving units only.
 
@@ -211,8 +210,6 @@ def resize(
       tx: the optimizer.
       keeps: survivors, counted in the arrays as they are now.
       cut_leaf: how an array is cut, as `cut.cut_leaf` does.
-      extension: of the run. Where it trains other arrays than parameters, and the smaller ones are
-        no cut of the larger ones, the optimizer starts anew.
     """
     groups = network.groups
     for name, mask in state.masks.items():
@@ -220,6 +217,7 @@ def resize(
         groups = groups.tie(f"masks/{name}", 0, name, mask.shape)
     # The optimizer knows params and gates, which are a part of what the groups speak of.
     cuts = axis_cuts(groups, keeps)
+    extension = network.extension
     trained = {"params": extension.trained(state.variables, state.own), "gates": state.gates}
 
     def trimmer(path: Any, _: Any) -> Callable | None:
@@ -244,11 +242,13 @@ def resize(
     averages = state.averages and of(state.averages)
     masks, own = smaller({"masks": state.masks})["masks"], extension.cut(state.own, smaller)
     state = of(state)._replace(masks=masks, own=own)
-    if replaces_trained(extension):
-        trained = {"params": extension.trained(state.variables, own), "gates": state.gates}
+    network = network.shrunk(state.variables["params"], keeps)
+    if replaces_trained(network.unbound):
+        smaller_ones = network.extension.trained(state.variables, own)
+        trained = {"params": smaller_ones, "gates": state.gates}
+        # An extension may train what is no cut of what it trained before.
         if not _alike(jax.eval_shape(tx.init, trained), opt_state):
             opt_state = tx.init(trained)
-    network = network.shrunk(state.variables["params"], keeps)
     return network, state._replace(opt_state=opt_state, averages=averages)
 
 

@@ -1,5 +1,6 @@
 """`Trainer`: what stays the same from epoch to epoch of a run."""
 
+import dataclasses
 import functools
 import warnings
 from typing import Any
@@ -86,7 +87,11 @@ class Trainer:
                 build.spec_of(config, dataset, copies(config))
             whole = build.network_of(config, dataset)
             made_of = build.digest(whole, dataset) if config.own else ""
-        self.whole, self.made_of = whole, made_of
+        if extension is None:
+            extension = build.extension_of(config)
+        first_look.check_extension(extension)
+        self.whole = whole = dataclasses.replace(whole, unbound=extension)
+        self.made_of = made_of
         _check_task(config, whole)
         self.examples = len(dataset.splits["train"])
         batching = config.batching
@@ -97,11 +102,7 @@ class Trainer:
                 raise ConfigError(field, size, f"at most the {self.examples} training examples")
         counts = {name: len(pairs) for name, pairs in dataset.splits.items()}
         tx = build.optimizer_of(config) if tx is None else tx
-        if extension is None:
-            extension = build.extension_of(config)
-        first_look.check_extension(extension)
-        steps = Steps(config, self.whole, programs, counts, tx=tx, extension=extension)
-        self.budget = Budget(steps)
+        self.budget = Budget(Steps(config, self.whole, programs, counts, tx=tx))
         self.meter, self.whole_parameters = self.budget.meter, self.budget.parameters
         self.paper = PaperMeter(self.budget.example_bytes)
         self.config, self.tx = self.steps.config, self.steps.tx
@@ -121,11 +122,6 @@ class Trainer:
     def steps(self) -> Steps:
         """The compiled steps that the run executes."""
         return self.budget.steps
-
-    @property
-    def extension(self) -> Extension:
-        """The parts of the step that a method replaces."""
-        return self.steps.extension
 
     def place(self, tree: Any) -> Any:
         """The arrays of a tree on every device of the run; those that are there stay."""
@@ -174,7 +170,7 @@ class Trainer:
         program, parts = self.steps.starting(network)
         self.budget.check("the initial state", parts)
         first = drawn if network.model.given is None else network.model.given
-        state = program(first, gates, () if self.extension == PLAIN else own)
+        state = program(first, gates, () if network.unbound == PLAIN else own)
         keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
         return Run(
             epoch=0,

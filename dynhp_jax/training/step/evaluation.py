@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
-from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import devices
 
@@ -20,19 +19,18 @@ def added_up(chunks: Sequence[Any]) -> Any:
     return jax.tree.map(lambda *parts: sum(parts), *jax.device_get(chunks))
 
 
-def make_evaluation(
-    network: Network, chunk: int, asked: int = 1, extension: Extension = PLAIN
-) -> Callable:
+def make_evaluation(network: Network, chunk: int, asked: int = 1) -> Callable:
     """`evaluate(variables, gates, masks, own, inputs, targets, i, count) -> sums`, jitted.
 
     Of examples i * chunk to (i + 1) * chunk, as far as there are so many: of the first `count`,
     i32[]. `sums` are {'loss': f32[], 'metrics': {name: sums}}, and of a classification
     'confusion', i32[classes, classes], labels by row and predictions by column. Gates have their
     deterministic values. A chunk is spread over the devices that `config.devices` asks for, which
-    divide it. `own` is what the extension keeps, () without one.
+    divide it. `own` is what the network's
+    extension keeps, () without one.
     """
     spread, task = devices.spreading(asked), network.task
-    apply = extension.evaluation(gated(network.evaluate, network.groups))
+    apply = network.extension.evaluation(gated(network.evaluate, network.groups))
 
     def evaluate(variables, gates, masks, own, inputs, targets, i, count):
         z = {name: masks[name] * hard_concrete.mean(value) for name, value in gates.items()}

@@ -19,7 +19,7 @@ from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.extension import PLAIN, Extension, replaces_trained
+from dynhp_jax.training.extension import replaces_trained
 from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import accumulation, devices
 from dynhp_jax.training.step.objective import BatchResult, Constants, Examples, Objective, Targets
@@ -29,7 +29,7 @@ from dynhp_jax.training.step.teacher import make_teach
 Array = jax.Array
 
 
-def estimator(network: Network, config: Config, extension: Extension = PLAIN) -> str:
+def estimator(network: Network, config: Config) -> str:
     """'norms', 'vmap', 'micro' or 'none': what 'auto' stands for with this model and rule.
 
     Raises:
@@ -40,7 +40,7 @@ def estimator(network: Network, config: Config, extension: Extension = PLAIN) ->
     if mixes and chosen in ("norms", "vmap"):
         allowed = "'micro', 'auto' or 'none' for a model with batch normalisation"
         raise ConfigError("batch.variance", chosen, allowed)
-    others = replaces_trained(extension)
+    others = replaces_trained(network.unbound)
     if others and chosen == "norms":
         allowed = "'vmap', 'micro', 'auto' or 'none' where an extension trains other arrays"
         raise ConfigError("batch.variance", chosen, allowed)
@@ -79,7 +79,7 @@ def make_gradients(setup: Setup) -> Callable:
       {'params', 'gates'}, as the gradients are; `z_of(gates)` draws the gates;
       `batch` is the `Examples` of a mini-batch.
     """
-    kind = estimator(setup.network, setup.config, setup.extension)
+    kind = estimator(setup.network, setup.config)
     objective, parts = Objective(setup), setup.savings.parts
     of_examples = _at_once(objective, kind)
     if parts > 1:
@@ -106,7 +106,7 @@ def _at_once(objective: Objective, kind: str) -> Callable:
     spread = devices.spreading(config.devices)
     teach = None
     if config.distillation.weight:
-        teach = make_teach(objective.network, objective.extension)
+        teach = make_teach(objective.network)
 
     def gradients(
         trained: dict[str, Any], fixed: Constants, z_of: Callable, batch: Examples

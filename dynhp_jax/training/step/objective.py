@@ -120,7 +120,8 @@ class Objective:
         and the rest is computed again.
 
     Attributes:
-      network, config, examples, extension: of the setup.
+      network, config, examples: of the setup.
+      extension: of the network.
       apply: `apply(variables, trained, own, z, inputs, key) -> (outputs, updates)` in training.
       probed: the same with a probe, `probed(variables, trained, own, probe, inputs, z, key)`; see
         `variance.probed`.
@@ -128,7 +129,7 @@ class Objective:
 
     def __init__(self, setup: Setup):
         self.network, self.config = setup.network, setup.config
-        self.examples, self.extension = setup.examples, setup.extension
+        self.examples, self.extension = setup.examples, setup.network.extension
         apply = gated(self.network.train, self.network.groups)
         # The inputs go first: the first axis of the first input is the batch.
         with_probe = probed(lambda variables, x, z, key: apply(variables, z, x, key))

@@ -5,7 +5,6 @@ import dataclasses
 import optax
 
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step.savings import NOTHING, Savings
 
@@ -15,12 +14,11 @@ class Setup:
     """All that a compiled step is made from, but for the mini-batch.
 
     Attributes:
-      network: the model and its groups.
+      network: the model, its groups, and the parts of the step that a method replaces.
       config: the run.
       tx: the optimizer.
       examples: N, the size of the training set, which the penalty is divided by.
       savings: what the step does without, to take less memory.
-      extension: the parts of the step that a method replaces.
     """
 
     network: Network
@@ -28,4 +26,3 @@ class Setup:
     tx: optax.GradientTransformation
     examples: int
     savings: Savings = NOTHING
-    extension: Extension = PLAIN

@@ -17,7 +17,6 @@ from dynhp_jax.common import random_keys
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.structure.group import INPUT
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import weight_mean
 from dynhp_jax.training.step.weight_mean import Averages
@@ -132,7 +131,6 @@ def initial_state(
     network: Network,
     config: Config,
     tx: optax.GradientTransformation,
-    extension: Extension,
     start: Any,
     gates_key: Array,
     own_key: Any,
@@ -140,7 +138,7 @@ def initial_state(
     """The state before the first step.
 
     Args:
-      network, config, tx, extension: of the run.
+      network, config, tx: of the run.
       start: the model's variables where it came with some (`Model.given`), else the key of the
         stream 'params' that they are drawn from.
       gates_key: of the stream 'log_alpha'.
@@ -160,6 +158,7 @@ def initial_state(
         for name, group in network.groups.items()
     }
     zero, variables = jnp.zeros((), jnp.float32), dict(variables)
+    extension = network.extension
     own = extension.start(variables, own_key)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -174,15 +173,12 @@ def initial_state(
 
 
 def abstract_state(
-    network: Network,
-    config: Config,
-    tx: optax.GradientTransformation,
-    extension: Extension = PLAIN,
+    network: Network, config: Config, tx: optax.GradientTransformation
 ) -> TrainState:
     """Shapes and types of the state of any network, smaller ones too."""
     key, model = jax.eval_shape(lambda: jax.random.key(0)), network.model
     start = key if model.given is None else model.shapes()
-    make = functools.partial(initial_state, network, config, tx, extension)
+    make = functools.partial(initial_state, network, config, tx)
     return jax.eval_shape(make, start, key, key)
 
 

@@ -30,7 +30,7 @@ def make_step(setup: Setup) -> Callable:
       `step(state, tally, examples, given) -> (state, tally)` for one mini-batch, the
       `objective.Examples`; see `StepInputs`.
     """
-    network, config, tx, extension = setup.network, setup.config, setup.tx, setup.extension
+    network, config, tx, extension = setup.network, setup.config, setup.tx, setup.network.extension
     gradients = make_gradients(setup)
     draw = make_draw(network, config)
     perturb = make_perturb(network, config.data.noise)

@@ -17,16 +17,15 @@ import optax
 
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
-from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step.weight_mean import Averages
 
 Array = jax.Array
 
 
-def make_teach(network: Network, extension: Extension = PLAIN) -> Callable:
+def make_teach(network: Network) -> Callable:
     """`teach(averages, masks, own, images) -> f32[batch, classes]`: the teacher's logits."""
-    apply = extension.evaluation(gated(network.evaluate, network.groups))
+    apply = network.extension.evaluation(gated(network.evaluate, network.groups))
 
     def teach(averages: Averages, masks: dict[str, Array], own: Any, images: Array) -> Array:
         z = {name: masks[name] * hard_concrete.mean(gate) for name, gate in averages.gates.items()}
