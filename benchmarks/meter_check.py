@@ -3,9 +3,9 @@
     python -m benchmarks.meter_check --out=results/memory/meter_check.json
 
 A process per size: it loads the data, compiles and meters, runs once (the first run loads code and
-starts threads), reads its resident set, runs again and reads the highest resident set since. That
-and the state, which is there while it is read, is what the step took. The allocator is told to give
-every large block back at once, so that memory which was freed before is not counted as there.
+starts threads), reads its resident set, runs a few times and reads the highest resident set since.
+That and the state, which is there while it is read, is what the step took. The allocator is told to
+give every large block back at once, so that memory which was freed before is not counted as there.
 There is a budget, though one in which all fits, so that programs have the form that takes fewer
 bytes (`dynhp_jax.memory.fusion`). XLA's own count stands beside training and evaluation: without
 what the libraries of the CPU take. Scoring takes twice the examples of a mini-batch in two chunks,
@@ -53,26 +53,26 @@ SIZES = (  # data, model, mini-batch, examples that are evaluated at once
 )
 CRITERIA = ("taylor", "flexrel")  # a gradient of the units, and relevance
 STEPS = 2  # of an epoch
-TIMED = 3
+CALLS = 4
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}  # of glibc
 BUDGET = "1000GB"
 Row = dict[str, Any]
 
 
 def taken(call: Callable[[], Any]) -> Row:
-    """Bytes that a second call adds to the resident set, and the least seconds of TIMED more."""
+    """Bytes that some calls add to the resident set at the most, and the least seconds of one."""
     call()
     gc.collect()
     time.sleep(0.3)  # buffers are given back when their thread comes to it
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
-    call()
-    added, seconds, processor = resident("VmHWM") - before, [], []
-    for _ in range(TIMED):
+    seconds, processor = [], []
+    for _ in range(CALLS):
         start, worked = time.perf_counter(), time.process_time()
         call()
         seconds.append(time.perf_counter() - start)
         processor.append(time.process_time() - worked)
+    added = resident("VmHWM") - before
     return {"resident": added, "seconds": min(seconds), "processor_seconds": min(processor)}
 
 

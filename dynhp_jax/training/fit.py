@@ -169,9 +169,7 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     """The network that a run has come to, without the units that are only masked."""
     state = devices.local(run.state)
     left = {name: np.flatnonzero(mask) for name, mask in jax.device_get(state.masks).items()}
-    network, state = shape_plans.resize(
-        run.network, state, trainer.tx, left, extension=trainer.extension
-    )
+    network, state = shape_plans.resize(run.network, state, trainer.tx, left)
     keeps = {name: run.keeps[name][kept] for name, kept in left.items()}
     return Result(
         _apply(trainer.whole, network, state, keeps),

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.memory import turns
 from dynhp_jax.pruning.criteria import contract
 from dynhp_jax.pruning.criteria.evidence import Criterion, Evidence, UnitScores
 
@@ -141,7 +142,7 @@ def run(
     sums = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     for part in parts(evidence, chunk):
         # Only then is the next chunk sent: one at a time is in memory.
-        sums = jax.block_until_ready(execute(ADD, criterion, sums, part))
+        sums = turns.finished(execute(ADD, criterion, sums, part))
     return execute(FINISH, criterion, evidence.examples, sums, evidence.without_examples)
 
 

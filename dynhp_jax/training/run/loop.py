@@ -133,7 +133,8 @@ def train_epoch(trainer: Trainer, run: Run, batch: int, epoch: int, steps: int):
         size = trainer.steps.fed(network, batch)
         parts = streaming.parts(split, order, size, batch, steps, trainer.place)
         tally = empty_tally(state, network.sums)
-        state, tally = streaming.train(program, state, tally, given, parts, on_host)
+        in_turn = trainer.budget.bytes is not None and jax.default_backend() == "cpu"
+        state, tally = streaming.train(program, state, tally, given, parts, on_host, in_turn)
     else:
         data = (split.inputs, split.targets, given, order)
         state, tally = program(state, *data, np.int32(steps))

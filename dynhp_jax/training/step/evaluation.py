@@ -26,8 +26,7 @@ def make_evaluation(network: Network, chunk: int, asked: int = 1) -> Callable:
     i32[]. `sums` are {'loss': f32[], 'metrics': {name: sums}}, and of a classification
     'confusion', i32[classes, classes], labels by row and predictions by column. Gates have their
     deterministic values. A chunk is spread over the devices that `config.devices` asks for, which
-    divide it. `own` is what the network's
-    extension keeps, () without one.
+    divide it. `own` is what the network's extension keeps, () without one.
     """
     spread, task = devices.spreading(asked), network.task
     apply = network.extension.evaluation(gated(network.evaluate, network.groups))

@@ -18,6 +18,7 @@ import numpy as np
 from dynhp_jax.common import byte_sizes
 from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.data.pairs import Pairs
+from dynhp_jax.memory import turns
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.step.evaluation import added_up
 from dynhp_jax.training.step.state import StepInputs, Tally, TrainState
@@ -92,6 +93,7 @@ def train(
     given: StepInputs,
     parts: Iterator[Part],
     on_host: bool,
+    in_turn: bool = False,
 ) -> tuple[TrainState, Any]:
     """The state and the tally after all parts of an epoch.
 
@@ -101,11 +103,15 @@ def train(
       given: as in `step.make_step`.
       parts: of the epoch.
       on_host: whether the host calls every step.
+      in_turn: whether a call waits until the one before has given its memory back; see
+        `memory.turns`.
     """
     before = None
     for inputs, targets, rows, steps in parts:
         for number in range(steps) if on_host else (steps,):
             state, tally = program(state, tally, inputs, targets, given, rows, np.int32(number))
+            if in_turn:
+                turns.finished(tally.loss)
         # The tally itself is given away to the next call, so that nobody could wait for it.
         now = jnp.copy(tally.loss)
         if before is not None:
@@ -126,7 +132,7 @@ def evaluate(program: Callable, arguments: tuple, split: Any, chunk: int, place:
     found = []
     for data in _evaluated(split, chunk, place):
         if found:  # a CPU would run two chunks side by side, each with activations of its own
-            jax.block_until_ready(found[-1])
+            turns.finished(found[-1])
         found.append(program(*arguments, *data))
     return added_up(found)
 
