@@ -32,8 +32,8 @@ TASKS = {
     module.__name__.rpartition(".")[2]: module
     for module in (diabetes, digit_segments, digit_scenes, python_topics)
 }
-LAMBDAS = (0.01, 0.03, 0.1, 0.3, 1.0)
-SEEDS = (0, 1, 2)
+LAMBDAS = (0.03, 0.1, 0.3, 1.0)
+SEEDS = (0,)
 
 
 def settings(task: str, method: str, seed: int, lam: float | None) -> Config:

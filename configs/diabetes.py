@@ -14,10 +14,10 @@ def get_config():
     config.data.validation = 0.2
     config.model.hidden = (64, 32)
     config.loss.name = "mean_squared_error"
-    config.penalty.lam = 0.1
+    config.penalty.lam = 0.3
     config.batch.alpha = 0.8
     config.batch.grid = 2.0
     config.optimizer.learning_rate = 3e-3
-    config.compiling.shrink = 0.3
+    config.compiling.shrink = 0.5
     config.memory.sp_batch = 64
     return config

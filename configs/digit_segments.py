@@ -18,6 +18,6 @@ def get_config():
     config.batch.alpha = 0.8
     config.batch.grid = 2.0
     config.optimizer.learning_rate = 3e-3
-    config.compiling.shrink = 0.3
+    config.compiling.shrink = 0.5
     config.memory.sp_batch = 64
     return config

@@ -25,6 +25,8 @@ from dynhp_jax.common.disk import write_json
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.notices import warn
 from dynhp_jax.data.loading import Dataset
+from dynhp_jax.data.task_data import TaskData
+from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import build
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.compiled import program_cache, programs
@@ -32,6 +34,7 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import figures, provenance, summary
 from dynhp_jax.training.files.going_on import check_saved
 from dynhp_jax.training.files.workdir import Workdir, seal
+from dynhp_jax.training.network import CLASSIFICATION
 from dynhp_jax.training.run.epoch_results import Diverged
 from dynhp_jax.training.sweep import resume_sweep
 from dynhp_jax.training.sweep.team import Replicas, Team
@@ -107,7 +110,7 @@ def changed(config: Config, changes: Mapping[str, Any]) -> Config:
 
 def run(
     members: Mapping[str, Config],
-    dataset: Dataset,
+    dataset: Dataset | TaskData,
     folder: Path,
     now: Mapping[str, Any] | None = None,
 ) -> tuple[Replicas, list[list[dict[str, Any]]]]:
@@ -158,7 +161,7 @@ def run(
             came_from = provenance.entries(provenance.stretches_of(workdir, lines))
             summaries.append(summary.summarise(trainer, member, lines) | came_from)
             write_json(workdir.summary_file, summaries[-1])
-    print(table(configs, summaries))
+    print(table(configs, summaries, team.whole.task))
     print(f"everything is in {folder}")
     interruptions.after_the_last(folder)
     return replicas, records
@@ -192,11 +195,11 @@ def _train(
                     workdir.append(record)
                     lines.append(record)
                     writer(record)
-                screen(_middle(latest))
+                screen(_middle(latest, team.whole.task))
                 done = replicas.epoch == config.epochs
                 if done or interruptions.wanted or replicas.epoch % config.checkpoint.every == 0:
                     with interruptions.saving():
-                        _save(replicas, place, workdirs, config.checkpoint.keep)
+                        _save(team, replicas, place, workdirs)
                 if interruptions.wanted and not done:
                     raise Interrupted(
                         f"epoch {replicas.epoch} of {config.epochs} is saved in {folder};"
@@ -215,9 +218,10 @@ def _start(team: Team, checkpoints: Path) -> Replicas:
     return resume_sweep.replicas_of(team, found)
 
 
-def _save(replicas: Replicas, place: Workdir, workdirs: Sequence[Workdir], keep: int) -> None:
+def _save(team: Team, replicas: Replicas, place: Workdir, workdirs: Sequence[Workdir]) -> None:
     place.check_there()
-    resume_sweep.save(replicas, place.checkpoints, seal(workdirs), keep)
+    keep, made_of = team.lead.config.checkpoint.keep, team.lead.made_of
+    resume_sweep.save(replicas, place.checkpoints, seal(workdirs), keep, made_of)
 
 
 def _without(error: Diverged, workdirs: Sequence[Workdir], folder: Path) -> str:
@@ -229,15 +233,22 @@ def _without(error: Diverged, workdirs: Sequence[Workdir], folder: Path) -> str:
     )
 
 
-def _middle(records: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The record of the member whose test error is in the middle, to be shown."""
-    return sorted(records, key=lambda record: record["test_error"])[len(records) // 2]
+def _middle(records: Sequence[Mapping[str, Any]], task: Task) -> Mapping[str, Any]:
+    """The record of the member that is in the middle by what is best on the test set."""
+    return sorted(records, key=lambda record: record[f"test_{task.best}"])[len(records) // 2]
 
 
-def table(configs: Sequence[Config], summaries: Sequence[Mapping[str, Any]]) -> str:
+def table(
+    configs: Sequence[Config],
+    summaries: Sequence[Mapping[str, Any]],
+    task: Task = CLASSIFICATION,
+) -> str:
     """Mean and standard deviation over seeds, a row for every other setting."""
     memory = "training memory (paper)"  # the only meter of a sweep
-    rows = [("setting", "runs", "test error, %", "best, %", "model, KiB", memory)]
+    unit = f", {task.unit}" if task.unit else ""
+    style = ".2f" if task.unit else ".4g"
+    judged = f"test {task.best.replace('_', ' ')}{unit}"
+    rows = [("setting", "runs", judged, f"best{unit}", "model, KiB", memory)]
     groups: dict[tuple, list[Mapping[str, Any]]] = {}
     for config, found in zip(configs, summaries, strict=True):
         flat = configuration.flatten(config)
@@ -259,8 +270,8 @@ def table(configs: Sequence[Config], summaries: Sequence[Mapping[str, Any]]) -> 
             (
                 setting or "all",
                 str(len(runs_of_it)),
-                spread("test_error", ".2f"),
-                spread("best_test_error", ".2f"),
+                spread(f"test_{task.best}", style),
+                spread(f"best_test_{task.best}", style),
                 spread("model_kib", ",.1f"),
                 spread("training_memory", ".3g"),
             )

@@ -101,12 +101,17 @@ def spec_of(config: Config, dataset: Dataset | TaskData, copies: int = 1) -> Spe
     tokens = jnp.issubdtype(example.dtype, jnp.integer)
     outputs = _outputs(config, dataset)
     spec = registry.build(model.name, example.shape, outputs, tokens=tokens, **options)
+    check_holds(spec, copies)
+    return spec
+
+
+def check_holds(model: Model, copies: int) -> None:
+    """Raises UserError if the memory cannot hold the variables of a model so often."""
     machine.check_holds(
-        [spec.shapes()] * copies,
+        [model.shapes()] * copies,
         "the variables of this network" + " with their moments and means" * (copies > 1),
         "take a smaller config.model.hidden, width or depth",
     )
-    return spec
 
 
 def _outputs(config: Config, dataset: Dataset | TaskData) -> int:

@@ -158,10 +158,26 @@ def test_what_cannot_be_used_is_one_line(flag, words, mine, capfd):
     assert words in said and not (mine / "run").exists()
 
 
-def test_programs_of_shipped_networks_say_so(mine, capfd):
-    flags = [*FLAGS, "--config.model.name=mine:Stateful"]
-    said = fails(capfd, sweep.main, *flags, "--seeds=0,1", f"--workdir={mine / 'run'}")
-    assert "model.name" in said and "the library's own in a sweep" in said
+def test_a_sweep_of_a_model_of_ones_own(mine, capfd):
+    flags = [*FLAGS, "--config.model.name=mine:weights()", "--seeds=0,1"]
+    folder = mine / "sweep"
+    code, out, said = here(capfd, sweep.main, *flags, f"--workdir={folder}")
+    assert code == 0 and "test error, %" in out, said
+    flags[-1] = "--config.seed=1"
+    code, _, said = here(capfd, train.main, *flags, f"--workdir={mine / 'alone'}")
+    assert code == 0, said
+    for one, other in zip(timeless(folder / "seed1"), timeless(mine / "alone"), strict=True):
+        assert (one["units"], one["test_error"]) == (other["units"], other["test_error"])
+    member = f"--workdir={folder / 'seed1'}"
+    code, out, said = here(capfd, evaluate.main, member, "--run_own_code")
+    assert code == 0 and f"test error {one['test_error']:.2f} %" in out, said
+    flags[-1] = "--seeds=0,1"
+    other = "--config.data.examples=300"
+    said = fails(capfd, sweep.main, *flags, other, f"--workdir={folder}")
+    assert "differs: config.data.examples" in said
+
+
+def test_programs_of_classes_say_so(mine, capfd):
     said = fails(
         capfd, compare.main, f"--config={ROOT}/configs/compare_fmnist.py",
         "--config.data.name=digits", "--config.data.validation=0.2", "--config.model.name=mlp",

@@ -89,6 +89,15 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
     }
 
 
+def check_made_of(host: Mapping[str, Any], trainer: Trainer) -> None:
+    """Raises UserError for a checkpoint of another model, data, loss or metrics of one's own."""
+    if host.get("made_of", "") != trainer.made_of:
+        raise UserError(
+            "the checkpoints there are of a run of another model, data, loss or metrics than"
+            " those given now; give the same ones, or take another workdir"
+        )
+
+
 def state_shapes(trainer: Trainer, host: Mapping[str, Any]) -> Any:
     """The shapes and types of the `array_part` that belongs to a `host_part`.
 
@@ -97,11 +106,7 @@ def state_shapes(trainer: Trainer, host: Mapping[str, Any]) -> Any:
       UserError: it is of another model, data, loss or metrics.
     """
     schema.check(host, HOST)
-    if host.get("made_of", "") != trainer.made_of:
-        raise UserError(
-            "the checkpoints there are of a run of another model, data, loss or metrics than"
-            " those given now; give the same ones, or take another workdir"
-        )
+    check_made_of(host, trainer)
     state = trainer.steps.state_shapes(_network(trainer, host))
     # Earlier variables stay on the host: a budget has room for the state alone.
     kept = jax.tree.map(

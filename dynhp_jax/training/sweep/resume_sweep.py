@@ -16,6 +16,7 @@ from dynhp_jax.training.compiled.budget import CHUNK
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import checkpoint
 from dynhp_jax.training.run.checkpoint import Checkpoint
+from dynhp_jax.training.run.resume import check_made_of
 from dynhp_jax.training.run.run import BEST, KEEPS, MEMORY, PLAN, Run, check_keeps, keeps_of
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.state import TrainState
@@ -29,12 +30,20 @@ _ALONE = schema.fields(
 _MEMBER = schema.fields(
     {"batch": schema.POSITIVE, "keeps": KEEPS, "alone": _ALONE, "memory_kib": MEMORY, "best": BEST}
 )
-HOST = schema.fields({"members": schema.list_of(_MEMBER, 1)})  # what `host_part` gives
+HOST = schema.fields(  # what `host_part` gives
+    {"members": schema.list_of(_MEMBER, 1)}, optional={"made_of": schema.TEXT}
+)
 
 
-def host_part(replicas: Replicas) -> dict[str, Any]:
-    """What a checkpoint needs beside the arrays, as JSON holds it."""
-    return {"members": [member.to_dict() for member in replicas.members]}
+def host_part(replicas: Replicas, made_of: str = "") -> dict[str, Any]:
+    """What a checkpoint needs beside the arrays, as JSON holds it.
+
+    Args:
+      replicas: between two epochs.
+      made_of: see `Trainer`.
+    """
+    members = [member.to_dict() for member in replicas.members]
+    return {"members": members, **({"made_of": made_of} if made_of else {})}
 
 
 def save(
@@ -42,6 +51,7 @@ def save(
     directory: Path,
     also: Mapping[str, Any] = MappingProxyType({}),
     keep: int = 3,
+    made_of: str = "",
 ) -> Path:
     """Writes the checkpoint of a sweep; see `checkpoint.save`.
 
@@ -50,8 +60,9 @@ def save(
       directory: of the checkpoints.
       also: what the host part holds beside the members.
       keep: so many of the newest checkpoints stay.
+      made_of: see `Trainer`.
     """
-    host = host_part(replicas) | also
+    host = host_part(replicas, made_of) | also
     return checkpoint.save(directory, replicas.epoch, replicas.state, host, keep)
 
 
@@ -64,8 +75,10 @@ def state_shapes(trainer: Trainer, host: Mapping[str, Any]) -> TrainState:
 
     Raises:
       schema.Unfit: it lacks a field, as another version's may, or holds what these runs cannot.
+      UserError: it is of another model, data, loss or metrics.
     """
     schema.check(host, HOST)
+    check_made_of(host, trainer)
     for member in host["members"]:
         for keeps in (member["keeps"], member["alone"]["keeps"]):
             check_keeps(keeps, trainer.whole.groups)

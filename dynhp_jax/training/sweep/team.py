@@ -17,9 +17,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
+from dynhp_jax.data.task_data import TaskData
 from dynhp_jax.memory.registry import METERS
 from dynhp_jax.structure.counts import numbers_in
 from dynhp_jax.training import build, config
@@ -37,6 +39,7 @@ from dynhp_jax.training.step import evaluation
 from dynhp_jax.training.step.gradients import estimator
 from dynhp_jax.training.step.state import StepInputs, Tally, TrainState, copies
 from dynhp_jax.training.sweep import member as solo
+from dynhp_jax.training.sweep.alike import alike
 from dynhp_jax.training.sweep.member import Member, SoloShapes
 from dynhp_jax.training.sweep.stacked import common_keeps, make_epoch, member_of, stacked
 
@@ -78,9 +81,6 @@ def check(configs: Sequence[Config]) -> None:
         for name, value in other.items():
             if name not in FREE and value != first[name]:
                 raise ConfigError(name, value, f"{first[name]!r} for all members of a sweep")
-    if configs[0].own:
-        field = configs[0].own[0]
-        raise ConfigError(field, first[field], "the library's own in a sweep")
     if configs[0].method == "scores":
         raise ConfigError("method", "scores", "'dynhp', 'hp', 'sp' or 'dense' in a sweep")
     meter = configs[0].memory.meter
@@ -102,18 +102,39 @@ class Team:
       configs: of the members; they may differ in FREE.
       dataset: their data.
       programs: where compiled programs are kept and counted; any runs may share them.
+      networks: of each member, whole, which differ in their variables alone; None for those that
+        the configs name.
+      tx: the optimizer of the parameters; None for the one that the configs name.
 
     Raises:
-      ConfigError: configs that differ in more, or that ask for what is not done side by side.
+      ConfigError: configs that differ in more, or that ask for what is not done side by side, or a
+        model that computes something else whenever it is made.
       UserError: the memory cannot hold the variables of all.
     """
 
-    def __init__(self, configs: Sequence[Config], dataset: Dataset, programs: Programs):
+    def __init__(
+        self,
+        configs: Sequence[Config],
+        dataset: Dataset | TaskData,
+        programs: Programs,
+        networks: Sequence[Network] | None = None,
+        tx: optax.GradientTransformation | None = None,
+    ):
         check(configs)
         self.programs, self.dataset = programs, dataset
-        build.spec_of(configs[0], dataset, len(configs) * copies(configs[0]))
-        self.trainers = [Trainer(each, dataset, programs) for each in configs]
+        count = len(configs) * copies(configs[0])
+        if networks is None and "model.name" not in configs[0].own:
+            build.spec_of(configs[0], dataset, count)
+        given = [None] * len(configs) if networks is None else networks
+        self.trainers = [
+            Trainer(each, dataset, programs, whole=whole, tx=tx)
+            for each, whole in zip(configs, given, strict=True)
+        ]
         self.whole, self.examples = self.trainers[0].whole, self.trainers[0].examples
+        build.check_holds(self.whole.model, count)
+        if not alike([trainer.whole for trainer in self.trainers]):
+            allowed = "in a sweep: a model that computes the same whenever it is made"
+            raise ConfigError("model.name", configs[0].model.name, allowed)
         steps = self.lead.steps
         if steps.devices > 1:
             raise ConfigError("devices", configs[0].devices, "1 in a sweep, of one process")
@@ -254,18 +275,20 @@ class Team:
         now = numbers_in(replicas.state.variables["params"]) // len(masks)
         if not shape_plans.worth_cutting(trainer, network, now, replicas.epoch, batch, widths):
             return replicas
-        parts = [
-            shape_plans.resize(network, member_of(replicas.state, k), trainer.tx, keeps[k])
-            for k in range(len(masks))
-        ]
-        self.programs.drop(network.model)
-        network, state = parts[0][0], stacked([part for _, part in parts])
         members = tuple(
             dataclasses.replace(
                 member, keeps={name: member.keeps[name][kept] for name, kept in mine.items()}
             )
             for member, mine in zip(replicas.members, keeps, strict=True)
         )
+        if not alike([self.whole.part(member.keeps) for member in members]):
+            return replicas  # what is left of each computes something else: only masks take units
+        parts = [
+            shape_plans.resize(network, member_of(replicas.state, k), trainer.tx, keeps[k])
+            for k in range(len(masks))
+        ]
+        self.programs.drop(network.model)
+        network, state = parts[0][0], stacked([part for _, part in parts])
         splits = replicas.splits
         before = replicas.members[0].keeps
         if any(members[0].keeps[name].size < before[name].size
