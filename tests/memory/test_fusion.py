@@ -1,21 +1,25 @@
 """Which form of a program runs on a CPU, what is recorded of it, and who goes by the record."""
 
+import dataclasses
 import json
 
 import jax
 import numpy as np
 import pytest
 from convolutions import convolution, convolved, shapes
+from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
-from small_runs import go_on, make, start
+from small_runs import DIGITS, go_on, make, start
 
+import dynhp_jax as dp
 from dynhp_jax.memory import cpu_libraries, fusion, trial_process, trial_records, trials
 from dynhp_jax.memory.compiled import compiled_bytes
 from dynhp_jax.memory.fusion import Measured
 from dynhp_jax.memory.registry import METERS
 from dynhp_jax.memory.trial_records import Record, Records
 from dynhp_jax.memory.trials import Trial
+from dynhp_jax.training import config
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run import checkpoint, resume
@@ -188,6 +192,38 @@ def test_a_run_goes_on_by_its_checkpoint_where_the_cache_is_another_s(told, tmp_
         assert not fused(again)
     again = programs.get("f", Measured.FORMS, convolution, *shapes())
     assert cpu_libraries.library_bytes(again) == LITTLE.bytes - trials.own_bytes(again)
+
+
+class Tiny(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.max_pool(nn.relu(nn.Conv(4, (3, 3))(x)), (4, 4), (4, 4))
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+def test_a_model_of_ones_own_goes_on_by_what_was_tried_before(tmp_path, monkeypatch):
+    """Without a cache: the trials are in the run's own checkpoints."""
+    asked = config.Config(
+        method="dense",
+        epochs=1,
+        memory=config.Memory("xla", "64MB", sp_batch=32),
+        compiling=config.Compiling(cache_dir="none"),
+    )
+    images, labels = DIGITS.x_train[:320], DIGITS.y_train[:320]
+    data = {"train": (images, labels), "test": (images, labels), "workdir": tmp_path / "run"}
+    tried, really = [], trials.tried
+
+    def counted(compiled, *rest, **further):
+        tried.append(compiled)
+        return really(compiled, *rest, **further)
+
+    monkeypatch.setattr(trials, "tried", counted)
+    dp.fit(Tiny(), **data, config=asked)
+    assert tried or not trial_process.measures()
+    trial_records._in_process().clear()  # as in another process
+    tried.clear()
+    result = dp.fit(Tiny(), **data, config=dataclasses.replace(asked, epochs=2))
+    assert not tried and len(result.records) == 2
 
 
 @pytest.mark.parametrize("found", [None, [], {"a": {"fusion": 3}}, {"a": None}])
