@@ -32,10 +32,10 @@ def pack(codes: Any, bits: int) -> Any:
     rows, size, each = _sizes(codes.shape, bits)
     flat = codes.astype(jnp.uint8).reshape(rows, size)
     flat = jnp.pad(flat, ((0, 0), (0, -size % each))).reshape(rows, each, -1)
-    found = flat[:, 0]
-    for k in range(1, each):
-        found = found | (flat[:, k] << (k * bits))
-    return found
+    shifts = jnp.arange(each, dtype=jnp.uint8)[:, None] * jnp.uint8(bits)
+    # A sum, which XLA does not put into the loop that reads the bits: there it would need what they
+    # were computed of, and keep that instead.
+    return jnp.sum(flat << shifts, 1, dtype=jnp.uint8)
 
 
 def unpack(packed: Any, bits: int, shape: tuple[int, ...]) -> Any:
