@@ -7,6 +7,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from dynhp_jax.batch_size.probed import probed
+from dynhp_jax.finetune import bit_activations, channel_costs, pad_rows, selected, zero_probes
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.structure.find import find_groups
 from dynhp_jax.surgery.cut import cut
@@ -80,6 +81,20 @@ def small(apply, groups):
     return derived(lambda p, x, _: f(p, x)), cut(PARAMS, groups, {name: KEPT})
 
 
+def of_rows(apply):
+    """Two rows of each kernel; one probe for all devices gets the sum of their gradients."""
+    costs = channel_costs(apply, PARAMS, X, prefix="")
+    rows = pad_rows({"a": [0, 2], "c": [1, 5]}, costs, {"a": 3, "c": 2})
+    f = selected(bit_activations(apply), rows)
+
+    def function(p, x, _):
+        probes = zero_probes(p, rows)
+        gradient = jax.grad(lambda probes: jnp.sum(f(p, rows, probes, x) ** 2))(probes)
+        return f(p, rows, probes, x), gradient
+
+    return function, PARAMS
+
+
 def shared(f, **specs):
     return jax.shard_map(f, mesh=Mesh(jax.devices(), "d"), **(SPECS | specs))
 
@@ -102,6 +117,7 @@ def transforms() -> dict:
         "gated": (with_gates(layers, of[layers]),) * 2,
         "resized": (small(layers, of[layers]),) * 2,
         "probed": ((norms, PARAMS),) * 2,
+        "selected": (of_rows(between(jax.nn.relu)),) * 2,
         "gated, synchronised": [with_gates(f, of[whole]) for f in (synchronised, whole)],
         "resized, synchronised": [small(f, of[whole]) for f in (synchronised, whole)],
     }

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from dynhp_jax.finetune.digits import Digit, Layout, split
 from dynhp_jax.finetune.row_layout import RowLayout
 from dynhp_jax.jaxprs.interpreter import bind
+from dynhp_jax.jaxprs.trace import typed_as
 
 DENSE, CONVOLUTION, DEPTHWISE, GROUPED = "dense", "convolution", "depthwise", "grouped"
 
@@ -93,8 +94,8 @@ class KernelProduct:
             operands = (kernel, array) if self.side == 0 else (array, kernel)
             return bind(self.eqn, operands)[0]
 
-        aval = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-        return jax.linear_transpose(product, aval)(cotangent)[0]
+        kernel = typed_as(jax.ShapeDtypeStruct(aval.shape, aval.dtype), aval)
+        return jax.linear_transpose(product, kernel)(cotangent)[0]
 
     def channels_first(self, array: Any) -> Any:
         """The data with all its rows on the first of the summed axes; the others have size one."""
@@ -145,7 +146,8 @@ class KernelProduct:
             operands = (kernel, array) if self.side == 0 else (array, kernel)
             return bind(self.eqn, operands, **changed)[0]
 
-        (found,) = jax.linear_transpose(product, jax.ShapeDtypeStruct(shape, aval.dtype))(cotangent)
+        kernel = typed_as(jax.ShapeDtypeStruct(tuple(shape), aval.dtype), aval)
+        (found,) = jax.linear_transpose(product, kernel)(cotangent)
         found = jnp.squeeze(found, rest) if rest else found
         first -= sum(axis < first for axis in rest)
         if self.grouped:

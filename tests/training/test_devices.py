@@ -135,7 +135,8 @@ def test_mini_batches_are_in_equal_shares(both):
 
 
 @pytest.mark.parametrize(
-    "transform", ["gated", "resized", "probed", "gated, synchronised", "resized, synchronised"]
+    "transform",
+    ["gated", "resized", "probed", "selected", "gated, synchronised", "resized, synchronised"],
 )
 def test_inside_shard_map_transforms_give_what_they_give_alone(both, transform):
     inside, alone = both[2]["shard_map"][transform]
