@@ -31,7 +31,7 @@ CASES = {
         "optimizer": config.Optimizer(learning_rate=0.01, ema=1.0),
         "batch": config.Batch(alpha=0.0),
         "compiling": config.Compiling(shrink=0.2),
-        "epochs": 4,
+        "epochs": 5,
     },
     "streamed": {
         "memory": config.Memory("paper", "none"),
