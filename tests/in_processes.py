@@ -33,13 +33,9 @@ CASES = {
         "compiling": config.Compiling(shrink=0.2),
         "epochs": 5,
     },
-    "streamed": {
-        "memory": config.Memory("paper", "none"),
-        "data": config.Data(resident="4KiB", noise=0.1),
-        "gates": config.Gates(per_example=True),
-    },
-    "scored": {
+    "scored": {  # on examples that are sent in chunks
         "method": "scores",
+        "data": config.Data(resident="4KiB", noise=0.1),
         "memory": config.Memory("paper", "none", sp_batch=20),
         "scores": config.ScoreOptions("taylor", fraction=0.5, start=1),
         "compiling": config.Compiling(shrink=0.2, ahead=False),

@@ -68,9 +68,8 @@ def test_two_processes_compute_what_one_with_two_devices_does(fitted, case):
         assert found["arrays"] == alone["arrays"] and found["error"] == alone["error"]
     assert fitted["0"][case]["callbacks"] == [record["epoch"] for record in alone["records"]]
     assert fitted["1"][case]["callbacks"] == []
-    if case != "streamed":
-        first, last = alone["records"][0], alone["records"][-1]
-        assert last["materialised"] < first["materialised"], "nothing was cut; test more"
+    first, last = alone["records"][0], alone["records"][-1]
+    assert last["materialised"] < first["materialised"], "nothing was cut; test more"
 
 
 def test_what_goes_wrong_in_one_process_ends_all(fitted):
@@ -133,12 +132,9 @@ def test_a_run_goes_on_after_the_death_of_a_process(tmp_path, capfd):
     assert not [line for line in silent.splitlines() if not line.startswith("[Gloo]")]
     assert timeless(both) == timeless(alone)
     assert [step for step, _ in curves(both / "tensorboard")["test_error"]] == [1, 2, 3, 4]
-    numbers = []
-    for workdir in (alone, both):
-        code, said, error = here(capfd, evaluate.main, f"--workdir={workdir}")
-        assert code == 0, error
-        numbers.append(said)
-    assert numbers[0] == numbers[1]
+    code, said, error = here(capfd, evaluate.main, f"--workdir={both}")  # in one process
+    assert code == 0, error
+    assert f"test error {Workdir(both).records()[-1]['test_error']:.2f} %" in said
     assert sorted(each.name for each in both.iterdir()) == sorted(e.name for e in alone.iterdir())
     assert Workdir(both).records()[-1]["parameters"] < Workdir(both).records()[0]["parameters"]
 

@@ -6,11 +6,12 @@ import sys
 import jax
 import numpy as np
 import pytest
-from command_lines import QUICK, fails, here
+from command_lines import QUICK, fails
 from event_files import curves
 
 import dynhp_jax as dp
 from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.own_code import OwnCodeError
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import config
 from dynhp_jax.training.files.workdir import Workdir
@@ -147,27 +148,29 @@ def test_a_config_names_writers(own_module, tmp_path, capfd):
                     raise ConnectionError("no answer")
                 self.file.write_text(self.file.read_text() + f"{record['epoch']} ")
     """)
-    file, workdir = tmp_path / "own.txt", f"--workdir={tmp_path / 'run'}"
-    flags = [*QUICK, "--config.epochs=2", workdir]
+    file = tmp_path / "own.txt"
 
     def with_own(more=""):
         writer = f"{name}:Log(file={str(file)!r}{more})"
-        return f"--config.records.writers={('tensorboard', writer)}"
+        return fit(workdir=tmp_path / "run", records=config.Records(("tensorboard", writer)))
 
-    said = fails(capfd, train.main, *flags, with_own(", bad=2"))
-    assert (
-        f"{name}:Log(file=" in said
-        and said.startswith("error: writer")
-        and "fails: ConnectionError: no answer" in said
-    )
-    assert "the checkpoint of epoch 1 is kept in" in said
+    with pytest.raises(OwnCodeError, match=f"^writer .*{name}:Log.* fails: ConnectionError: no an"):
+        with_own(", bad=2")
     assert file.read_text() == "0 1 "
-    # Another writer is no other run.
-    code, _, said = here(capfd, train.main, *flags, with_own())
-    assert code == 0, said
-    assert file.read_text() == "1 2 "
+    with_own()  # another writer is no other run
+    assert file.read_text() == "1 2 3 "
     shown = curves(tmp_path / "run" / "tensorboard")["test_error"]
-    assert [step for step, _ in shown] == [1, 2]
+    assert [step for step, _ in shown] == [1, 2, 3]
+
+
+def test_a_program_says_in_a_line_which_writer_failed(own_module, tmp_path, capfd):
+    name = own_module("def log(record): raise ConnectionError('no answer')")
+    said = fails(
+        capfd, train.main, *QUICK, "--config.epochs=1", f"--workdir={tmp_path / 'run'}",
+        f"--config.records.writers={name}:log",
+    )  # fmt: skip
+    assert f"writer '{name}:log' fails: ConnectionError: no answer (" in said
+    assert "; there is no checkpoint yet" in said
 
 
 def test_what_is_no_writer_is_refused_before_work_starts(own_module, monkeypatch, tmp_path):
