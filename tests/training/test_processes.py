@@ -20,7 +20,7 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.training.files.workdir import Workdir
 from experiments import evaluate, joining, train
 
-SHORT = [*QUICK, "--config.epochs=4", "--config.data.examples=400"]
+SHORT = [*QUICK, "--config.epochs=4"]
 ONE = "--xla_force_host_platform_device_count=2"
 
 
