@@ -9,7 +9,7 @@ from dynhp_jax.training import config as configuration
 def get_config():
     config = configuration.default_config_dict()
     config.name = "python_topics"
-    config.epochs = 6
+    config.epochs = 4
     config.data.name = "python_topics"
     config.data.validation = 0.1
     config.model.name = "decoder"

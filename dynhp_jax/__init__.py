@@ -42,7 +42,7 @@ from dynhp_jax.tasks import losses, metrics
 from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
-    from dynhp_jax.data.streamed import Mapped
+    from dynhp_jax.data.mapped import Mapped
     from dynhp_jax.training.config import Config
     from dynhp_jax.training.extension import EpochStart, Extension
     from dynhp_jax.training.fit import fit
@@ -94,7 +94,7 @@ _LATER = {  # name -> module, loaded when it is asked for
     "Config": "dynhp_jax.training.config",
     "EpochStart": "dynhp_jax.training.extension",
     "Extension": "dynhp_jax.training.extension",
-    "Mapped": "dynhp_jax.data.streamed",
+    "Mapped": "dynhp_jax.data.mapped",
     "fit": "dynhp_jax.training.fit",
 }
 

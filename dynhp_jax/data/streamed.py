@@ -143,33 +143,6 @@ class Batches(Streamed):
             yield chunk
 
 
-class Mapped:
-    """A source of random access whose every example a function has changed.
-
-    Args:
-      source: has `__len__` and `__getitem__`.
-      function: from an example of the source to another one, such as a pair (inputs, targets).
-
-    >>> squares = Mapped(range(4), lambda number: (np.float32(number), number**2))
-    >>> len(squares), squares[3]
-    (4, (np.float32(3.0), 9))
-    """
-
-    def __init__(self, source: Any, function: Callable[[Any], Any]):
-        self.source, self.function = source, function
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.function(self.source[index])
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
-        several = getattr(self.source, "__getitems__", None)
-        found = several(indices) if several else [self.source[index] for index in indices]
-        return [self.function(example) for example in found]
-
-
 def streamed(name: str, given: Any) -> Streamed | None:
     """Examples from what a person gave, if it is no pair of arrays.
 
