@@ -1,6 +1,10 @@
 """Dynamic hard pruning of a regression: scikit-learn's diabetes table, nothing to download.
 
-python -m experiments.train --config=configs/diabetes.py --workdir=runs/diabetes
+    python -m experiments.train --config=configs/diabetes.py --workdir=runs/diabetes
+
+With seed 0 the network ends with 627 of 2,817 parameters and an R^2 of 0.51 on the test set, the
+dense one (--config.method=dense) at 0.44 (results/tasks/tasks.json). lambda was chosen among 0.03,
+0.1 and 0.3 by R^2 on a held-out fifth of the training set (results/tasks/lambda.json).
 """
 
 from dynhp_jax.training import config as configuration

@@ -1,6 +1,9 @@
 """Dynamic hard pruning of a fully convolutional network: which digit each pixel belongs to.
 
-python -m experiments.train --config=configs/digit_scenes.py --workdir=runs/digit_scenes
+    python -m experiments.train --config=configs/digit_scenes.py --workdir=runs/digit_scenes
+
+With seed 0 the network ends with 5,336 of 28,427 parameters and 10.0 % of the test set's pixels
+wrong, the dense one (--config.method=dense) at 7.7 % (results/tasks/tasks.json). Nothing was tuned.
 """
 
 from dynhp_jax.training import config as configuration

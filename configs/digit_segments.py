@@ -1,6 +1,9 @@
 """Dynamic hard pruning of a multi-label network: the segments that show scikit-learn's digits.
 
-python -m experiments.train --config=configs/digit_segments.py --workdir=runs/digit_segments
+    python -m experiments.train --config=configs/digit_segments.py --workdir=runs/digit_segments
+
+With seed 0 the network ends with 1,777 of 17,031 parameters and 2.1 % of the labels of the test set
+wrong, the dense one (--config.method=dense) at 0.6 % (results/tasks/tasks.json). Nothing was tuned.
 """
 
 from dynhp_jax.training import config as configuration

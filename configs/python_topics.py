@@ -1,6 +1,9 @@
 """Dynamic hard pruning of a small transformer that predicts the next character of Python's help.
 
-python -m experiments.train --config=configs/python_topics.py --workdir=runs/python_topics
+    python -m experiments.train --config=configs/python_topics.py --workdir=runs/python_topics
+
+Nothing was tuned. The text is that of the Python that runs, so another version of Python has other
+numbers.
 """
 
 from dynhp_jax.training import config as configuration
