@@ -33,7 +33,8 @@ from dynhp_jax.pruning.prune_to import prune_to
 from dynhp_jax.relevance.propagation import relevant
 from dynhp_jax.structure.find import find_groups
 from dynhp_jax.structure.group import Group, Member
-from dynhp_jax.structure.groups import Groups, Keeps
+from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.keeps import Keeps, UnitKeeps, UnitMasks
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.surgery.keeps import compose, rewind
 from dynhp_jax.surgery.optimizer import cut_optimizer
@@ -62,6 +63,8 @@ __all__ = [
     "Mapped",
     "Member",
     "Metric",
+    "UnitKeeps",
+    "UnitMasks",
     "UserError",
     "activity",
     "compose",

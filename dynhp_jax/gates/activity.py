@@ -15,6 +15,7 @@ import numpy as np
 
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.structure.group import Group
+from dynhp_jax.structure.keeps import check_masks
 
 
 def observe(
@@ -94,10 +95,12 @@ def keep_active(
 
     Raises:
       ConfigError: `gamma` outside [0, 1].
-      ValueError: a rate that is not a number, rates of another length, a group already empty.
+      ValueError: a rate that is not a number, rates of another length, a group already empty, or
+        keeps in the place of masks.
     """
     if not 0 <= gamma <= 1:
         raise ConfigError("pruning.gamma", gamma, "a number from 0 to 1")
+    check_masks(masks)
     result = {name: np.asarray(mask, np.float32) for name, mask in masks.items()}
     for name, rate in rates.items():
         rate, alive = np.asarray(rate, np.float64), np.asarray(masks[name]) > 0

@@ -37,6 +37,7 @@ from dynhp_jax.jaxprs.transforms import Call, transformed
 from dynhp_jax.jaxprs.values import Analysis, Value
 from dynhp_jax.structure.group import mismatch
 from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.keeps import check_no_keeps
 from dynhp_jax.structure.unit_reads import UnitReads
 
 
@@ -76,6 +77,7 @@ def gated(apply: Callable, groups: Groups) -> Callable:
 
 def _check(gates: Mapping[str, Any], groups: Groups, examples: int | None) -> None:
     groups.check_names(list(gates))
+    check_no_keeps(gates, "gates")
     for name, gate in gates.items():
         shape, size = jnp.shape(gate), groups[name].size
         if size == 1 and any(m.products for m in groups[name].members):

@@ -30,6 +30,7 @@ from dynhp_jax.pruning.criteria.contract import check_scores
 from dynhp_jax.pruning.scales import SCALES, SCOPES
 from dynhp_jax.pruning.targets import Target
 from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.keeps import UnitKeeps, check_no_keeps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Pruned:
       sizes: how many units each of these groups had.
     """
 
-    keeps: dict[str, np.ndarray]
+    keeps: UnitKeeps
     before: int
     reached: int
     target: Target
@@ -105,6 +106,7 @@ def prune_to(
             "scale", scale, SCALES
         )  # fmt: skip
         raise UserError(f"{name} is {found!r}; allowed: {', '.join(map(repr, allowed))}")
+    check_no_keeps(scores, "scores")
     path = _Path(check_scores(scores, groups), groups, scope, scale, minimum, multiple)
 
     def measure(step: int) -> int:
@@ -124,7 +126,7 @@ def prune_to(
     keeps = path.keeps(chosen)
     keeps |= {name: kept for name, kept in groups.check_keeps(keeps).items() if name in keeps}
     _warn_of_equal_scores(path, keeps)
-    return Pruned(keeps, before, reached, target, path.sizes)
+    return Pruned(UnitKeeps(keeps, groups), before, reached, target, path.sizes)
 
 
 def _last_within(measure: Any, target: Target, steps: int, before: int) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import numpy as np
 from dynhp_jax.common.tree_paths import Path, below
 from dynhp_jax.structure.group import Group, Member
 from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.keeps import check_masks, check_no_keeps
 
 
 def alive_positions(groups: Groups, path: Path, axis: int, alive: Mapping[str, Any]) -> Any:
@@ -43,12 +44,14 @@ class _Counts:
 
     def __init__(self, groups: Groups, alive: Mapping[str, Any]):
         groups.check_names(list(alive))
+        check_no_keeps(alive, "masks")
         for name, mask in alive.items():
             if np.shape(mask) != (groups[name].size,):
                 raise ValueError(
                     f"alive[{name!r}] has shape {np.shape(mask)}; allowed: ({groups[name].size},),"
                     " one for each unit that survives and zero for the others"
                 )
+        check_masks(alive)
         self.groups, self.alive, self.xp = groups, alive, _module(alive)
         self.units = {name: self.xp.sum(self.xp.asarray(mask)) for name, mask in alive.items()}
         self.known: dict[tuple[Path, int], Any] = {}

@@ -14,9 +14,8 @@ from dynhp_jax.common.tree_paths import InputPath, Path, below
 from dynhp_jax.structure.costs import Work, costed
 from dynhp_jax.structure.equal_blocks import equal_keep
 from dynhp_jax.structure.group import BY_NAME, Group, Member, Pinned
+from dynhp_jax.structure.keeps import Keeps, UnitKeeps, check_no_masks
 from dynhp_jax.structure.table import table
-
-Keeps = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,14 +160,18 @@ class Groups(Mapping[str, Group]):
         """The groups that have units on an axis."""
         return self._by_axis.get((path, axis), [])
 
-    def check_keeps(self, keeps: Keeps) -> dict[str, np.ndarray]:
+    def check_keeps(self, keeps: Keeps) -> UnitKeeps:
         """The keeps as int arrays, one for each group that loses units, also with its blocks.
 
         Raises:
           ValueError: for an unknown group, or indices that are not sorted, repeated, out of range,
-            none at all, fewer than are chosen among the units, or unequally many of some blocks.
+            none at all, fewer than are chosen among the units, or unequally many of some blocks;
+            for masks, and for keeps that count the units of another network.
         """
+        check_no_masks(keeps)
         self.check_names(list(keeps))
+        if isinstance(keeps, UnitKeeps):
+            keeps.check_sizes({name: self[name].size for name in keeps})
         checked = {}
         for name, keep in keeps.items():
             keep, size = np.asarray(keep), self[name].size
@@ -188,6 +191,11 @@ class Groups(Mapping[str, Group]):
                     f" allowed: {self[name].least} to {size} of its units"
                 )
             keep = keep.astype(np.int64)  # differences of unsigned numbers are never negative
+            if keep.size == size and set(keep.tolist()) <= {0, 1} and size > 2:
+                raise ValueError(
+                    f"keep of group {name!r} is zeros and ones, as a mask is; allowed: a sorted"
+                    " vector of unit indices (np.flatnonzero of a mask)"
+                )
             if (np.diff(keep) <= 0).any():
                 raise ValueError(f"keep of group {name!r} is not sorted or repeats a unit; sort it")
             if keep[0] < 0 or keep[-1] >= size:
@@ -202,7 +210,7 @@ class Groups(Mapping[str, Group]):
                 keep = checked.get(group.name, np.arange(group.size))
                 blocks = checked.get(group.block_group, np.arange(group.blocks))
                 checked[group.name] = equal_keep(group, keep, blocks)
-        return checked
+        return UnitKeeps(checked, self)
 
     def positions(self, path: Path, axis: int, keeps: Keeps) -> np.ndarray:
         """Surviving positions of an axis, sorted."""

@@ -7,17 +7,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from dynhp_jax.structure.groups import Groups, Keeps
+from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.keeps import Keeps, UnitKeeps
 from dynhp_jax.surgery.cut import cut
 
 
-def compose(groups: Groups, first: Keeps, then: Keeps) -> dict[str, np.ndarray]:
+def compose(groups: Groups, first: Keeps, then: Keeps) -> UnitKeeps:
     """Two cuts as one: the survivors of the second, counted in the network before the first.
 
     Args:
       groups: of the network before the first cut.
       first: its keeps.
       then: the keeps of the second cut, counted in the network after the first.
+
+    Raises:
+      ValueError: for keeps that `Groups.check_keeps` refuses.
     """
     after = groups.shrunk(first).check_keeps(then)
     first = {**first, **groups.check_keeps(first)}  # without units that went with blocks
@@ -26,7 +30,7 @@ def compose(groups: Groups, first: Keeps, then: Keeps) -> dict[str, np.ndarray]:
     for name in names:
         keep = np.asarray(first.get(name, np.arange(groups[name].size)))
         found[name] = keep[after[name]] if name in after else keep
-    return found
+    return UnitKeeps(found, groups)
 
 
 def rewind(saved: Any, groups: Groups, keeps: Keeps) -> Any:

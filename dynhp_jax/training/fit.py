@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from dynhp_jax.common import byte_sizes, paths, processes
@@ -17,6 +16,7 @@ from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.structure.groups import Groups
+from dynhp_jax.structure.keeps import UnitKeeps, UnitMasks
 from dynhp_jax.tasks.task import task_of
 from dynhp_jax.training import build, first_look
 from dynhp_jax.training.compiled import program_cache
@@ -51,7 +51,7 @@ class Result:
     apply: Callable[[Any, Any], Any]
     variables: dict[str, Any]
     groups: Groups
-    keeps: dict[str, np.ndarray]
+    keeps: UnitKeeps
     records: list[Record]
 
 
@@ -168,9 +168,9 @@ def _fit_in(
 def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     """The network that a run has come to, without the units that are only masked."""
     state = devices.local(run.state)
-    left = {name: np.flatnonzero(mask) for name, mask in jax.device_get(state.masks).items()}
+    left = UnitMasks(jax.device_get(state.masks)).keeps()
     network, state = shape_plans.resize(run.network, state, trainer.tx, left)
-    keeps = {name: run.keeps[name][kept] for name, kept in left.items()}
+    keeps = run.keeps.then(left)
     return Result(
         _apply(trainer.whole, network, state, keeps),
         state.evaluated[0],

@@ -17,11 +17,12 @@ from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.pruning.criteria.evidence import Criterion, Evidence
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.pruning.prune_to import prune_to
+from dynhp_jax.structure.keeps import UnitKeeps, UnitMasks
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.training import criterion_check
 from dynhp_jax.training.compiled.scorer import Scored
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.run.run import Keeps, Run
+from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.state import stream
 
@@ -60,10 +61,10 @@ def remembered(trainer: Trainer, run: Run) -> tuple:
     return (now, *run.earlier)[:count]
 
 
-def survivors(run: Run) -> dict[str, np.ndarray]:
+def survivors(run: Run) -> UnitKeeps:
     """The living units of every group, counted in the run's arrays."""
     masks = jax.device_get(run.state.masks)
-    return {name: np.flatnonzero(masks[name]) for name in run.network.groups}
+    return UnitMasks({name: masks[name] for name in run.network.groups}).keeps()
 
 
 def scored(trainer: Trainer, run: Run) -> Scored:
@@ -76,8 +77,7 @@ def scored(trainer: Trainer, run: Run) -> Scored:
     earlier = run.earlier
     network, variables, keeps = run.network, run.state.evaluated[0], survivors(run)
     seen = trainer.judged_on
-    left = {name: run.keeps[name][keep] for name, keep in keeps.items()}
-    inputs = trainer.whole.cut_inputs(seen.inputs, left)
+    inputs = trainer.whole.cut_inputs(seen.inputs, run.keeps.then(keeps))
     copied = any(keep.size < network.groups[name].size for name, keep in keeps.items())
     if copied:
         groups = network.groups
@@ -105,7 +105,7 @@ def chosen(
     scores: Mapping[str, Any],
     network: Network,
     most: int,
-) -> Keeps:
+) -> UnitKeeps:
     """The units that stay, counted in the network that was scored.
 
     Args:
@@ -122,7 +122,7 @@ def chosen(
     return prune_to(scores, network.groups, target, scope=asked.scope, scale=scale).keeps
 
 
-def without(trainer: Trainer, run: Run, keeps: Keeps) -> Run:
+def without(trainer: Trainer, run: Run, keeps: UnitKeeps) -> Run:
     """The run with these of its living units left, by masks.
 
     Args:
@@ -130,10 +130,7 @@ def without(trainer: Trainer, run: Run, keeps: Keeps) -> Run:
       run: between two epochs.
       keeps: counted among the living units.
     """
-    masks = {}
-    for name, living in survivors(run).items():
-        masks[name] = np.zeros(run.network.groups[name].size, np.float32)
-        masks[name][living[keeps[name]] if name in keeps else living] = 1.0
+    masks = dict(survivors(run).then(keeps).masks())
     state = run.state._replace(masks=trainer.place(jax.tree.map(jnp.asarray, masks)))
     prices = prices_of(run.network.groups, masks, trainer.config.penalty.convention)
     given = run.given._replace(prices=prices)

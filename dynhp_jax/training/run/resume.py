@@ -171,7 +171,7 @@ def run_of(trainer: Trainer, saved: Checkpoint) -> Run:
             f" (memory.meter is {trainer.config.memory.meter!r}); go on with"
             f" --config.devices={max(1, before // jax.process_count())}"
         )
-    keeps = keeps_of(host["keeps"])
+    keeps = keeps_of(host["keeps"], trainer.whole.groups)
     network, state, earlier = _network(trainer, host), saved.state, ()
     if host["earlier"]:
         state, earlier = state
@@ -192,14 +192,15 @@ def run_of(trainer: Trainer, saved: Checkpoint) -> Run:
         splits=trainer.splits(keeps),
         memory_kib=tuple(host["memory_kib"]),
         best=tuple(host["best"]),
-        plan=host["plan"] and Plan.from_dict(host["plan"]),
+        plan=host["plan"] and Plan.from_dict(host["plan"], trainer.whole.groups),
         score_chunk=score_chunk,
     )
 
 
 def _network(trainer: Trainer, host: Mapping[str, Any]) -> Network:
     check_keeps(host["keeps"], trainer.whole.groups)
-    keeps, whole = keeps_of(host["keeps"]), trainer.whole
+    whole = trainer.whole
+    keeps = keeps_of(host["keeps"], whole.groups)
     try:
         model = whole.model.rebuilt(host["spec"], keeps)
     except UserError as error:

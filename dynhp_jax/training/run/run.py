@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax.common import schema
+from dynhp_jax.structure.keeps import Keeps, UnitKeeps
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.examples import Split
 from dynhp_jax.training.step.state import StepInputs, TrainState
-
-Keeps = Mapping[str, np.ndarray]
 
 # Of what JSON holds.
 _UNITS = schema.rising(schema.WHOLE, "in rising order")
@@ -34,7 +33,7 @@ class Plan:
     """
 
     due: int
-    keeps: Keeps
+    keeps: UnitKeeps
     wanted: int
     work: concurrent.futures.Future | None = None
 
@@ -43,9 +42,9 @@ class Plan:
         return {"due": self.due, "keeps": lists_of(self.keeps), "wanted": self.wanted}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Plan":
-        """The inverse of `to_dict`."""
-        return cls(values["due"], keeps_of(values["keeps"]), values["wanted"])
+    def from_dict(cls, values: Mapping[str, Any], groups: Mapping[str, Any]) -> "Plan":
+        """The inverse of `to_dict`; the groups are those of the whole network."""
+        return cls(values["due"], keeps_of(values["keeps"], groups), values["wanted"])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -77,7 +76,7 @@ class Run:
     batch_in_use: int
     chunk: int
     network: Network
-    keeps: Keeps
+    keeps: UnitKeeps
     state: TrainState
     given: StepInputs
     splits: Mapping[str, Split]
@@ -89,9 +88,9 @@ class Run:
     spent: Mapping[str, Mapping[str, int]] = dataclasses.field(default_factory=dict)
 
 
-def keeps_of(lists: Mapping[str, Sequence[int]]) -> Keeps:
-    """Keeps from what JSON holds of them."""
-    return {name: np.asarray(kept, np.int64) for name, kept in lists.items()}
+def keeps_of(lists: Mapping[str, Sequence[int]], groups: Mapping[str, Any]) -> UnitKeeps:
+    """Keeps, counted in these groups, from what JSON holds of them."""
+    return UnitKeeps({name: np.asarray(kept, np.int64) for name, kept in lists.items()}, groups)
 
 
 def lists_of(keeps: Keeps) -> dict[str, list[int]]:

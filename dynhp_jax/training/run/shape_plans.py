@@ -19,13 +19,14 @@ import numpy as np
 from dynhp_jax.common.tree_paths import path_name
 from dynhp_jax.memory.meter import Meter
 from dynhp_jax.structure.counts import numbers_in, parameters_left
+from dynhp_jax.structure.keeps import Keeps, UnitKeeps, UnitMasks
 from dynhp_jax.surgery.cut import axis_cuts, cut, cut_leaf
 from dynhp_jax.surgery.optimizer import map_like_params
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.extension import replaces_trained
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.machine_speeds import costs
-from dynhp_jax.training.run.run import Keeps, Plan, Run
+from dynhp_jax.training.run.run import Plan, Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.state import TrainState
 
@@ -51,7 +52,7 @@ class Shaped(Protocol):
     epoch: int
     batch_in_use: int
     network: Network
-    keeps: Keeps
+    keeps: UnitKeeps
 
 
 def next_plan(
@@ -71,7 +72,7 @@ def next_plan(
     starved = wanted > trainer.meter.capped(run.network, wanted)
     batch, materialised = run.batch_in_use, numbers_in(run.network.model.shapes()["params"])
     if worth_cutting(trainer, run.network, materialised, run.epoch, batch, masks, starved):
-        keeps = {name: keeps[name][np.flatnonzero(mask)] for name, mask in masks.items()}
+        keeps = keeps.then(UnitMasks(masks).keeps())
     elif not trainer.meter.may_change(run.network, wanted, batch):
         return None
     wait, longest = 0, min(int(LONGEST * trainer.config.epochs), AT_MOST)
@@ -158,8 +159,7 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
     network, state, splits, given = run.network, run.state, run.splits, run.given
     earlier, spent = run.earlier, dict(run.spent)
     if ready.network is not run.network:
-        local = {name: np.searchsorted(run.keeps[name], keeps[name]) for name in keeps}
-        groups = network.groups
+        local, groups = keeps.within(run.keeps), network.groups
         earlier = jax.device_get(tuple(cut(tree, groups, local) for tree in earlier))
         before = trainer.steps.state_shapes(run.network)
         spent["surgery"] = step_bytes.surgery_bytes(

@@ -17,6 +17,7 @@ from dynhp_jax.data.task_data import TaskData
 from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.memory.paper import PaperMeter
 from dynhp_jax.pruning.criteria.evidence import Criterion
+from dynhp_jax.structure.keeps import UnitKeeps
 from dynhp_jax.tasks import losses
 from dynhp_jax.training import build, criterion_check, first_look
 from dynhp_jax.training.batch_rule import controller_of
@@ -33,7 +34,7 @@ from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import examples
 from dynhp_jax.training.run.examples import Split
-from dynhp_jax.training.run.run import Keeps, Run
+from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.step import augmentation, devices
 from dynhp_jax.training.step.state import StepInputs, TrainState, copies, stream
 
@@ -171,7 +172,8 @@ class Trainer:
         self.budget.check("the initial state", parts)
         first = drawn if network.model.given is None else network.model.given
         state = program(first, gates, () if network.unbound == PLAIN else own)
-        keeps = {name: np.arange(group.size) for name, group in network.groups.items()}
+        everyone = {name: np.arange(group.size) for name, group in network.groups.items()}
+        keeps = UnitKeeps(everyone, network.groups)
         return Run(
             epoch=0,
             batch=batch,
@@ -211,7 +213,7 @@ class Trainer:
         pairs = splits.get("validation", splits["train"]).first(self.config.scores.examples)
         return examples.fitted(pairs, self.whole)
 
-    def given(self, network: Network, keeps: Keeps, state: TrainState) -> StepInputs:
+    def given(self, network: Network, keeps: UnitKeeps, state: TrainState) -> StepInputs:
         """What steps read beside the state, for a network of these units."""
         masks = jax.device_get(state.masks)
         prices = prices_of(network.groups, masks, self.config.penalty.convention)
@@ -231,7 +233,7 @@ class Trainer:
             )
         return given
 
-    def splits(self, keeps: Keeps) -> dict[str, Split]:
+    def splits(self, keeps: UnitKeeps) -> dict[str, Split]:
         """The data for arrays that hold these units."""
         return examples.cut(self.config, self.dataset.splits, self.whole, keeps, self.place)
 

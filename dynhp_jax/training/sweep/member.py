@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax.structure.keeps import UnitKeeps
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import shape_plans
 from dynhp_jax.training.run.run import (
-    Keeps,
     Plan,
     keeps_of,
     lists_of,
@@ -38,7 +38,7 @@ class SoloShapes:
     epoch: int
     batch_in_use: int
     network: Network
-    keeps: Keeps
+    keeps: UnitKeeps
     plan: Plan | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,9 +52,10 @@ class SoloShapes:
     @classmethod
     def from_dict(cls, trainer: Trainer, epoch: int, values: Mapping[str, Any]) -> "SoloShapes":
         """The inverse of `to_dict`."""
-        keeps, plan = keeps_of(values["keeps"]), values["plan"]
-        network = trainer.whole.part(keeps)
-        return cls(epoch, values["batch_in_use"], network, keeps, plan and Plan.from_dict(plan))
+        whole, plan = trainer.whole, values["plan"]
+        keeps = keeps_of(values["keeps"], whole.groups)
+        plan = plan and Plan.from_dict(plan, whole.groups)
+        return cls(epoch, values["batch_in_use"], whole.part(keeps), keeps, plan)
 
 
 def carry_out(trainer: Trainer, alone: SoloShapes) -> SoloShapes:
@@ -69,7 +70,7 @@ def carry_out(trainer: Trainer, alone: SoloShapes) -> SoloShapes:
     return SoloShapes(alone.epoch, in_use, network, plan.keeps)
 
 
-def after_epoch(trainer: Trainer, alone: SoloShapes, left: Keeps, wanted: int) -> SoloShapes:
+def after_epoch(trainer: Trainer, alone: SoloShapes, left: UnitKeeps, wanted: int) -> SoloShapes:
     """One epoch later, with the plan that the single run would make.
 
     Args:
@@ -100,7 +101,7 @@ class Member:
     """
 
     batch: int
-    keeps: Keeps
+    keeps: UnitKeeps
     alone: SoloShapes
     memory_kib: tuple[float, ...] = ()
     best: tuple[float, int] = (float("inf"), 0)
@@ -130,7 +131,7 @@ class Member:
         """The inverse of `to_dict`."""
         return cls(
             values["batch"],
-            keeps_of(values["keeps"]),
+            keeps_of(values["keeps"], trainer.whole.groups),
             SoloShapes.from_dict(trainer, epoch, values["alone"]),
             tuple(values["memory_kib"]),
             tuple(values["best"]),

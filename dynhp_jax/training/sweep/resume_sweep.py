@@ -149,4 +149,5 @@ def run_of(trainer: Trainer, saved: Checkpoint, k: int) -> Run:
 
 def _network(trainer: Trainer, host: Mapping[str, Any]) -> Network:
     """The network whose sizes everybody's arrays have."""
-    return trainer.whole.part(keeps_of(host["members"][0]["keeps"]))
+    whole = trainer.whole
+    return whole.part(keeps_of(host["members"][0]["keeps"], whole.groups))

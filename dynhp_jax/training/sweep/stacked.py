@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dynhp_jax.structure.keeps import UnitKeeps
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.objective import Examples
@@ -17,9 +18,7 @@ from dynhp_jax.training.step.state import empty_tally
 from dynhp_jax.training.step.step import make_step
 
 
-def common_keeps(
-    network: Network, masks: Sequence[Mapping[str, np.ndarray]]
-) -> list[dict[str, np.ndarray]]:
+def common_keeps(network: Network, masks: Sequence[Mapping[str, np.ndarray]]) -> list[UnitKeeps]:
     """For each member the units that its smaller arrays hold: equally many for all.
 
     Args:
@@ -42,7 +41,7 @@ def common_keeps(
                 left = union
             filled = np.concatenate([np.flatnonzero(left), np.flatnonzero(~left)])
             mine[name] = np.sort(filled[: max(width, np.count_nonzero(left))])
-    return keeps
+    return [UnitKeeps(mine, network.groups) for mine in keeps]
 
 
 def make_epoch(network: Network, trainer: Trainer, batch: int, even: bool):

@@ -24,6 +24,7 @@ from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.task_data import TaskData
 from dynhp_jax.memory.registry import METERS
 from dynhp_jax.structure.counts import numbers_in
+from dynhp_jax.structure.keeps import UnitMasks
 from dynhp_jax.training import build, config
 from dynhp_jax.training.compiled.budget import CHUNK
 from dynhp_jax.training.compiled.programs import Programs
@@ -259,8 +260,7 @@ class Team:
         """With smaller arrays for all, if enough units are dead in everybody's."""
         members = []
         for k, member in enumerate(replicas.members):
-            living = {name: np.flatnonzero(mask) for name, mask in pruned[k].masks.items()}
-            left = {name: member.keeps[name][kept] for name, kept in living.items()}
+            left = member.keeps.then(UnitMasks(pruned[k].masks).keeps())
             alone = solo.after_epoch(self.trainers[k], member.alone, left, choices[k].wanted)
             members.append(dataclasses.replace(member, alone=alone))
         return self._cut(self.with_members(replicas, members), [each.masks for each in pruned])
@@ -276,9 +276,7 @@ class Team:
         if not shape_plans.worth_cutting(trainer, network, now, replicas.epoch, batch, widths):
             return replicas
         members = tuple(
-            dataclasses.replace(
-                member, keeps={name: member.keeps[name][kept] for name, kept in mine.items()}
-            )
+            dataclasses.replace(member, keeps=member.keeps.then(mine))
             for member, mine in zip(replicas.members, keeps, strict=True)
         )
         if not alike([self.whole.part(member.keeps) for member in members]):
