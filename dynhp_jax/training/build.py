@@ -25,7 +25,7 @@ from dynhp_jax.tasks import task
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.extension import PLAIN, Extension
+from dynhp_jax.training.extension import Extension
 from dynhp_jax.training.network import Model, Network, batch_of, whole_network
 from dynhp_jax.training.own_model import OwnModel, Source, source_of
 
@@ -220,20 +220,6 @@ def optimizer_of(config: Config) -> optax.GradientTransformation | None:
     hint = "; to have it made, name its arguments: module:make(rate=0.01)"
     first_look.check_optimizer(found, f"optimizer {name!r}", hint)
     return found
-
-
-def extension_of(config: Config) -> Extension:
-    """The extension that a config names, or the engine's own parts.
-
-    Raises:
-      UserError: it cannot be imported, or is none.
-    """
-    name = config.extension
-    if not name:
-        return PLAIN
-    if not own_code.is_own(name):
-        raise ConfigError("extension", name, "module:Class of your own, with options or without")
-    return own_code.value(name, "extension", config.origin, _remedy("extension", "extension"))
 
 
 def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | None = None) -> str:

@@ -54,7 +54,7 @@ class Config(Section):
     epochs: int = whole(100, 1, "how often the training set is passed through")
     method: str = choice("dynhp", METHODS, "how units are removed; see 'Training'")
     extension: str = text(
-        "", "module:Class(option=value) of parts that replace some of the step's; empty: none"
+        "", "parts that replace some of the step's, NAME(option=value) or module:Class; empty: none"
     )
     devices: int = whole(1, 0, "devices of each process that share every mini-batch; 0: all")
     data: Data = dataclasses.field(default_factory=Data)

@@ -48,6 +48,8 @@ class EpochStart(NamedTuple):
       key: key<fry>[], the epoch's own: a resumed run has the same.
       groups: of units, in the arrays as they are now.
       masks: {group: f32[units]}, 0 for pruned units that are still in the arrays.
+      tx: the optimizer, over {'params': `trained`, 'gates': ...}.
+      gates: {group: log_alpha f32[units]}.
       apply: the model in evaluation, without gates, `apply(variables, inputs) -> outputs`.
       examples: `inputs` and `targets` on the host, up to `scores.examples`: held-out ones where
         there are any, or of the training set.
@@ -59,6 +61,8 @@ class EpochStart(NamedTuple):
     key: Array
     groups: Groups
     masks: Mapping[str, Array]
+    tx: optax.GradientTransformation
+    gates: Mapping[str, Array]
     apply: Callable
     examples: Pairs
 
@@ -117,6 +121,7 @@ class Extension:
         Args:
           apply: the model with gates and probes around it, `apply(variables, *rest) -> (outputs,
             updates)`; the rest are gates, inputs and keys, in an order that `f` need not know.
+            Transforms of the library (`finetune.selected`) go around it as around the model.
         """
 
         def f(variables: Variables, trained: Any, own: Any, *rest: Any) -> Any:
@@ -158,7 +163,7 @@ class Extension:
         return f
 
     def cut(self, own: Any, mirrored: Callable[[Any], Any]) -> Any:
-        """What is left of `own` when units are pruned for good.
+        """What is left of `own` when units are pruned for good; asked of the smaller model's.
 
         Args:
           own: before.

@@ -32,7 +32,7 @@ def begin_epoch(trainer: Trainer, run: Run) -> Run:
     inputs = trainer.whole.cut_inputs(seen.inputs, run.keeps)
     start = EpochStart(
         epoch, batch, trainer.examples // batch, key, network.groups, state.masks,
-        network.evaluate, dataclasses.replace(seen, inputs=inputs),
+        trainer.tx, state.gates, network.evaluate, dataclasses.replace(seen, inputs=inputs),
     )  # fmt: skip
     with guarded(whose(network.unbound)):
         before = (state.own, state.opt_state, state.variables)

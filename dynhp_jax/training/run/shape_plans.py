@@ -240,16 +240,16 @@ def resize(
         return whole._replace(gates=tree.pop("gates"), variables=tree)
 
     averages = state.averages and of(state.averages)
-    masks, own = smaller({"masks": state.masks})["masks"], extension.cut(state.own, smaller)
-    state = of(state)._replace(masks=masks, own=own)
+    state = of(state)._replace(masks=smaller({"masks": state.masks})["masks"])
     network = network.shrunk(state.variables["params"], keeps)
+    own = network.extension.cut(state.own, smaller)
     if replaces_trained(network.unbound):
         smaller_ones = network.extension.trained(state.variables, own)
         trained = {"params": smaller_ones, "gates": state.gates}
         # An extension may train what is no cut of what it trained before.
         if not _alike(jax.eval_shape(tx.init, trained), opt_state):
             opt_state = tx.init(trained)
-    return network, state._replace(opt_state=opt_state, averages=averages)
+    return network, state._replace(opt_state=opt_state, averages=averages, own=own)
 
 
 def _alike(one: Any, other: Any) -> bool:

@@ -19,7 +19,7 @@ from dynhp_jax.memory.paper import PaperMeter
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.structure.keeps import UnitKeeps
 from dynhp_jax.tasks import losses
-from dynhp_jax.training import build, criterion_check, first_look
+from dynhp_jax.training import build, criterion_check, extensions, first_look
 from dynhp_jax.training.batch_rule import controller_of
 from dynhp_jax.training.compiled import extension_check, step_bytes
 from dynhp_jax.training.compiled.budget import Budget
@@ -89,7 +89,7 @@ class Trainer:
             whole = build.network_of(config, dataset)
             made_of = build.digest(whole, dataset) if config.own else ""
         if extension is None:
-            extension = build.extension_of(config)
+            extension = extensions.named(config.extension, config.origin)
         first_look.check_extension(extension)
         self.whole = whole = dataclasses.replace(whole, unbound=extension)
         self.made_of = made_of
