@@ -141,7 +141,7 @@ def test_what_a_run_directory_names_is_imported_only_on_demand(mine, capfd):
     [
         ("model.name=mine:Nothing", "model 'mine:Nothing': the module 'mine' has no 'Nothing'"),
         ("model.name=nowhere:Net", "there is no module 'nowhere'"),
-        ("model.name=transformer", "'vit', or module:object of your own"),
+        ("model.name=transformer", "'decoder', or module:object of your own"),
         ("model.name=mine:Convolutional(depth=3)", "unexpected keyword argument 'depth'"),
         ("model.name=mine:plain", "its variables are None; give its parameters"),
         ("data.name=mine:weights", "data 'mine:weights' gives a tuple; allowed: a dictionary"),
