@@ -23,7 +23,7 @@ from dynhp_jax.common.disk import write_text
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.training.files import provenance
 from dynhp_jax.training.sweep import team
-from experiments import commandline
+from experiments import commandline, result_files
 from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
 from experiments.reproduction.settings import SETTINGS, Settings
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     if switch == "figures":
         variants = rows.parse_variants(given["variants"])
         directory = _directory(given)
-        with results.writing(directory):
+        with result_files.writing(directory):
             written = figures.draw(directory, _epochs(given), variants)
         print("\n".join(map(str, written)))
         return
@@ -165,7 +165,7 @@ def _show(asked: Asked) -> None:
     print("\n\n".join([*(grid.text() for grid in found), *note]))
     if asked.complete:
         text = "\n".join([*(grid.markdown() for grid in found), *note])
-        with results.writing(asked.results):
+        with result_files.writing(asked.results):
             write_text(asked.results / f"table{asked.table.number}.md", text)
 
 

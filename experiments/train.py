@@ -86,6 +86,19 @@ def train(
     return trainer, run, records
 
 
+def one_of_many(
+    config: Config,
+    workdir: Workdir,
+    dataset: Dataset | None = None,
+    begin: Callable[[Trainer], Run] = Trainer.start,
+    now: Mapping[str, Any] | None = None,
+) -> tuple[Trainer, Run, list[dict[str, Any]]]:
+    """One of the runs that a table is made of; names it, claims its workdir, and is as `train`."""
+    print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
+    with workdir.claim(config):
+        return train(config, workdir, dataset, begin, now)
+
+
 @contextlib.contextmanager
 def _explained(config: Config, workdir: Workdir) -> Iterator[None]:
     """Says of what ends a run from where the same command goes on."""

@@ -12,7 +12,7 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.files.figures import COLORS, panels_of
 from experiments.comparison import tables
 from experiments.comparison.settings import Comparison, prunes_first
-from experiments.reproduction.results import Result
+from experiments.result_files import Result
 
 _STYLES = ("-", "--", ":")
 _MARKERS = {"hp": "s", "dynhp": "D"}

@@ -10,18 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from dynhp_jax.common import schema
-from dynhp_jax.common.errors import UserError
 from dynhp_jax.training.config import Config
-from experiments.reproduction import entries
-from experiments.reproduction import results as shared
-from experiments.reproduction.results import Result
+from experiments import result_files
+from experiments.result_files import CONFIG, SEED, Result
 
 _UNITS = schema.mapping_of(schema.POSITIVE, 1)
 _ERRORS = schema.mapping_of(schema.NOT_NEGATIVE, 1)
 _OF_A_CELL = schema.fields(
     {
         "row": schema.TEXT,
-        "seed": entries.SEED,
+        "seed": SEED,
         "fraction": schema.optional(schema.NOT_NEGATIVE),
         "removed": schema.NUMBER,
         "units_removed": schema.NUMBER,
@@ -30,7 +28,7 @@ _OF_A_CELL = schema.fields(
         "seconds": schema.NOT_NEGATIVE,
         "warm_up": schema.POSITIVE,
         "test_examples": schema.POSITIVE,
-        "config": entries.CONFIG,
+        "config": CONFIG,
     },
     optional={"tuning_seconds": schema.NOT_NEGATIVE, "pruned_test_error": schema.NOT_NEGATIVE},
 )
@@ -72,10 +70,10 @@ def current(path: Path, config: Config, warm_up: int, examples: int) -> dict[str
     Raises:
       UserError: it is of another config, or no result.
     """
-    found = shared.read(path, _RESULT)
+    found = result_files.read(path, _RESULT)
     if found is None:
         return None
-    differing = shared.differences(found, config)
+    differing = result_files.differences(found, config)
     for name, there, here in (
         ("epochs of fine-tuning", found["config"]["epochs"] - found["warm_up"],
          config.epochs - warm_up),
@@ -84,14 +82,10 @@ def current(path: Path, config: Config, warm_up: int, examples: int) -> dict[str
     ):  # fmt: skip
         if there != here:
             differing.append(f"{name} (there {there}, here {here})")
-    if differing:
-        raise UserError(
-            f"{path} is of another config; what differs: {', '.join(differing)};"
-            " move it away, or take another --results"
-        )
+    result_files.check_same(path, differing)
     return found
 
 
 def write(path: Path, result: Result) -> None:
     """Writes all of the file or nothing."""
-    shared.write_lines(path, result)
+    result_files.write_lines(path, result)

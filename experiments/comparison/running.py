@@ -329,9 +329,7 @@ def _with_gates(place: Place, cell: Cell, config: Config) -> dict[str, Any]:
 
 
 def _train(place: Place, config: Config, workdir: Workdir):
-    print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
-    with workdir.claim(config):
-        return train.train(config, workdir, place.dataset, now=place.now)
+    return train.one_of_many(config, workdir, place.dataset, now=place.now)
 
 
 def _pruned(trainer: Trainer, run: Run, scores) -> Run:

@@ -35,8 +35,8 @@ from dynhp_jax.pruning.targets import Flops
 from dynhp_jax.training.network import Network
 from experiments.comparison import tables
 from experiments.comparison.running import Place
-from experiments.reproduction.results import Result
-from experiments.reproduction.tables import Grid
+from experiments.grids import Grid
+from experiments.result_files import Result
 
 UP, DOWN = 150.0, 20.0  # Mbit/s
 NUMBER = 4  # bytes

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from dynhp_jax.training.config import Config
 from experiments.comparison.settings import Comparison, prunes_first
-from experiments.reproduction.results import Result, mean_and_deviation
-from experiments.reproduction.tables import Grid
+from experiments.grids import Grid, mean_and_deviation
+from experiments.result_files import Result
 
 _NONE = "-"
 # FlexRel >= magnitude > relevance, with our L1 and relevance and with FlexRel's own two ends.

@@ -14,9 +14,9 @@ from dynhp_jax.common.errors import UserError
 from experiments import reports
 from experiments.reproduction import tables
 from experiments.reproduction.published import Table
-from experiments.reproduction.results import Result
 from experiments.reproduction.rows import FIRST_BATCH, Row
 from experiments.reproduction.settings import Settings
+from experiments.result_files import Result
 
 
 def proposals(

@@ -7,17 +7,7 @@ from dynhp_jax.common import schema
 from dynhp_jax.common.errors import UserError
 from experiments.reproduction import rows
 from experiments.reproduction.published import TABLES, UNITS
-
-SEED = schema.whole(0, 2**32 - 1)
-CONFIG = schema.fields(  # what is used of it as it is; all of it is compared
-    {
-        "epochs": schema.POSITIVE,
-        "method": schema.TEXT,
-        "batch": schema.fields({"alpha": schema.NUMBER, "grid": schema.NUMBER}),
-        "memory": schema.fields({"sp_batch": schema.POSITIVE}),
-        "penalty": schema.fields({"lam": schema.NUMBER}),
-    }
-)
+from experiments.result_files import CONFIG, SEED
 
 _ALWAYS = ("epoch", "test_error", "batch_size", "parameters", "memory_kib", "variance_ratio")
 

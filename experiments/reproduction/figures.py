@@ -10,9 +10,10 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.training.files.figures import COLORS, error_limits, legend_beside, panels_of
 from experiments.reproduction import rows, tables
 from experiments.reproduction.published import CLASSES, METER, TABLES, UNITS, Table
-from experiments.reproduction.results import Result, mean_curve
+from experiments.reproduction.results import mean_curve
 from experiments.reproduction.rows import Row
 from experiments.reproduction.settings import SETTINGS
+from experiments.result_files import Result
 
 ByRow = Mapping[Row, Sequence[Result]]
 Named = Sequence[tuple[Row, Result]]

@@ -4,20 +4,16 @@ The files of several machines are merged by copying them into one directory: the
 they are, and each holds its config, commit, versions, machine and seconds.
 """
 
-import contextlib
-import json
 import math
 import re
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynhp_jax.batch_size.rules import on_grid
-from dynhp_jax.common import json_files, schema
-from dynhp_jax.common.disk import write_text
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.memory import paper
 from dynhp_jax.training import config as configuration
@@ -25,8 +21,7 @@ from dynhp_jax.training.config import Config
 from experiments.reproduction import rows
 from experiments.reproduction.entries import OF_A_RUN
 from experiments.reproduction.published import METER, WHOLE
-
-Result = Mapping[str, Any]
+from experiments.result_files import Result, read, write_lines, writing
 
 _FILE = re.compile(r"[^.].*-seed\d+-epochs\d+\.json")  # what begins with a dot is half-written
 _FULLY = 100  # epochs of which every one is kept; of the later ones every tenth
@@ -173,45 +168,6 @@ def write(result: Result, directory: Path) -> Path:
     return path
 
 
-@contextlib.contextmanager
-def writing(directory: Path) -> Iterator[None]:
-    """What cannot be written there is put down to --results, not to --workdir.
-
-    Raises:
-      UserError: it cannot.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"--results: {directory} cannot be written"
-            f" ({error.strerror or error}); make room, or choose a directory that can be"
-        ) from None
-
-
-def write_lines(path: Path, result: Result) -> None:
-    """A file with a line per entry, in a folder that is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())
-    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def read(path: Path, kind: schema.Kind = OF_A_RUN) -> dict[str, Any] | None:
-    """The result that lies there, None if there is none.
-
-    Args:
-      path: of the file.
-      kind: of a result.
-
-    Raises:
-      UserError: the file cannot be read, or is no result.
-    """
-    try:
-        return json_files.read(path, kind, "it is no result of this program, move it away")
-    except FileNotFoundError:
-        return None
-
-
 def read_own(path: Path, directory: Path) -> dict[str, Any] | None:
     """The result that lies there under its own name; None if there is none.
 
@@ -224,7 +180,7 @@ def read_own(path: Path, directory: Path) -> dict[str, Any] | None:
     Raises:
       UserError: the file cannot be read, is no result, or is that of another run.
     """
-    found = read(path)
+    found = read(path, OF_A_RUN)
     if found is None:
         return None
     own = path_of(directory, found["table"], found["row"], found["seed"], found["epochs"])
@@ -245,26 +201,6 @@ def read_all(directory: Path, table: int) -> list[dict[str, Any]]:
     found = [read_own(path, directory) for path in paths if _FILE.fullmatch(path.name)]
     found = [each for each in found if each is not None]  # removed meanwhile
     return sorted(found, key=lambda each: (each["row"], each["epochs"], each["seed"]))
-
-
-def differences(result: Result, config: Config) -> list[str]:
-    """What another config the result is of, a phrase per field; [] for the same run."""
-    try:
-        earlier = configuration.from_dict(result["config"])
-    except UserError as error:
-        return [str(error)]
-    return configuration.differences(earlier, config)
-
-
-def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation over seeds (of a sample: n - 1); None for a single one.
-
-    >>> mean_and_deviation([1.0, 2.0, 3.0])
-    (2.0, 1.0)
-    """
-    if len(values) == 1:
-        return float(values[0]), None
-    return statistics.fmean(values), statistics.stdev(values)
 
 
 def mean_curve(results: Sequence[Result], name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

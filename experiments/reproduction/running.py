@@ -23,7 +23,7 @@ from dynhp_jax.training.files import provenance
 from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
-from experiments import train
+from experiments import result_files, train
 from experiments.reproduction import baselines, results
 from experiments.reproduction.published import UNITS, Table
 from experiments.reproduction.rows import Row, config_of, expected, sizes
@@ -59,12 +59,8 @@ class Place:
         found = results.read_own(path, self.results)
         if found is None:
             return None
-        differing = results.differences(found, expected(row, self.table, self.settings, found))
-        if differing:
-            raise UserError(
-                f"{path} is of another config; what differs: {', '.join(differing)};"
-                " move it away, or take another --results"
-            )
+        wanted = expected(row, self.table, self.settings, found)
+        result_files.check_same(path, result_files.differences(found, wanted))
         return found
 
     @functools.cached_property
@@ -231,10 +227,7 @@ def _half(row: Row, epochs: int) -> int:
 def _train(
     place: Place, config: Config, workdir: Workdir, dataset=None, begin=Trainer.start
 ) -> tuple[Trainer, Run, list[dict[str, Any]]]:
-    print(f"-- {workdir.path.name}: {config.epochs} epochs", flush=True)
-    with workdir.claim(config):
-        done = train.train(config, workdir, dataset, begin, place.now)
-    return done
+    return train.one_of_many(config, workdir, dataset, begin, place.now)
 
 
 def surviving_inputs(keeps: Mapping[str, np.ndarray], masks: Mapping[str, Any]) -> np.ndarray:

@@ -5,40 +5,15 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from pathlib import Path
 
-from experiments import reports
+from experiments import result_files
+from experiments.grids import Grid, mean_and_deviation
 from experiments.reproduction import results, rows, targets
 from experiments.reproduction.published import EPOCHS, SLIPS, Line, Table
-from experiments.reproduction.results import Result, mean_and_deviation
 from experiments.reproduction.rows import Row
 from experiments.reproduction.settings import Settings
+from experiments.result_files import Result
 
 _NONE = "-"
-
-
-@dataclasses.dataclass(frozen=True)
-class Grid:
-    """A table to print.
-
-    Attributes:
-      title: one line.
-      cells: the header, then the rows.
-      notes: below it, a line each.
-    """
-
-    title: str
-    cells: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
-
-    def text(self) -> str:
-        """For a terminal."""
-        return "\n".join([self.title, "", *reports.columns(self.cells), "", *self.notes])
-
-    def markdown(self) -> str:
-        """For a file."""
-        head, *body = self.cells
-        align = ["---", *["---:"] * (len(head) - 1)]
-        lines = [f"| {' | '.join(row)} |" for row in (head, align, *body)]
-        return "\n".join([f"## {self.title}", "", *lines, "", *(f"- {n}" for n in self.notes), ""])
 
 
 def build(
@@ -79,7 +54,7 @@ def current(directory: Path, table: Table, settings: Settings) -> tuple[list[Res
     fresh, stale = [], []
     for each in results.read_all(directory, table.number):
         config = rows.expected(rows.parse(each["row"]), table, settings, each)
-        if results.differences(each, config):
+        if result_files.differences(each, config):
             stale.append(f"{each['row']} (seed {each['seed']}, {each['epochs']} epochs)")
         else:
             fresh.append(each)

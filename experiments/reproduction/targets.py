@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from experiments.grids import mean_and_deviation
 from experiments.reproduction import rows
 from experiments.reproduction.published import EPOCHS, Line, Table
-from experiments.reproduction.results import Result, grows_on, mean_and_deviation, memory_over
+from experiments.reproduction.results import grows_on, memory_over
 from experiments.reproduction.rows import Row
+from experiments.result_files import Result
 
 SLACK = 0.15  # percentage points of error that a row may lie above the paper's
 LINES = {2: ("hp", "dynhp-0.975"), 3: ("hp", "dynhp-0.989")}  # the paper's smallest of each method
