@@ -14,7 +14,7 @@ def hold_out(count: int, share: float, seed: int) -> tuple[np.ndarray | slice, n
       seed: another one holds out others.
 
     >>> hold_out(5, 0.4, 0)
-    (array([1, 2, 4]), array([0, 3]))
+    (array([0, 1, 3]), array([2, 4]))
     """
     if not share:
         return slice(None), np.empty(0, np.int64)

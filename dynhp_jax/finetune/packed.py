@@ -25,7 +25,7 @@ def pack(codes: Any, bits: int) -> Any:
       bits: 1, 2, 4 or 8.
 
     >>> pack(jnp.array([[1, 0, 0, 1, 0, 0, 0, 0, 1]]), 1).tolist()
-    [[11, 2]]
+    [[17, 2]]
     >>> unpack(pack(jnp.array([3, 0, 2]), 2), 2, (3,)).tolist()
     [3, 0, 2]
     """

@@ -32,7 +32,7 @@ def test_fashion_mnist_is_what_was_published(tfds_dir):
     assert {n: hashlib.md5(raw).hexdigest() for n, raw in files.items()} == MD5["fashion_mnist"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_cifar10_is_what_was_published_and_its_archive_is_read(tfds_dir, tmp_path, nowhere):
     prepared = load("cifar10", directory=tfds_dir)
     records = {}

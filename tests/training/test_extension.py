@@ -13,7 +13,6 @@ from small_runs import timeless as without_clocks
 
 import dynhp_jax as dp
 from dynhp_jax.common.errors import ConfigError, UserError
-from dynhp_jax.gates import hard_concrete
 from dynhp_jax.training import config
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
@@ -151,12 +150,6 @@ def test_its_step_is_metered_and_needs_less_for_the_optimizer():
     layers = run.state.variables["params"].values()
     kernels = sum(layer["kernel"].size for layer in layers)
     assert sizes[0] - sizes[1] == 2 * 4 * kernels
-
-
-def test_gates_of_a_method_with_an_extension_are_those_of_the_method():
-    run, _ = go_on(*start(make(), Rounded()), 1)
-    assert set(run.state.gates) == {"input", "hidden_1", "hidden_2"}
-    assert all(np.all(hard_concrete.mean(g) <= 1) for g in run.state.gates.values())
 
 
 # -- errors ----------------------------------------------------------------------------------------

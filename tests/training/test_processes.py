@@ -110,6 +110,7 @@ def pair(workdir):
     return [started(command(*SHORT, *flags, f"--process_id={number}")) for number in (0, 1)]
 
 
+@pytest.mark.long
 def test_a_run_goes_on_after_the_death_of_a_process(tmp_path, capfd):
     alone, both = tmp_path / "alone", tmp_path / "both"
     one = started(command(*SHORT, "--config.devices=2", f"--workdir={alone}"), ONE)
