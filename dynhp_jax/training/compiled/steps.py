@@ -24,6 +24,7 @@ from dynhp_jax.training.step.gradients import estimator
 from dynhp_jax.training.step.savings import NOTHING, Savings
 from dynhp_jax.training.step.setup import Setup
 from dynhp_jax.training.step.state import (
+    Tally,
     TrainState,
     abstract_inputs,
     abstract_state,
@@ -137,7 +138,7 @@ class Steps:
           batch: examples of a mini-batch.
         """
         setup, key = self.setup(network), (network.model, batch, self.used)
-        state, tally, *data = self._training_arguments(network, batch)
+        state, *data = self._training_arguments(network, batch)
         if not self.carries(network):
             make = functools.partial(epoch.make_epoch, setup, batch)
             return self.program(self._trains(network), key, make, state, *data)
@@ -146,23 +147,27 @@ class Steps:
             self._trains(network),
             key,
             lambda: devices.jitted(make(setup, batch), self.config.devices, donate_argnums=(0, 1)),
-            *(state, tally, *data),
+            *(state, self._tally(network), *data),
         )
 
     def _training_arguments(self, network: Network, batch: int) -> tuple[Any, ...]:
-        """Shapes of what a training program takes, with a tally."""
+        """Shapes of what a training program takes, but for the tally that may be carried."""
         state, fed = self.state_shapes(network), self.fed(network, batch)
         moved = network.model.example.shape if self.config.data.augmented else None
         given = abstract_inputs(state, moved, network.model.draws)
         examples = self._data_shapes(self._held(network, "train"), fed)
-        tally = jax.eval_shape(lambda state: empty_tally(state, network.sums), state)
-        number = Shape((), np.int32)
-        return state, tally, *examples, given, Shape((fed,), np.int32), number
+        return state, *examples, given, Shape((fed,), np.int32), Shape((), np.int32)
+
+    def _tally(self, network: Network) -> Tally:
+        """Shapes of the tally of an epoch."""
+        state = self.state_shapes(network)
+        return jax.eval_shape(lambda state: empty_tally(state, network.sums), state)
 
     def state_after_a_step(self, network: Network) -> TrainState:
         """Shapes of the state after a step with the smallest mini-batch; compiles nothing."""
         take = epoch.make_one_step(self.setup(network), self.unit)
-        return jax.eval_shape(take, *self._training_arguments(network, self.unit))[0]
+        state, *data = self._training_arguments(network, self.unit)
+        return jax.eval_shape(take, state, self._tally(network), *data)[0]
 
     def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
         """What makes the initial state of a network out of its variables (or a key) and keys."""
