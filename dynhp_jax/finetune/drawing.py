@@ -117,8 +117,7 @@ def _sizes(quotas: Mapping[Path, Quota]) -> _Sizes:
 def _drawn(sizes: _Sizes, key: jax.Array, weights: Mapping[Path, Any] | None) -> dict[Path, Rows]:
     scores = {}
     for path, _, layout in sizes:
-        shape = (layout.steps, layout.count) if layout.steps else (layout.count,)
-        noise = jax.random.gumbel(key_for(key, path), shape)
+        noise = jax.random.gumbel(key_for(key, path), layout.index_shape(layout.count))
         scores[path] = noise if weights is None else noise + _logarithm(weights[path])
     return _best(sizes, scores)
 

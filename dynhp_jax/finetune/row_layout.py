@@ -52,6 +52,14 @@ class RowLayout:
         """
         return (*(self.steps,) * bool(self.steps), *self.step.shape_of_step(count))
 
+    def index_shape(self, count: int) -> tuple[int, ...]:
+        """The shape of the numbers of so many rows (of each step).
+
+        >>> RowLayout((4, 3), (Digit(4, 3),), steps=5).index_shape(2)
+        (5, 2)
+        """
+        return (*(self.steps,) * bool(self.steps), count)
+
     def shape_of_step(self, count: int) -> tuple[int, ...]:
         """The same without the axis of the steps."""
         sizes = [digit.size for digit, of_rows in self._parts if not of_rows]

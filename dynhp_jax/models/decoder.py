@@ -14,7 +14,7 @@ from flax import linen as nn
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.models.layers import check_input, scaled
 from dynhp_jax.models.spec import LeafShapes, Spec
-from dynhp_jax.models.vit import SMALL_NORMAL, TransformerBlock
+from dynhp_jax.models.vit import SMALL_NORMAL, TransformerBlock, block_widths
 
 
 class Decoder(nn.Module):
@@ -131,15 +131,8 @@ class DecoderSpec(Spec):
         return Decoder(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
 
     def _read(self, shapes: LeafShapes) -> "DecoderSpec":
-        def read(leaf: str, axis: int) -> tuple[int, ...]:
-            blocks = range(1, len(self.heads) + 1)
-            return tuple(shapes.width(f"block{i}/{leaf}/kernel", axis) for i in blocks)
-
         return dataclasses.replace(
             self,
             embed=shapes.width("tokens/embedding"),
-            heads=read("query", 1),
-            qk_dims=read("query", 2),
-            v_dims=read("value", 2),
-            hidden=read("mlp_1", 1),
+            **block_widths(shapes, len(self.heads)),
         )

@@ -65,6 +65,21 @@ class TransformerBlock(nn.Module):
         return x + nn.Dense(self.embed, kernel_init=SMALL_NORMAL, name="mlp_2")(y)
 
 
+def block_widths(shapes: LeafShapes, depth: int) -> dict[str, tuple[int, ...]]:
+    """The widths of `depth` blocks, `block1` and so on, by the names of a spec's fields."""
+
+    def read(leaf: str, axis: int) -> tuple[int, ...]:
+        blocks = range(1, depth + 1)
+        return tuple(shapes.width(f"block{i}/{leaf}/kernel", axis) for i in blocks)
+
+    return {
+        "heads": read("query", 1),
+        "qk_dims": read("query", 2),
+        "v_dims": read("value", 2),
+        "hidden": read("mlp_1", 1),
+    }
+
+
 class ViT(nn.Module):
     """`patches`, `positions`, `block1` ..., `norm`, mean over tokens, `output`.
 
@@ -180,16 +195,9 @@ class ViTSpec(Spec):
         return ViT(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     def _read(self, shapes: LeafShapes) -> "ViTSpec":
-        def read(leaf: str, axis: int) -> tuple[int, ...]:
-            blocks = range(1, len(self.heads) + 1)
-            return tuple(shapes.width(f"block{i}/{leaf}/kernel", axis) for i in blocks)
-
         return dataclasses.replace(
             self,
             embed=shapes.width("patches/kernel"),
-            heads=read("query", 1),
-            qk_dims=read("query", 2),
-            v_dims=read("value", 2),
-            hidden=read("mlp_1", 1),
+            **block_widths(shapes, len(self.heads)),
             input_shape=shapes.image(self.input_shape, "patches/kernel"),
         )

@@ -32,7 +32,4 @@ class Cyclic(Selection):
         quota = self.quotas[path]
         layout = quota.cost.layout
         index = (turn * quota.rows + jnp.arange(quota.rows, dtype=jnp.int32)) % layout.count
-        index = jnp.sort(index)
-        if layout.steps:
-            index = jnp.broadcast_to(index, (layout.steps, quota.rows))
-        return Rows(index, layout)
+        return Rows(jnp.broadcast_to(jnp.sort(index), layout.index_shape(quota.rows)), layout)

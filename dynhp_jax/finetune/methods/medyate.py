@@ -42,7 +42,8 @@ class MeDyate(Selection):
         return self._without_norms(super().cut(own, mirrored))
 
     def _without_norms(self, own: dict[str, Any]) -> dict[str, Any]:
-        norms = {path: jnp.zeros(_all_rows(quota.cost)) for path, quota in self.quotas.items()}
+        layouts = {path: quota.cost.layout for path, quota in self.quotas.items()}
+        norms = {path: jnp.zeros(each.index_shape(each.count)) for path, each in layouts.items()}
         sums = {path: jnp.zeros(each.index.shape) for path, each in own[ROWS].items()}
         return {**own, NORMS: norms, SUMS: sums}
 
@@ -60,8 +61,3 @@ class MeDyate(Selection):
             norms = remember_norms(own[NORMS], own[ROWS], own[SUMS], first)
             own = {**own, NORMS: norms, SUMS: jax.tree.map(jnp.zeros_like, own[SUMS])}
         return super().begin_epoch(own, opt_state, variables, start)
-
-
-def _all_rows(cost: Any) -> tuple[int, ...]:
-    layout = cost.layout
-    return (layout.steps, layout.count) if layout.steps else (layout.count,)

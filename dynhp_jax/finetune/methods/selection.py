@@ -20,9 +20,9 @@ from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path, below
 from dynhp_jax.finetune.bit_activations import bit_activations
 from dynhp_jax.finetune.costs import Cost, channel_costs
-from dynhp_jax.finetune.drawing import Quota, quotas
+from dynhp_jax.finetune.drawing import Quota, quotas, row_norms
 from dynhp_jax.finetune.optimizer_rows import move
-from dynhp_jax.finetune.rows import Rows, apply_rows, leaves_by_path, zero_probes
+from dynhp_jax.finetune.rows import Rows, apply_rows, leaves_by_path, take_rows, zero_probes
 from dynhp_jax.finetune.selected import selected
 from dynhp_jax.training.extension import EpochStart, Extension
 
@@ -190,8 +190,7 @@ class Selection(Extension):
 
 def _no_rows(quota: Quota) -> Rows:
     layout = quota.cost.layout
-    shape = (layout.steps, quota.rows) if layout.steps else (quota.rows,)
-    return Rows(jnp.full(shape, layout.count, jnp.int32), layout)
+    return Rows(jnp.full(layout.index_shape(quota.rows), layout.count, jnp.int32), layout)
 
 
 def replaced(variables: Any, leaves: Mapping[Path, Any]) -> Any:
@@ -205,14 +204,9 @@ def replaced(variables: Any, leaves: Mapping[Path, Any]) -> Any:
 
 def kernel_norms(variables: Any, chosen: Mapping[Path, Quota]) -> dict[Path, jax.Array]:
     """path -> f[channels]: the norms of the rows of kernels."""
-    leaves, found = leaves_by_path(variables), {}
+    rows = {}
     for path, quota in chosen.items():
         layout = quota.cost.layout
         every = jnp.arange(layout.count, dtype=jnp.int32)
-        if layout.steps:
-            every = jnp.broadcast_to(every, (layout.steps, layout.count))
-        squares = jnp.square(layout.taken(leaves[path], every))
-        keep = {layout.at, *((0,) if layout.steps else ())}
-        axes = tuple(d for d in range(squares.ndim) if d not in keep)
-        found[path] = jnp.sqrt(jnp.sum(squares, axes))
-    return found
+        rows[path] = Rows(jnp.broadcast_to(every, layout.index_shape(layout.count)), layout)
+    return row_norms(take_rows(variables, rows), rows)
