@@ -17,7 +17,7 @@ needs, when they are first used.
 
 from typing import TYPE_CHECKING, Any
 
-from dynhp_jax import finetune, moved, writers
+from dynhp_jax import moved
 from dynhp_jax.batch_size import rules, variance
 from dynhp_jax.batch_size.probed import probed
 from dynhp_jax.common.errors import UserError
@@ -43,6 +43,7 @@ from dynhp_jax.tasks import losses, metrics
 from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
+    from dynhp_jax import finetune, writers
     from dynhp_jax.data.mapped import Mapped
     from dynhp_jax.training.config import Config
     from dynhp_jax.training.extension import EpochStart, Extension
@@ -105,11 +106,16 @@ _LATER = {  # name -> module, loaded when it is asked for
 moved.install()
 
 
+_PACKAGES = ("finetune", "writers")  # likewise, whole
+
+
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LATER and name not in _PACKAGES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
+    if name in _PACKAGES:
+        return importlib.import_module(f"{__name__}.{name}")
     return getattr(importlib.import_module(_LATER[name]), name)
 
 
