@@ -128,6 +128,29 @@ def test_batches_are_read_in_turn_and_told_the_epoch(tmp_path):
     assert train.epochs == [1, 2]
 
 
+@pytest.mark.parametrize("shuffled", [False, True], ids=["MapDataset", "DataLoader"])
+def test_grain(shuffled):
+    """Its datasets of random access are as arrays are; its loaders are read in their own order."""
+    grain = pytest.importorskip("grain")
+    pairs = [(x, int(y)) for x, y in zip(X[:640], Y[:640], strict=True)]
+    train = grain.MapDataset.source(pairs)
+    if shuffled:
+        order = grain.samplers.IndexSampler(640, shuffle=True, seed=0, num_epochs=1)
+        batched = [grain.transforms.Batch(100)]
+        train = grain.DataLoader(data_source=pairs, sampler=order, operations=batched)
+    asked = dataclasses.replace(
+        PRUNING, method="dense", epochs=2, data=config.Data(resident="20KiB")
+    )
+    test = (X[640:900], Y[640:900])
+    found = dp.fit(layered, weights(), train=train, test=test, config=asked)
+    whole = dp.fit(layered, weights(), train=(X[:640], Y[:640]), test=test, config=asked)
+    if shuffled:
+        assert found.records[-1]["train_loss"] < found.records[0]["train_loss"]
+        assert found.records[0]["train_loss"] != whole.records[0]["train_loss"]
+    else:
+        same(whole, found)
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 12), st.integers(1, 40))
 def test_chunks_of_batches_are_those_of_arrays(sizes, size, wanted):
