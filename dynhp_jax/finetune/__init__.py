@@ -18,6 +18,7 @@ from dynhp_jax.finetune.drawing import (
     row_norms,
 )
 from dynhp_jax.finetune.optimizer_rows import by_row, move
+from dynhp_jax.finetune.planning.plan import Plan, plan
 from dynhp_jax.finetune.policies import BUDGETS, POLICIES, Policy
 from dynhp_jax.finetune.ranking import rank_layers
 from dynhp_jax.finetune.rows import Rows, apply_rows, pad_rows, take_rows, zero_probes
@@ -27,6 +28,7 @@ __all__ = [
     "BUDGETS",
     "Cost",
     "POLICIES",
+    "Plan",
     "Policy",
     "Quota",
     "Rows",
@@ -46,6 +48,7 @@ __all__ = [
     "largest_capacities",
     "move",
     "pad_rows",
+    "plan",
     "quotas",
     "rank_layers",
     "remember_norms",

@@ -113,5 +113,14 @@ def leaves_by_path(variables: Any) -> dict[Path, Any]:
     return dict(zip(leaf_paths(variables), jax.tree.leaves(variables), strict=True))
 
 
+def replaced(variables: Any, leaves: Mapping[Path, Any]) -> Any:
+    """The variables with other leaves at some paths."""
+    names, structure = leaf_paths(variables), jax.tree.structure(variables)
+    old = jax.tree.leaves(variables)
+    return structure.unflatten(
+        [leaves.get(name, leaf) for name, leaf in zip(names, old, strict=True)]
+    )
+
+
 def _some(costs: Mapping[Path, Cost]) -> str:
     return ", ".join(map(repr, list(costs)[:4])) + (", ..." if len(costs) > 4 else "")

@@ -72,6 +72,19 @@ def _compiled_as_measured(lowered, records: Records, measured: Measured) -> jax.
     return compiled
 
 
+def unfused(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+    """The executable whose values XLA's count has, all of them: without fusion on a CPU.
+
+    Nothing is tried out, so that it is the same executable, of the same bytes, everywhere.
+    """
+    if jax.default_backend() != "cpu":
+        return lowered.compile()
+    try:
+        return _compiled(lowered, fusion=False)
+    except JaxRuntimeError:  # a jaxlib without this fusion, or with an option of another name
+        return lowered.compile()
+
+
 def fusion_stays(fused: Trial, unfused: Trial) -> bool:
     """Whether the fused form runs: it takes no more bytes, or the other one much longer.
 

@@ -1,0 +1,102 @@
+"""What of a network may be trained, and the norms of its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.tree_paths import Path, below
+from dynhp_jax.finetune.costs import Cost, channel_costs
+from dynhp_jax.finetune.drawing import row_norms
+from dynhp_jax.finetune.kernel_products import KernelReads
+from dynhp_jax.finetune.planning.step import Task
+from dynhp_jax.finetune.rows import Rows, leaves_by_path, replaced, take_rows
+from dynhp_jax.jaxprs.trace import trace
+
+
+def costs_of(
+    apply: Any, variables: Any, inputs: tuple, layers: Collection[Path]
+) -> dict[Path, Cost]:
+    """The costs of all kernels, in the order of execution; of 'params', if there is such a part.
+
+    Raises:
+      UserError: there is nothing to select, or no kernel of such a path.
+    """
+    if layers:
+        KernelReads(trace(apply, variables, inputs)).check(layers)
+    named = isinstance(variables, Mapping) and "params" in variables
+    return channel_costs(apply, variables, *inputs, prefix="params" if named else "")
+
+
+def head_of(variables: Any, costs: Mapping[Path, Cost], head: Path) -> tuple[Path, ...]:
+    """Paths of what is trained whole: below `head`, or the layer of the last kernel.
+
+    Raises:
+      UserError: nothing lies below it.
+    """
+    inside = below(head or layer_of(list(costs)[-1], costs))
+    found = tuple(path for path in leaves_by_path(variables) if inside(path))
+    if not found:
+        raise UserError(f"nothing lies below the head {head!r}; give a path of the variables")
+    return found
+
+
+def layer_of(kernel: Path, costs: Mapping[Path, Cost]) -> Path:
+    """The path of a kernel and what lies beside it; of the kernel alone if other kernels do.
+
+    >>> layer_of("params/out/kernel", {"params/in/kernel": None, "params/out/kernel": None})
+    'params/out'
+    >>> layer_of("params/out", {"params/in": None, "params/out": None})
+    'params/out'
+    """
+    parent = kernel.rpartition("/")[0]
+    alone = parent not in ("", "params") and sum(map(below(parent), costs)) == 1
+    return parent if alone else kernel
+
+
+def concrete(task: Task) -> bool:
+    """Whether there are arrays to compute with, not shapes alone."""
+    leaves = jax.tree.leaves((task.variables, task.inputs, task.targets))
+    return not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+def norms_of(task: Task, costs: Mapping[Path, Cost]) -> dict[Path, Any]:
+    """path -> f[channels]: the norms of the rows of the whole gradient, of the mini-batch.
+
+    Of shapes alone every number of a kernel counts as 1.
+
+    Raises:
+      UserError: they are not finite, or all zero.
+    """
+    if not concrete(task):
+        return {path: np.full(cost.channels, cost.weight**0.5) for path, cost in costs.items()}
+
+    def norms(variables: Any, inputs: tuple, targets: Any) -> dict[Path, jax.Array]:
+        leaves = leaves_by_path(variables)
+
+        def of(kernels: Mapping[Path, Any]) -> Any:
+            return task.loss(task.apply(replaced(variables, kernels), *inputs), targets)
+
+        gradients = jax.grad(of)({path: leaves[path] for path in costs})
+        rows = {path: every_row(cost) for path, cost in costs.items()}
+        return row_norms(take_rows(replaced(variables, gradients), rows), rows)
+
+    found = jax.device_get(jax.jit(norms)(task.variables, task.inputs, task.targets))
+    whole = sum(float(np.square(each, dtype=np.float64).sum()) for each in found.values())
+    if not 0 < whole < np.inf:
+        raise UserError(
+            f"the gradient's norm is {whole**0.5:g} on this mini-batch, so that no rows are better"
+            " than others; give other examples, or norms="
+        )
+    return found
+
+
+def every_row(cost: Cost) -> Rows:
+    """All rows of a kernel."""
+    index = jnp.arange(cost.layout.count, dtype=jnp.int32)
+    return Rows(jnp.broadcast_to(index, cost.layout.index_shape(index.size)), cost.layout)
