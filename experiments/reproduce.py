@@ -26,7 +26,7 @@ from dynhp_jax.training.sweep import team
 from experiments import commandline, result_files
 from experiments.reproduction import calibration, figures, results, rows, running, tables, teams
 from experiments.reproduction.published import EPOCHS, TABLES, Table
-from experiments.reproduction.settings import SETTINGS, Settings
+from experiments.reproduction.settings import PRESENT, PROTOCOLS, Settings, directory
 from experiments.values import each_once, shortest, value_of, values_of
 
 _RESULTS = "results/reproduction"
@@ -35,6 +35,7 @@ _OPTIONS = (
     ("rows", "", "names with commas; empty: all of the table"),
     ("seeds", "0,1,2,3,4", "whole numbers with commas"),
     ("epochs", "", f"of a run; empty: {EPOCHS}, and with --print all that there are"),
+    ("protocol", PRESENT, f"what the paper leaves open: {', '.join(PROTOCOLS)}"),
     ("lam", "", "lambda instead of the table's own setting"),
     ("alphas", "", "of our own DynHP rows, with commas, instead of the table's own setting"),
     ("validation", "", "share of the training set held out, such as 0.1: errors are those on it"),
@@ -54,9 +55,9 @@ _SIDE_BY_SIDE = (
 _WORKDIR = "directory in which the runs have theirs; empty: runs/reproduction"
 _VARIED = ("lam", "validation", "variants")
 _READ = {  # by the switches, which take no option that they would pass over
-    "print": ("table", "epochs", "alphas", "results", *_VARIED),
-    "figures": ("epochs", "variants", "results"),
-    "calibrate": ("table", "rows", "epochs", "alphas", "results", *_VARIED),
+    "print": ("table", "protocol", "epochs", "alphas", "results", *_VARIED),
+    "figures": ("protocol", "epochs", "variants", "results"),
+    "calibrate": ("table", "protocol", "rows", "epochs", "alphas", "results", *_VARIED),
 }
 
 
@@ -93,9 +94,9 @@ def main(argv: Sequence[str]) -> None:
     switch = _switch(given | {"workdir": workdirs})
     if switch == "figures":
         variants = rows.parse_variants(given["variants"])
-        directory = _directory(given)
-        with result_files.writing(directory):
-            written = figures.draw(directory, _epochs(given), variants)
+        place = _directory(given)
+        with result_files.writing(place):
+            written = figures.draw(place, _epochs(given), variants, _protocol(given))
         print("\n".join(map(str, written)))
         return
     asked = _asked(given)
@@ -106,7 +107,8 @@ def main(argv: Sequence[str]) -> None:
         ))  # fmt: skip
         return
     if not switch:
-        _run(asked, paths.given(workdirs or "runs/reproduction", "--workdir"), given["commit"])
+        runs = paths.given(workdirs or "runs/reproduction", "--workdir")
+        _run(asked, directory(runs, given["protocol"]), given["commit"])
     _show(asked)
 
 
@@ -117,7 +119,7 @@ def _asked(given: Mapping[str, str]) -> Asked:
       UserError, ConfigError: what they ask for cannot be; said before anything is run.
     """
     table, count = _table(given["table"]), _epochs(given)
-    settings = _settings(table, given["alphas"])
+    settings = _settings(_protocol(given)[table.number], given["alphas"])
     common = _common(given, settings)
     names = given["rows"].split(",") if given["rows"] else rows.default_rows(table, settings.alphas)
     wanted = each_once("rows", given["rows"], [rows.parse(n).with_variants(common) for n in names])
@@ -207,8 +209,14 @@ def _check_one_row(wanted: Sequence[rows.Row]) -> None:
         raise UserError(f"--calibrate takes one DynHP row, not {found}; such as --rows=dynhp-1")
 
 
-def _settings(table: Table, alphas: str) -> Settings:
-    settings = SETTINGS[table.number]
+def _protocol(given: Mapping[str, str]) -> Mapping[int, Settings]:
+    name = given["protocol"]
+    if name not in PROTOCOLS:
+        raise UserError(f"--protocol is {name!r}; allowed: {', '.join(PROTOCOLS)}")
+    return PROTOCOLS[name]
+
+
+def _settings(settings: Settings, alphas: str) -> Settings:
     if not alphas:
         return settings
     return dataclasses.replace(settings, alphas=tuple(values_of("alphas", alphas, "batch.alpha")))
@@ -233,7 +241,7 @@ def _epochs(given: Mapping[str, str]) -> int | None:
 
 
 def _directory(given: Mapping[str, str]) -> Path:
-    return paths.given(given["results"] or _RESULTS, "--results")
+    return directory(paths.given(given["results"] or _RESULTS, "--results"), given["protocol"])
 
 
 def _table(text: str) -> Table:

@@ -27,6 +27,9 @@ class Batch(Section):
         0.975, 0.0, 1.0, "a number from 0 to 1", "DynHP: smaller lets the batch grow faster"
     )
     eta: float = positive(0.1, "CABS: its factor of proportion")
+    overhead: float = positive(
+        32.0, "worth: examples that cost as much as what a step takes for any number of them"
+    )
     loss: str = choice(
         "total", ("total", "cross_entropy"), "F in the rules: with the penalty or not"
     )

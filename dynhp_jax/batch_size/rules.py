@@ -5,22 +5,27 @@ A controller is a frozen dataclass with one host-side function,
 `batch.every='step'` as often as the epoch had steps.
 `grad_variance` is ||S||_1, the sum over all parameters of the per-example gradients' variance;
 `loss` is F; `room` is the largest batch that the memory budget allows
-(`memory.paper.PaperMeter.room`).
+(`memory.paper.PaperMeter.room`). A controller whose attribute `reads` names some of `READS` is
+given these, too, by keyword.
 
-Sources: Valerio et al. 2020, Eq. 8 to 10; Balles, Romero & Hennig 2017 (CABS).
+Sources: Valerio et al. 2020, Eq. 8 to 10; Balles, Romero & Hennig 2017 (CABS); McCandlish et al.
+2018 (the gradient noise scale, Eq. 2.8 and 2.9).
 """
 
 import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from dynhp_jax.common.errors import ConfigError
 
+# What a rule may read beside the four arguments that all are given.
+READS = ("squared_norm", "held")
+
 
 class Controller(Protocol):
-    """What the training loop needs of a batch-size rule."""
+    """The interface of a batch-size rule."""
 
     def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
         """The batch to go on with, at least 1 and at most `room`."""
@@ -104,11 +109,95 @@ class CABS:
         return _within(round(wanted), batch, room)
 
 
+@dataclasses.dataclass(frozen=True)
+class Doubling:
+    """Twice the batch in every epoch, as long as there is room for it: a schedule, not a rule.
+
+    Smith et al. 2018 let the batch grow in the place of a learning rate that falls. It is what the
+    rules that look at gradients have to beat.
+    """
+
+    def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
+        """See `Controller`. Raises ValueError for inputs that are no sizes or not finite."""
+        _check(batch, grad_variance, loss, room)
+        return _within(batch if 2 * batch > room else 2 * batch, batch, room)
+
+
+@dataclasses.dataclass(frozen=True)
+class Worth:
+    """The batch that makes the most progress for each second and each byte that are spent on it.
+
+    The printed rule asks how noisy gradients are; it does not ask what a byte is worth. A step with
+    b examples makes b / (b + B) of the progress of one with all examples, where B = tr S / |g|^2 is
+    the gradient noise scale (McCandlish et al. 2018, Eq. 2.8). It takes the time of `overhead` + b
+    examples: reading and writing the parameters costs as much as so many. For this time the bytes
+    of the network and of b examples are held, those of the network being as many as `held`
+    examples have. So the rule takes the b that makes
+
+        b / (b + B) / ((overhead + b) (held + b))
+
+    the largest. A wide network makes a large batch cheap beside it; where gradients are noise
+    alone (B very large), b comes to sqrt(overhead held), and bytes beyond it stay free. Candidates
+    are the present batch times powers of two, of which few get compiled; it never shrinks unless
+    the budget forces it to.
+
+    >>> rule = Worth(overhead=25)
+    >>> rule.update(16, grad_variance=3.0, loss=1.0, room=512, squared_norm=0.21, held=340)
+    64
+    >>> rule.update(16, grad_variance=0.1, loss=1.0, room=512, squared_norm=0.21, held=340)
+    16
+
+    Args:
+      overhead: examples whose forward and backward pass takes as long as all of a step that does
+        not depend on the number of its examples.
+    """
+
+    overhead: float = 32.0
+    reads: ClassVar[tuple[str, ...]] = READS
+
+    def __post_init__(self):
+        if not 0 < self.overhead < math.inf:
+            raise ConfigError("batch.overhead", self.overhead, "a number above 0")
+
+    def update(
+        self,
+        batch: int,
+        grad_variance: float,
+        loss: float,
+        room: int,
+        squared_norm: float,
+        held: float,
+    ) -> int:
+        """See `Controller`.
+
+        Args:
+          batch, grad_variance, loss, room: as of every rule.
+          squared_norm: of the mean gradient of a mini-batch, |g_b|^2, on average over mini-batches.
+          held: bytes of the network, in examples.
+
+        Raises:
+          ValueError: a negative or non-finite input, a batch or room below 1.
+        """
+        _check(batch, grad_variance, loss, room, squared_norm=squared_norm, held=held)
+        trace = grad_variance * batch / (batch - 1) if batch > 1 else grad_variance  # tr S
+        # E |g_b|^2 = |g|^2 + tr S / b; a negative difference is noise of the estimate.
+        signal = max(0.0, squared_norm - trace / batch)
+
+        def worth(b: int) -> float:
+            left = signal * b + trace  # |g|^2 (b + B)
+            return b / left / ((self.overhead + b) * (held + b)) if left else -b
+
+        octaves = max(0, (max(room, batch) // batch).bit_length() - 1)
+        return _within(max((batch << k for k in range(octaves + 1)), key=worth), batch, room)
+
+
 # A new rule: its class, and its line here; from the options of the section `batch`.
 RULES: dict[str, Callable[[Any], Controller]] = {
     "fixed": lambda options: Fixed(),
     "dynhp": lambda options: DynHP(options.alpha),
     "cabs": lambda options: CABS(options.eta),
+    "doubling": lambda options: Doubling(),
+    "worth": lambda options: Worth(options.overhead),
 }
 
 
@@ -193,8 +282,20 @@ def _check_alpha(alpha: float) -> None:
         raise ConfigError("batch.alpha", alpha, "a number from 0 to 1")
 
 
-def _check(batch: int, grad_variance: float, loss: float, room: int) -> None:
-    for name, value in (("grad_variance", grad_variance), ("loss", loss)):
+def reads(controller: Controller) -> tuple[str, ...]:
+    """Which of `READS` a rule is given.
+
+    Raises:
+      ConfigError: it names others.
+    """
+    names = tuple(getattr(controller, "reads", ()))
+    if set(names) - set(READS):
+        raise ConfigError("batch.rule", names, f"in 'reads' of a rule: {', '.join(READS)}")
+    return names
+
+
+def _check(batch: int, grad_variance: float, loss: float, room: int, **more: float) -> None:
+    for name, value in {"grad_variance": grad_variance, "loss": loss, **more}.items():
         if not 0 <= value < math.inf:
             raise ValueError(
                 f"{name} is {value}; the batch rule needs a finite number that is 0 or above"

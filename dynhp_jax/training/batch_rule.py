@@ -30,6 +30,11 @@ def controller_of(config: Config) -> Controller:
     return OwnRule(found, whose)
 
 
+def reads_squared_norm(config: Config) -> bool:
+    """Whether the rule of a config reads the squared norm of mini-batches' mean gradients."""
+    return "squared_norm" in rules.reads(controller_of(config))
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class OwnRule:
     """A rule of your own.
@@ -42,14 +47,21 @@ class OwnRule:
     rule: Any
     whose: str
 
-    def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """See `rules.READS`."""
+        return getattr(self.rule, "reads", ())
+
+    def update(
+        self, batch: int, grad_variance: float, loss: float, room: int, **more: float
+    ) -> int:
         """See `Controller`.
 
         Raises:
           UserError: the rule raises something, or gives no size that there is room for.
         """
         with own_code.guarded(self.whose):
-            found = self.rule.update(batch, grad_variance, loss, room)
+            found = self.rule.update(batch, grad_variance, loss, room, **more)
         whole = hasattr(found, "__index__") and not isinstance(found, bool)
         if not whole or not 1 <= found <= room:
             raise UserError(

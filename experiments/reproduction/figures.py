@@ -12,7 +12,7 @@ from experiments.reproduction import rows, tables
 from experiments.reproduction.published import CLASSES, METER, TABLES, UNITS, Table
 from experiments.reproduction.results import mean_curve
 from experiments.reproduction.rows import Row
-from experiments.reproduction.settings import SETTINGS
+from experiments.reproduction.settings import SETTINGS, Settings
 from experiments.result_files import Result
 
 ByRow = Mapping[Row, Sequence[Result]]
@@ -25,7 +25,12 @@ _SETTLED = 0.05  # of all epochs: in these errors fall by more than alphas diffe
 _BATCHES = (16, 32, 64, 100, 128, 256, 512)
 
 
-def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ()) -> list[Path]:
+def draw(
+    directory: Path,
+    epochs: int | None = None,
+    common: Sequence[str] = (),
+    protocol: Mapping[int, Settings] = SETTINGS,
+) -> list[Path]:
     """Writes figure_1.png to figure_7.png; those without any result are left out.
 
     Args:
@@ -34,6 +39,7 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
       epochs: of the runs that are drawn; None: for each figure and table the run length for which
         the most of its curves exist, of equals that with the most seeds, then the longest.
       common: variants that all rows have which are drawn.
+      protocol: of the results, by table.
 
     Returns:
       What was written.
@@ -42,7 +48,10 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
       UserError: there is no result to draw.
       OSError: a figure cannot be written.
     """
-    found = {number: _named(directory, table, common) for number, table in TABLES.items()}
+    found = {
+        number: _named(directory, table, protocol[number], common)
+        for number, table in TABLES.items()
+    }
     if epochs:
         found = {number: [(row, each) for row, each in named if each["epochs"] == epochs]
                  for number, named in found.items()}  # fmt: skip
@@ -67,9 +76,9 @@ def draw(directory: Path, epochs: int | None = None, common: Sequence[str] = ())
     return [path for path in written if path]
 
 
-def _named(directory: Path, table: Table, common: Sequence[str]) -> Named:
+def _named(directory: Path, table: Table, settings: Settings, common: Sequence[str]) -> Named:
     """The results that a figure may show, with their rows without the common variants."""
-    current, _ = tables.current(directory, table, SETTINGS[table.number])
+    current, _ = tables.current(directory, table, settings)
     named = [(rows.parse(each["row"]), each) for each in current]
     named = [(row.without(common), each) for row, each in named if set(common) <= set(row.variants)]
     return [(row, each) for row, each in named if _drawn(row)]

@@ -230,7 +230,11 @@ def config_of(
                 lam=settings.lam, convention=settings.convention, l2=settings.l2
             ),
             pruning=configuration.Pruning(gamma=settings.gamma),
-            batch=configuration.Batch(size=batch, alpha=0.975 if row.alpha is None else row.alpha),
+            batch=configuration.Batch(
+                size=batch,
+                alpha=0.975 if row.alpha is None else row.alpha,
+                decay=settings.decay,
+            ),
             memory=configuration.Memory(budget="none" if dense else "sp", sp_batch=table.sp_batch),
             gates=configuration.Gates(learning_rate=settings.gates_learning_rate),
             optimizer=configuration.Optimizer(

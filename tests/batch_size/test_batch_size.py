@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dynhp_jax.batch_size import rules
-from dynhp_jax.batch_size.rules import CABS, DynHP, Fixed
+from dynhp_jax.batch_size.rules import CABS, Doubling, DynHP, Fixed, Worth
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.memory.paper import PaperMeter
 
@@ -76,16 +76,49 @@ def test_cabs_equals_the_oracle(s, f, eta):
 
 
 def test_a_shrunk_budget_shrinks_the_batch_with_a_warning():
-    for rule in (Fixed(), DynHP(0.9), CABS(0.1)):
+    for rule in (Fixed(), DynHP(0.9), CABS(0.1), Doubling()):
         with pytest.warns(UserWarning, match="room for 90 examples; the batch shrinks from 100"):
             assert rule.update(100, 1e5, 1.0, 90) == 90
+
+
+def test_doubling_stays_where_twice_as_many_have_no_room():
+    sizes = [16]
+    for _ in range(8):
+        sizes.append(Doubling().update(sizes[-1], 1.0, 1.0, 300))
+    assert sizes == [16, 32, 64, 128, 256, 256, 256, 256, 256]
+
+
+@given(
+    st.integers(1, 300), st.integers(0, 4000), st.floats(0, 1e4), st.floats(0, 1e4),
+    st.floats(0.5, 2000), st.floats(1, 500),
+)  # fmt: skip
+def test_worth_is_the_best_octave_by_hand(batch, more, s, squares, held, overhead):
+    """In NumPy's float64, of progress / (seconds x bytes) with the noise scale B written out."""
+    room = batch + more
+    found = Worth(overhead).update(batch, s, 1.0, room, squared_norm=squares, held=held)
+    sizes = batch * 2.0 ** np.arange(int(np.log2(room / batch) + 1e-12) + 1)
+    trace = s * batch / max(batch - 1, 1)
+    signal = max(0.0, squares - trace / batch)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        progress = np.where(signal * sizes + trace > 0, sizes / (signal * sizes + trace), 0.0)
+    value = progress / ((overhead + sizes) * (held + sizes))
+    assert found in sizes and found <= room
+    assert value[list(sizes).index(found)] >= value.max() * (1 - 1e-12)
+    if s == 0:
+        assert found == batch, "without noise one example is as good as all"
+
+
+def test_worth_comes_to_the_geometric_mean_where_gradients_are_noise_alone():
+    """d/db of b / ((overhead + b) (held + b)) is 0 at sqrt(overhead held)."""
+    assert Worth(32).update(16, 1e6, 1.0, 10**6, squared_norm=0.0, held=128) == 64
+    assert Worth(32).update(1, 1e6, 1.0, 10**6, squared_norm=0.0, held=8) == 16
 
 
 def test_fixed_stays():
     assert Fixed().update(100, 1e5, 1.0, 4000) == 100
 
 
-@pytest.mark.parametrize("rule", [Fixed(), DynHP(0.9), CABS(0.1)])
+@pytest.mark.parametrize("rule", [Fixed(), DynHP(0.9), CABS(0.1), Doubling()])
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -1.0])
 def test_numbers_that_are_none_are_refused(rule, bad):
     with pytest.raises(ValueError, match=f"grad_variance is {bad}"):
@@ -105,6 +138,8 @@ def test_controllers_are_validated_when_made():
     for eta in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(ConfigError, match="config.batch.eta"):
             CABS(eta)
+    with pytest.raises(ConfigError, match="config.batch.overhead"):
+        Worth(0.0)
     with pytest.raises(ConfigError, match="config.batch.low"):
         CABS(0.1, low=100, high=10)
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dynhp_jax.batch_size import rules
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.gates import activity
 from dynhp_jax.gates.penalty import prices_of
@@ -138,9 +139,17 @@ def choose(
     loss = means.loss if trainer.config.batch.loss == "total" else means.data_loss
     loss = max(0.0, float(loss / means.weight))
     room, wanted = trainer.meter.room(parameters), batch
+    more = {
+        "squared_norm": lambda: float(means.squared_norm / means.weight),
+        "held": lambda: trainer.paper.memory_bytes(parameters, 0) / trainer.paper.example_bytes,
+    }
+    more = {name: more[name]() for name in rules.reads(trainer.controller)}
     times = trainer.examples // in_use if trainer.config.batch.every == "step" else 1
     for _ in range(times):
-        before, wanted = wanted, trainer.controller.update(wanted, grad_variance, loss, room)
+        before, wanted = (
+            wanted,
+            trainer.controller.update(wanted, grad_variance, loss, room, **more),
+        )
         if wanted == before:  # nothing that the rule looks at changes any more
             break
     return Choice(grad_variance, loss, wanted, trainer.meter.capped(network, wanted))

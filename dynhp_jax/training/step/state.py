@@ -16,6 +16,7 @@ import optax
 from dynhp_jax.common import random_keys
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.structure.group import INPUT
+from dynhp_jax.training.batch_rule import reads_squared_norm
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import weight_mean
@@ -31,6 +32,7 @@ class Means(NamedTuple):
     grad_variance: Array  # f32[], of ||S||_1
     loss: Array  # f32[], with the penalty
     data_loss: Array  # f32[], of the loss without the penalty
+    squared_norm: Array | tuple[()] = ()  # f32[], of the mean gradient, where the rule reads it
 
 
 class TrainState(NamedTuple):
@@ -166,7 +168,7 @@ def initial_state(
         gates=gates,
         masks={name: jnp.ones_like(value) for name, value in gates.items()},
         opt_state=tx.init({"params": extension.trained(variables, own), "gates": gates}),
-        means=Means(zero, zero, zero, zero),
+        means=Means(zero, zero, zero, zero, zero if reads_squared_norm(config) else ()),
         averages=weight_mean.start(variables, gates) if config.optimizer.ema else (),
         own=own,
     )

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dynhp_jax.batch_size.variance import squared_norm
 from dynhp_jax.gates import activity, hard_concrete
+from dynhp_jax.training.batch_rule import reads_squared_norm
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.step import augmentation, devices, weight_mean
@@ -36,6 +38,7 @@ def make_step(setup: Setup) -> Callable:
     perturb = make_perturb(network, config.data.noise)
     view = augmentation.make_view(network.example_shape, config.data)
     annealed = config.optimizer.schedule != "constant" or config.optimizer.warmup > 0
+    reads_norm = reads_squared_norm(config)
 
     def step(state: TrainState, tally: Tally, examples: Examples, given: StepInputs):
         kept = {name: value for name, value in state.variables.items() if name != "params"}
@@ -86,7 +89,13 @@ def make_step(setup: Setup) -> Callable:
             opt_state=opt_state,
             means=smooth(
                 state.means,
-                Means(1.0, found.grad_variance, found.loss, found.data_loss),
+                Means(
+                    1.0,
+                    found.grad_variance,
+                    found.loss,
+                    found.data_loss,
+                    squared_norm(grads["params"]) if reads_norm else (),
+                ),  # fmt: skip
                 config,
             ),
             averages=averages,
