@@ -17,6 +17,7 @@ from dynhp_jax.finetune.drawing import (
     remember_norms,
     row_norms,
 )
+from dynhp_jax.finetune.low_rank import LowRank, low_rank, low_rank_factors, merge_low_rank
 from dynhp_jax.finetune.optimizer_rows import by_row, move
 from dynhp_jax.finetune.planning.plan import Plan, plan
 from dynhp_jax.finetune.policies import BUDGETS, POLICIES, Policy
@@ -27,6 +28,7 @@ from dynhp_jax.finetune.selected import selected
 __all__ = [
     "BUDGETS",
     "Cost",
+    "LowRank",
     "POLICIES",
     "Plan",
     "Policy",
@@ -46,6 +48,9 @@ __all__ = [
     "draw_top",
     "fastest_within",
     "largest_capacities",
+    "low_rank",
+    "low_rank_factors",
+    "merge_low_rank",
     "move",
     "pad_rows",
     "plan",

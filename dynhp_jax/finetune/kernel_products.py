@@ -59,6 +59,7 @@ class Read:
       path: of the kernel.
       product: its axes, and the gradient of chosen rows.
       layout: the rows of the kernel.
+      held: the digits of the kernel (of a step's, in a loop) on the axes that the product takes.
       loop: primitives of the loops that the product is in, from the outside.
       often: how often it runs in a forward pass, where that is known.
       eqn, values: the equation and its operands.
@@ -67,6 +68,7 @@ class Read:
     path: Path
     product: KernelProduct
     layout: RowLayout
+    held: Layout
     loop: tuple[str, ...]
     often: int
     eqn: Any
@@ -206,7 +208,9 @@ class KernelReads:
                 continue
             product, layout = made
             layout = dataclasses.replace(layout, steps=held.steps)
-            read = Read(held.path, product, layout, self._loop, self._often, eqn, values)
+            read = Read(
+                held.path, product, layout, held.layout, self._loop, self._often, eqn, values
+            )
             self.reads.setdefault(held.path, []).append(read)
             self.by_place[place(eqn, values)] = read
 

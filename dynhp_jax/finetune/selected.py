@@ -25,9 +25,8 @@ ones; kept for the backward pass are the channels that the chosen rows read.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -35,13 +34,13 @@ from jax import lax
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import Path
-from dynhp_jax.finetune.kernel_products import KernelReads, Read, place
+from dynhp_jax.finetune.kernel_products import KernelReads, Read
+from dynhp_jax.finetune.per_kernel import PerKernel
 from dynhp_jax.finetune.rows import Rows
-from dynhp_jax.jaxprs.hooks import Hook
 from dynhp_jax.jaxprs.products import Kept, Part, for_probe
 from dynhp_jax.jaxprs.trace import Traced, varying
 from dynhp_jax.jaxprs.transforms import Call, transformed
-from dynhp_jax.jaxprs.values import Analysis, Value
+from dynhp_jax.jaxprs.values import Value
 
 
 def selected(apply: Callable, rows: Mapping[Path, Any]) -> Callable:
@@ -73,7 +72,7 @@ def selected(apply: Callable, rows: Mapping[Path, Any]) -> Callable:
         reads.check(paths)
         for path in paths:
             _check(path, reads, rows, probes, call.traced)
-        return _Selected(reads, {path: _Chosen(rows[path].index, probes[path]) for path in paths})
+        return _Selected(reads, {path: (rows[path].index, probes[path]) for path in paths})
 
     return transformed(apply, 2, hook)
 
@@ -101,44 +100,18 @@ def _check(
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class _Chosen:
-    """Rows and probe of a kernel, perhaps of one step of a loop."""
-
-    index: Any
-    probe: Any
-
-
-class _Selected(Hook):
-    def __init__(self, reads: KernelReads, chosen: Mapping[Path, _Chosen]):
-        self.reads, self.chosen = reads, dict(chosen)
+class _Selected(PerKernel):
+    """With (row numbers, probe) of every kernel."""
 
     def parts(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Part]:
-        read = self.reads.by_place.get(place(eqn, values))
-        if read is None or read.path not in self.chosen:
+        read = self.read(eqn, values)
+        if read is None:
             return []
-        chosen = self.chosen[read.path]
-        apart = tuple(sorted(varying(args[read.product.data]) - varying(chosen.probe)))
+        index, probe = self.given[read.path]
+        apart = tuple(sorted(varying(args[read.product.data]) - varying(probe)))
         # One probe for all devices of a `shard_map` gets the sum of what they find.
-        probe = lax.pcast(chosen.probe, apart, to="varying") if apart else chosen.probe
-        return [_part(read, chosen.index, probe)]
-
-    def by_step(self, body: Analysis) -> Sequence[Any]:
-        return [(self.chosen[path].index, self.chosen[path].probe) for path in self._stacked(body)]
-
-    @contextlib.contextmanager
-    def in_step(self, body: Analysis, slices: Sequence[Any]) -> Iterator[None]:
-        whole = self.chosen
-        steps = zip(self._stacked(body), slices, strict=True)
-        self.chosen = whole | {path: _Chosen(*each) for path, each in steps}
-        try:
-            yield
-        finally:
-            self.chosen = whole
-
-    def _stacked(self, body: Analysis) -> list[Path]:
-        paths = self.reads.stacked.get(id(body), {}).values()
-        return [path for path in dict.fromkeys(paths) if path in self.chosen]
+        probe = lax.pcast(probe, apart, to="varying") if apart else probe
+        return [_part(read, index, probe)]
 
 
 def _part(read: Read, index: Any, probe: Any) -> Part:

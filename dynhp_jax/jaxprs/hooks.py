@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -47,6 +48,13 @@ class Hook:
         """What the backward pass of a product of data and a kernel is to be made of, if anything.
 
         Asked for matrix products and convolutions; hooks can share a product only in this way.
+        """
+        return []
+
+    def added(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
+        """What is added to the result of a product of data and a kernel; it has its own derivative.
+
+        Asked for matrix products and convolutions.
         """
         return []
 
@@ -97,6 +105,9 @@ class Chain(Hook):
     def parts(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Part]:
         return [part for hook in self.hooks for part in hook.parts(eqn, values, args)]
 
+    def added(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Any]:
+        return [each for hook in self.hooks for each in hook.added(eqn, values, args)]
+
     def bind(self, eqn: Any, values: list[Value], args: list[Any], run: Callable) -> Any:
         for hook in self.hooks:
             run = _within(hook, eqn, values, run)
@@ -136,9 +147,10 @@ def with_parts(
 ) -> Sequence[Any]:
     """The results of a matrix product or convolution under a hook."""
     parts = hook.parts(eqn, values, args)
-    if parts:
-        return product_with_parts(run, args, parts)
-    return hook.bind(eqn, values, args, run)
+    of_parts = functools.partial(product_with_parts, parts=parts)
+    results = of_parts(run, args) if parts else hook.bind(eqn, values, args, run)
+    more = hook.added(eqn, values, args)
+    return [sum(more, results[0])] if more else results
 
 
 def _within(hook: Hook, eqn: Any, values: list[Value], run: Callable) -> Callable:

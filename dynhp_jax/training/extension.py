@@ -15,6 +15,7 @@ the byte budget, resuming and records go on as they are. In the order of a run:
 | `gradients` | what becomes of gradients before the optimizer has them? | they stay |
 | `updated` | what does an update change? | the parameters |
 | `observe` | what is kept of a step? | what was kept before it |
+| `evaluated` | which variables are evaluated, and handed over in the end? | the parameters |
 | `evaluation` | what does the model compute in evaluation? | itself |
 | `cut` | what is left of the kept arrays when units are pruned? | what mirrors parameters is cut |
 | `record` | what do records say of it? | nothing |
@@ -154,11 +155,18 @@ class Extension:
         """
         return own
 
+    def evaluated(self, variables: Variables, own: Any) -> Variables:
+        """The variables for which the model by itself computes what was trained."""
+        return variables
+
     def evaluation(self, apply: Callable) -> Callable:
-        """`f(variables, own, *rest)`: in evaluation, instead of `apply(variables, *rest)`."""
+        """`f(variables, own, *rest)`: in evaluation, instead of `apply(variables, *rest)`.
+
+        Override it only where no variables do (`evaluated`).
+        """
 
         def f(variables: Variables, own: Any, *rest: Any) -> Any:
-            return apply(variables, *rest)
+            return apply(self.evaluated(variables, own), *rest)
 
         return f
 
@@ -178,6 +186,11 @@ class Extension:
 
 
 PLAIN = Extension()
+
+
+def has_variables(extension: Extension) -> bool:
+    """Whether the model by itself, with the variables `evaluated`, is what was trained."""
+    return type(extension).evaluation is Extension.evaluation
 
 
 def replaces_trained(extension: Extension) -> bool:

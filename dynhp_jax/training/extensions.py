@@ -14,6 +14,12 @@ from dynhp_jax.training.extension import PLAIN, Extension
 
 # A new one: its name and where it is.
 EXTENSIONS = {
+    "full": "dynhp_jax.finetune.methods:Full",
+    "head": "dynhp_jax.finetune.methods:Head",
+    "last_k": "dynhp_jax.finetune.methods:LastK",
+    "bias_only": "dynhp_jax.finetune.methods:BiasOnly",
+    "lora": "dynhp_jax.finetune.methods:LoRA",
+    "random": "dynhp_jax.finetune.methods:Random",
     "trady": "dynhp_jax.finetune.methods:TraDy",
     "medyate": "dynhp_jax.finetune.methods:MeDyate",
     "static": "dynhp_jax.finetune.methods:Static",

@@ -22,7 +22,7 @@ from dynhp_jax.training import build, first_look
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.extension import Extension
+from dynhp_jax.training.extension import Extension, has_variables
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.own_model import source_of
 from dynhp_jax.training.run import agreement, loop, shape_plans
@@ -171,9 +171,10 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     left = UnitMasks(jax.device_get(state.masks)).keeps()
     network, state = shape_plans.resize(run.network, state, trainer.tx, left)
     keeps = run.keeps.then(left)
+    variables, *_, own = state.evaluated
     return Result(
         _apply(trainer.whole, network, state, keeps),
-        state.evaluated[0],
+        network.extension.evaluated(variables, own),
         trainer.whole.groups,
         keeps,
         records,
@@ -184,9 +185,13 @@ def _apply(whole: Network, network: Network, state: TrainState, keeps: Mapping) 
     """`apply(variables, inputs)` of a network with its gates, for whole examples."""
     _, gates, _, own = state.evaluated
     z = {name: hard_concrete.mean(value) for name, value in gates.items()}
-    inside = network.extension.evaluation(gated(network.evaluate, network.groups))
+    alone = gated(network.evaluate, network.groups)
+    inside = network.extension.evaluation(alone)
 
     def apply(variables: Any, inputs: Any) -> Any:
-        return inside(variables, own, z, whole.cut_inputs(inputs, keeps))
+        inputs = whole.cut_inputs(inputs, keeps)
+        if has_variables(network.extension):
+            return alone(variables, z, inputs)
+        return inside(variables, own, z, inputs)
 
     return apply

@@ -6,53 +6,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from adapting import ADAPT, FEW, KERNELS, check_resumed, chosen, kernels, start
 from command_lines import fails, here, timeless
-from small_runs import DIGITS, copy
-from small_runs import timeless as without_clocks
+from small_runs import copy
 
 import dynhp_jax as dp
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.finetune import methods
 from dynhp_jax.finetune.methods.selection import ROWS
 from dynhp_jax.training import config
-from dynhp_jax.training.compiled.programs import Programs
-from dynhp_jax.training.config import Config
-from dynhp_jax.training.run import extensions, loop, resume
-from dynhp_jax.training.run.trainer import Trainer
+from dynhp_jax.training.run import extensions, loop
 from experiments import train
 
 BUDGET = 400
-ADAPT = Config(
-    method="dense",
-    epochs=4,
-    data=config.Data(examples=320),
-    model=config.Model(hidden=(20, 12)),
-    memory=config.Memory(budget="none", sp_batch=32),
-    optimizer=config.Optimizer(learning_rate=5e-3),
-)
-FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:320], y_train=DIGITS.y_train[:320])
-KERNELS = ("params/hidden_1/kernel", "params/hidden_2/kernel")
 ALL = {
+    "random": methods.Random(budget=BUDGET),
     "trady": methods.TraDy(budget=BUDGET),
     "medyate": methods.MeDyate(budget=BUDGET),
     "static": methods.Static(budget=BUDGET),
     "largest": methods.Largest(budget=BUDGET),
     "cyclic": methods.Cyclic(budget=BUDGET),
 }
-
-
-def start(method, settings=ADAPT):
-    trainer = Trainer(settings, FEW, Programs(), extension=method)
-    return trainer, trainer.start()
-
-
-def chosen(run):
-    return {path: np.asarray(rows.index) for path, rows in run.state.own[ROWS].items()}
-
-
-def kernels(run):
-    params = copy(run.state.variables["params"])
-    return {path: params[path.split("/")[1]]["kernel"] for path in KERNELS}, params
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -133,21 +107,7 @@ def _is_trace(node):
 
 @pytest.mark.parametrize("name", ["trady", "medyate"])
 def test_a_run_goes_on_with_its_rows_bit_for_bit(name, tmp_path):
-    trainer, run = start(ALL[name])
-    for _ in range(2):
-        run, _ = loop.advance(trainer, run)
-    resume.save(trainer, run, tmp_path)
-    records = []
-    for _ in range(2):
-        run, record = loop.advance(trainer, run)
-        records.append(record)
-    again, _ = start(ALL[name])
-    other, more = resume.run_of(again, resume.newest(again, tmp_path)), []
-    for _ in range(2):
-        other, record = loop.advance(again, other)
-        more.append(record)
-    assert without_clocks(more) == without_clocks(records)
-    jax.tree.map(np.testing.assert_array_equal, copy(other.state), copy(run.state))
+    check_resumed(ALL[name], tmp_path)
 
 
 def test_medyate_draws_by_the_norms_of_what_was_trained():
@@ -218,8 +178,11 @@ def test_a_model_of_ones_own_and_the_name_of_a_method(tmp_path, capfd):
         ("trady(budget=1)", "a budget of 1 numbers trains no row"),
         ("trady(budget=400, layers=('params/none/kernel',))", "no kernel 'params/none/kernel'"),
         ("trady(budget=400, head='params/none')", "nothing lies below the head 'params/none'"),
-        ("trady(budgets=400)", "has no option 'budgets'; it has: budget, layers, head, every"),
-        ("trad(budget=400)", "there is no extension 'trad'; allowed: trady, "),
+        (
+            "trady(budgets=400)",
+            "has no option 'budgets'; it has: head, bits, budget, layers, every",
+        ),
+        ("trad(budget=400)", "there is no extension 'trad'; allowed: full, "),
         ("trady(budget=-1)", "budget is -1; allowed: numbers, 0 or more"),
         ("trady(budget=400, every=0.5)", "every is 0.5; allowed: whole epochs"),
         ("sparse_update", "the policy updates convolution 49 and the network has 0"),

@@ -1,23 +1,39 @@
-"""Methods of fine-tuning on the engine: extensions that choose which rows of which kernels train.
+"""Methods of fine-tuning on the engine: extensions that say which parameters are trained, and how.
 
-A method is a file with a class that derives from `selection.Selection`, and a line in
-`training/extensions.py` for its name.
+A method is a file with a class that derives from `leaves.WholeLeaves` (some leaves of the
+variables), from `selection.Selection` (chosen rows of kernels) or from `leaves.Leaves` (anything
+else beside the head), and a line in `training/extensions.py` for its name.
 """
 
+from dynhp_jax.finetune.methods.bias_only import BiasOnly
 from dynhp_jax.finetune.methods.cyclic import Cyclic
+from dynhp_jax.finetune.methods.full import Full
+from dynhp_jax.finetune.methods.head import Head
 from dynhp_jax.finetune.methods.largest import Largest
+from dynhp_jax.finetune.methods.last_k import LastK
+from dynhp_jax.finetune.methods.leaves import Leaves, WholeLeaves
+from dynhp_jax.finetune.methods.lora import LoRA
 from dynhp_jax.finetune.methods.medyate import MeDyate
+from dynhp_jax.finetune.methods.random import Random
 from dynhp_jax.finetune.methods.selection import Selection
 from dynhp_jax.finetune.methods.sparse_update import SparseUpdate
 from dynhp_jax.finetune.methods.static import Static
 from dynhp_jax.finetune.methods.trady import TraDy
 
 __all__ = [
+    "BiasOnly",
     "Cyclic",
+    "Full",
+    "Head",
     "Largest",
+    "LastK",
+    "Leaves",
+    "LoRA",
     "MeDyate",
+    "Random",
     "Selection",
     "SparseUpdate",
     "Static",
     "TraDy",
+    "WholeLeaves",
 ]

@@ -5,20 +5,10 @@ expectation, and one program for all draws.
 """
 
 import dataclasses
-from typing import Any
 
-import jax
-
-from dynhp_jax.common.tree_paths import Path
-from dynhp_jax.finetune.drawing import draw
-from dynhp_jax.finetune.methods.selection import Selection
-from dynhp_jax.finetune.rows import Rows
+from dynhp_jax.finetune.methods.random import Random
 
 
 @dataclasses.dataclass(frozen=True)
-class TraDy(Selection):
+class TraDy(Random):
     """Uniform draws; `layers` are those of `rank_layers(rule='rgn')`, () for all."""
-
-    def first(self, key: jax.Array, variables: Any) -> dict[Path, Rows]:
-        """A draw."""
-        return draw(key, self.quotas)

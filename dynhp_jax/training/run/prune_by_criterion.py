@@ -57,7 +57,7 @@ def remembered(trainer: Trainer, run: Run) -> tuple:
     count = criterion_check.earlier_epochs(trainer.criterion)
     if not count:
         return ()
-    now = jax.tree.map(np.array, run.state.evaluated[0])  # copies: steps write where these lie
+    now = jax.tree.map(np.array, _evaluated(run))  # copies: steps write where these lie
     return (now, *run.earlier)[:count]
 
 
@@ -65,6 +65,12 @@ def survivors(run: Run) -> UnitKeeps:
     """The living units of every group, counted in the run's arrays."""
     masks = jax.device_get(run.state.masks)
     return UnitMasks({name: masks[name] for name in run.network.groups}).keeps()
+
+
+def _evaluated(run: Run) -> Any:
+    """The variables of the model by itself."""
+    variables, *_, own = run.state.evaluated
+    return run.network.extension.evaluated(variables, own)
 
 
 def scored(trainer: Trainer, run: Run) -> Scored:
@@ -75,11 +81,12 @@ def scored(trainer: Trainer, run: Run) -> Scored:
       run: between two epochs.
     """
     earlier = run.earlier
-    network, variables, keeps = run.network, run.state.evaluated[0], survivors(run)
+    network, variables, keeps = run.network, _evaluated(run), survivors(run)
     seen = trainer.judged_on
     inputs = trainer.whole.cut_inputs(seen.inputs, run.keeps.then(keeps))
-    copied = any(keep.size < network.groups[name].size for name, keep in keeps.items())
-    if copied:
+    masked = any(keep.size < network.groups[name].size for name, keep in keeps.items())
+    copied = masked or variables is not run.state.evaluated[0]
+    if masked:
         groups = network.groups
         variables, *earlier = (cut(tree, groups, keeps) for tree in (variables, *earlier))
         network = network.shrunk(variables["params"], keeps)
