@@ -1,0 +1,1 @@
+"""The parts of `experiments.frontier`: error against bytes, by every method's own recipe."""
