@@ -43,7 +43,7 @@ from dynhp_jax.tasks import losses, metrics
 from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
-    from dynhp_jax import finetune, writers
+    from dynhp_jax import decentralised, finetune, writers
     from dynhp_jax.data.mapped import Mapped
     from dynhp_jax.training.config import Config
     from dynhp_jax.training.extension import EpochStart, Extension
@@ -71,6 +71,7 @@ __all__ = [
     "compose",
     "cut",
     "cut_optimizer",
+    "decentralised",
     "find_groups",
     "finetune",
     "fit",
@@ -106,7 +107,7 @@ _LATER = {  # name -> module, loaded when it is asked for
 moved.install()
 
 
-_PACKAGES = ("finetune", "writers")  # likewise, whole
+_PACKAGES = ("decentralised", "finetune", "writers")  # likewise, whole
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom to the top: a package imports those before it. `jaxprs.rules` is a part of
 # `jaxprs`, which registers it.
 ORDER = ("common", "jaxprs", "structure", "surgery", "gates", "batch_size", "memory", "relevance",
-         "tasks", "writers", "pruning", "models", "data", "training", "finetune")  # fmt: skip
+         "tasks", "writers", "pruning", "models", "data", "training", "finetune",
+         "decentralised")  # fmt: skip
 AT_THE_TOP = {"dynhp_jax", "dynhp_jax.moved"}
 IN_TRAINING = ("", "step", "compiled", "run", "files", "sweep")
 HEAVY = ("flax", "orbax", "matplotlib", "tensorflow_datasets", "ml_collections", "sklearn")

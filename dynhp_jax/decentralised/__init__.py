@@ -1,0 +1,49 @@
+"""Decentralised training: nodes on a graph, each with its own data, that exchange weights."""
+
+from dynhp_jax.decentralised import centralities, graphs, placement, scenarios
+from dynhp_jax.decentralised.aggregation import (
+    RULES,
+    Coverage,
+    DecAvg,
+    DecDiff,
+    DecHW,
+    Rule,
+    ZeroFilled,
+)
+from dynhp_jax.decentralised.initialisation import drawn, independent, shared
+from dynhp_jax.decentralised.mixing import (
+    deviation,
+    influence,
+    initialisation_gain,
+    mixing_matrix,
+    rounds_to_mix,
+)
+from dynhp_jax.decentralised.run import Result, train
+from dynhp_jax.decentralised.units import units_of
+from dynhp_jax.decentralised.virtual_teacher import VirtualTeacher
+
+__all__ = [
+    "Coverage",
+    "DecAvg",
+    "DecDiff",
+    "DecHW",
+    "RULES",
+    "Result",
+    "Rule",
+    "VirtualTeacher",
+    "ZeroFilled",
+    "centralities",
+    "deviation",
+    "drawn",
+    "graphs",
+    "independent",
+    "influence",
+    "initialisation_gain",
+    "mixing_matrix",
+    "placement",
+    "rounds_to_mix",
+    "scenarios",
+    "shared",
+    "train",
+    "units_of",
+]
