@@ -7,7 +7,7 @@ from pathlib import Path
 
 from experiments import result_files
 from experiments.grids import Grid, mean_and_deviation
-from experiments.reproduction import results, rows, targets
+from experiments.reproduction import results, rows, targets, verdicts
 from experiments.reproduction.published import EPOCHS, SLIPS, Line, Table
 from experiments.reproduction.rows import Row
 from experiments.reproduction.settings import Settings
@@ -96,6 +96,8 @@ def _of_length(
         if not common:
             notes += (*targets.verdicts(table, by_row), targets.BEYOND[table.number])
         main.append(_grid(name + with_common, order, by_row, sp, table, common, notes))
+        judged = None if common else verdicts.grid(table, by_row, epochs)
+        main += [judged] if judged else []
     for title, held_out in (("variants", False), ("variants, on examples held out", True)):
         part = {row for row in varied if _held_out(row) == held_out}
         if part:

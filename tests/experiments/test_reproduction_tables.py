@@ -29,7 +29,8 @@ def row_of(grid, name):
 
 
 def test_the_table_has_the_paper_beside_ours(small):
-    (main, varied), stale = tables.build(small, TABLES[2], SETTINGS[2])
+    (main, judged, varied), stale = tables.build(small, TABLES[2], SETTINGS[2])
+    assert [row[0] for row in judged.cells[1:]] == ["sp", "hp"]
     assert stale == []
     sp, hp, dynhp = (row_of(main, name) for name in ("sp", "hp", "dynhp-0.95"))
     assert sp["paper: error %"] == "1.42" and sp["error %"] == "1.40 ± 0.14"
@@ -137,7 +138,7 @@ def test_errors_on_held_out_examples_replace_those_on_the_test_set(small):
     assert "best %" not in grid.cells[0]
 
     # Beside results that have none, they are in a table of their own.
-    (_, varied, held_out), _ = tables.build(small, TABLES[2], SETTINGS[2])
+    (_, _, varied, held_out), _ = tables.build(small, TABLES[2], SETTINGS[2])
     assert row_of(varied, "hp+ce")["error %"] == "2.80 (+100%)"
     assert [row[0] for row in held_out.cells[1:]] == [name]
     assert row_of(held_out, name)["validation error %"] == "2.25"
