@@ -8,6 +8,7 @@ from recorded import few, recorded
 from dynhp_jax.common.errors import UserError
 from experiments.reproduction import figures, results
 from experiments.reproduction.published import TABLES
+from experiments.reproduction.settings import SETTINGS
 
 
 @pytest.fixture
@@ -29,7 +30,8 @@ def test_figures_are_drawn_of_what_is_there(small):
 
 def test_a_figure_is_of_the_longest_runs_of_which_the_most_lines_are_there(small):
     def drawn(what):
-        (by_row,) = figures._chosen({2: figures._named(small, TABLES[2], ())})[what].values()
+        named = figures._named(small, TABLES[2], SETTINGS[2], ())
+        (by_row,) = figures._chosen({2: named})[what].values()
         return {(row.name, each["epochs"], each["seed"]) for row in by_row for each in by_row[row]}
 
     def longer(name, seed=0, batch=16):
