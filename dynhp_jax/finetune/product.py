@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dynhp_jax.finetune import depthwise
 from dynhp_jax.finetune.digits import Digit, Layout, split
 from dynhp_jax.finetune.row_layout import RowLayout
 from dynhp_jax.jaxprs.interpreter import bind
@@ -132,6 +133,8 @@ class KernelProduct:
           array: from `narrow`, or with other channels along its axis of channels.
           cotangent: of the product's result; where each row makes channels of its own, of these.
         """
+        if self.kind == DEPTHWISE:
+            return self._depthwise(array, cotangent)
         count = array.shape[self.summed[0]] // self.per[0]
         aval = self.eqn.invars[self.side].aval
         shape, changed = list(aval.shape), {}
@@ -153,6 +156,15 @@ class KernelProduct:
         if self.grouped:
             found = found.reshape(*shape[:first], count, self.per[1], *shape[first + 1 :])
         return jnp.moveaxis(found, first, 0)
+
+    def _depthwise(self, array: Any, cotangent: Any) -> Any:
+        """[rows, *others]: the axes of the kernel in their order, its multiplier among them."""
+        found = depthwise.kernel_gradient(self.eqn, array, cotangent)
+        out, read, *space = self.eqn.params["dimension_numbers"].rhs_spec
+        # From (rows, multiplier, *space) to the kernel's order, with its input channels of size 1.
+        found = jnp.expand_dims(found, 2)
+        order = {out: 1, read: 2} | {axis: 3 + k for k, axis in enumerate(space)}
+        return jnp.transpose(found, (0, *(order[axis] for axis in sorted(order))))
 
 
 def matrix_product(

@@ -50,6 +50,7 @@ class Estimate:
       gains: path -> the squared norm of the gradient of all of a kernel's rows.
       examples: of the mini-batch.
       fixed: bytes of what does not depend on rows: variables, mini-batch, what is trained whole.
+      batch: bytes of the mini-batch, which is copied where it is taken in parts.
       state: how many arrays of a row's shape there are: of the optimizer, and one of gradients.
       itemsize: bytes of a number.
       spare: how much more room for rows there is than rows are trained.
@@ -62,12 +63,13 @@ class Estimate:
         gains: Mapping[Path, float],
         examples: int,
         fixed: int,
+        batch: int,
         state: float,
         itemsize: int,
         spare: float,
     ):
         self.costs, self.layers, self.gains = costs, tuple(layers), gains
-        self.examples, self.fixed, self.state = examples, fixed, state
+        self.examples, self.fixed, self.batch, self.state = examples, fixed, batch, state
         self.itemsize, self.spare = itemsize, spare
         names = list(costs)
         self._place = [names.index(path) for path in self.layers]
@@ -127,7 +129,12 @@ class Estimate:
         both = self._read + self._made
         below = both[:at].max(initial=0) * min(part, setting.chunk or part)
         above = both[at:].max() * part + (self._read[at] * part if setting.chunk else 0)
-        return self.fixed + item * (of_rows + max(below, kept * setting.epsilon + masks + above))
+        copied = self.batch if setting.chunk or setting.parts > 1 else 0
+        return (
+            self.fixed
+            + copied
+            + item * (of_rows + max(below, kept * setting.epsilon + masks + above))
+        )
 
 
 class Corrected:

@@ -18,6 +18,9 @@ from dynhp_jax.finetune.planning.step import Task
 from dynhp_jax.finetune.rows import Rows, leaves_by_path, replaced, take_rows
 from dynhp_jax.jaxprs.trace import trace
 
+MEASURED, GIVEN = "the gradient's norm", "the norms that were given"
+ALIKE = "the norm of a gradient that is the same for all numbers"
+
 
 def costs_of(
     apply: Any, variables: Any, inputs: tuple, layers: Collection[Path]
@@ -65,16 +68,21 @@ def concrete(task: Task) -> bool:
     return not any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
 
 
-def norms_of(task: Task, costs: Mapping[Path, Cost]) -> dict[Path, Any]:
-    """path -> f[channels]: the norms of the rows of the whole gradient, of the mini-batch.
+def norms_of(task: Task, costs: Mapping[Path, Cost]) -> tuple[dict[Path, Any], str]:
+    """The norms of the rows of the whole gradient, of the mini-batch, and what they are of.
 
-    Of shapes alone every number of a kernel counts as 1.
+    Of shapes alone every number of a kernel counts as 1, and so it does where the gradient is zero,
+    as below a head that starts with zeros.
+
+    Returns:
+      (path -> f[channels], MEASURED or ALIKE).
 
     Raises:
-      UserError: they are not finite, or all zero.
+      UserError: they are not finite.
     """
+    alike = {path: np.full(cost.channels, cost.weight**0.5) for path, cost in costs.items()}
     if not concrete(task):
-        return {path: np.full(cost.channels, cost.weight**0.5) for path, cost in costs.items()}
+        return alike, ALIKE
 
     def norms(variables: Any, inputs: tuple, targets: Any) -> dict[Path, jax.Array]:
         leaves = leaves_by_path(variables)
@@ -88,12 +96,9 @@ def norms_of(task: Task, costs: Mapping[Path, Cost]) -> dict[Path, Any]:
 
     found = jax.device_get(jax.jit(norms)(task.variables, task.inputs, task.targets))
     whole = sum(float(np.square(each, dtype=np.float64).sum()) for each in found.values())
-    if not 0 < whole < np.inf:
-        raise UserError(
-            f"the gradient's norm is {whole**0.5:g} on this mini-batch, so that no rows are better"
-            " than others; give other examples, or norms="
-        )
-    return found
+    if not np.isfinite(whole):
+        raise UserError("the gradient is not finite on this mini-batch; give other examples")
+    return (found, MEASURED) if whole else (alike, ALIKE)
 
 
 def every_row(cost: Cost) -> Rows:

@@ -39,6 +39,7 @@ class Plan:
       budget: bytes.
       norm: of the gradient that is expected of rows that are drawn uniformly, as a share of the
         norm of all layers that rows may be chosen from.
+      of: which norm, in words.
       looks: (what was compiled, its bytes), in order.
       step: the executable that was metered, `step(variables, state, rows, inputs, targets) ->
         (variables, state, loss)`; it writes over the variables and the state.
@@ -53,6 +54,7 @@ class Plan:
     bytes: Mapping[str, int]
     budget: int
     norm: float
+    of: str
     looks: tuple[tuple[str, int], ...]
     step: jax.stages.Compiled = dataclasses.field(repr=False)
     function: Step = dataclasses.field(repr=False)
@@ -82,7 +84,7 @@ class Plan:
         rows = sum(quota.rows for quota in self.quotas.values())
         lines = [
             f"{rows} rows of {len(self.quotas)} kernels ({self.numbers} numbers), {self.setting}:"
-            f" {self.norm:.1%} of the gradient's norm; {len(self.looks)} compilations",
+            f" {self.norm:.1%} of {self.of}; {len(self.looks)} compilations",
         ]
         said = [*self.bytes.items(), ("all", self.total), ("budget", self.budget)]
         width = max(len(name) for name, _ in said)
@@ -135,7 +137,8 @@ def plan(
       layers: paths of the kernels whose rows may be trained; () for all but the head's.
       head: below which path everything is trained whole; '' for the last kernel's layer.
       norms: path -> f[channels], norms of the gradient's rows; by default those of this
-        mini-batch, and of shapes the same for all numbers of the kernels.
+        mini-batch. Of shapes, and where the gradient is zero as below a head of zeros, all numbers
+        of the kernels count alike.
       bits: whether ReLU, max-pool and the like keep bits.
       remat: whether the derivative of GELU, SiLU and the like is computed anew.
       chunks: how many examples may be in a part of what lies below, the largest first; by default
@@ -172,13 +175,16 @@ def plan(
     settings = list(ladder(task.examples, bits, remat, chunks, parts, epsilons))
     if epsilons and not network.concrete(task):
         raise UserError("epsilons need arrays to decompose; give variables and inputs, not shapes")
-    norms = network.norms_of(task, chosen) if norms is None else _checked(norms, chosen)
+    if norms is None:
+        norms, whose = network.norms_of(task, chosen)
+    else:
+        norms, whose = _checked(norms, chosen), network.GIVEN
     estimate = _estimate(task, costs, chosen, norms, spare)
     search = Search(estimate, Bench(task, estimate, how), limit, worth)
     found = search.best(settings)
     if found is None:
         raise _too_small(search, settings, limit)
-    return _plan(search, found, limit, {"head": head})
+    return _plan(search, found, limit, whose, {"head": head})
 
 
 def _parsed(budget: int | str) -> int:
@@ -209,13 +215,21 @@ def _estimate(
     gains = {path: float(np.square(np.asarray(norms[path], np.float64)).sum()) for path in chosen}
     arrays = jax.tree.leaves(jax.eval_shape(task.tx.init, jnp.zeros(2)))
     state = sum(leaf.shape == (2,) for leaf in arrays)
-    fixed = sum(spending.before_compiling(Step(task, {}, Setting())).values())
+    known = spending.before_compiling(Step(task, {}, Setting()))
     return Estimate(
-        costs, tuple(chosen), gains, task.examples, fixed, 1 + state, task.itemsize, spare
+        costs,
+        tuple(chosen),
+        gains,
+        examples=task.examples,
+        fixed=sum(known.values()),
+        batch=known["batch"],
+        state=1 + state,
+        itemsize=task.itemsize,
+        spare=spare,
     )
 
 
-def _plan(search: Search, found: Look, limit: int, options: Mapping[str, Any]) -> Plan:
+def _plan(search: Search, found: Look, limit: int, whose: str, options: Mapping[str, Any]) -> Plan:
     candidate, made = found.candidate, found.made
     layers = search.estimate.layers[candidate.depth :]
     setting = candidate.setting
@@ -227,6 +241,7 @@ def _plan(search: Search, found: Look, limit: int, options: Mapping[str, Any]) -
         bytes=spending.spent(made.step, made.compiled),
         budget=limit,
         norm=search.estimate.share(candidate),
+        of=whose,
         looks=tuple(search.tried()),
         step=made.compiled,
         function=made.step,

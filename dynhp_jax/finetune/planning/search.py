@@ -15,6 +15,8 @@ from dynhp_jax.finetune.planning.estimate import Candidate, Corrected, Estimate
 from dynhp_jax.finetune.planning.setting import Setting
 
 LOOKS = 5  # at one setting
+MARGIN = 0.01  # of the budget, that is left for each time when too much was taken
+TOO_MUCH = 1.2  # times the budget: estimates above it are believed, where another setting is left
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +60,11 @@ class Search:
     def best(self, settings: Iterable[Setting]) -> Look | None:
         """The best that fits; None if nothing does."""
         best: Look | None = None
+        settings = list(settings)
         for setting in settings:
             if best is not None and best.candidate.gain * self._more >= self.estimate.whole:
                 break
-            found = self._of(setting)
+            found = self._of(setting, last=setting is settings[-1])
             if found is None:
                 continue
             if best is None or self._better(found.candidate, best):
@@ -83,14 +86,16 @@ class Search:
         self.looks.append(Look(candidate, self.bench.made(candidate)))
         return self.looks[-1]
 
-    def _of(self, setting: Setting) -> Look | None:
+    def _of(self, setting: Setting, last: bool) -> Look | None:
         least = self.estimate.least(setting)
         if self.bench.known(least) > self.budget:
             return None
-        corrected, found = Corrected(), None
+        if not last and least.bytes > TOO_MUCH * self.budget:
+            return None
+        corrected, found, aim = Corrected(), None, float(self.budget)
         seen: list[Candidate] = []
         for _ in range(LOOKS):
-            candidate = self._proposed(setting, corrected)
+            candidate = self._proposed(setting, corrected, aim)
             if candidate is None or _among(candidate, seen):
                 candidate = least
             if _among(candidate, seen) or (
@@ -100,7 +105,9 @@ class Search:
             look = self._look(candidate)
             seen.append(candidate)
             corrected.learn(candidate, look.bytes)
-            if look.bytes <= self.budget and (found is None or self._better(candidate, found)):
+            if look.bytes > self.budget:
+                aim -= MARGIN * self.budget
+            elif found is None or self._better(candidate, found):
                 found = look
         if found is None and not _among(least, seen):
             look = self._look(least)
@@ -110,23 +117,25 @@ class Search:
     def _better(self, candidate: Candidate, than: Look) -> bool:
         return candidate.gain > than.candidate.gain * self._more
 
-    def _proposed(self, setting: Setting, corrected: Corrected) -> Candidate | None:
+    def _proposed(self, setting: Setting, corrected: Corrected, aim: float) -> Candidate | None:
         """The one that trains most of those that are expected to fit; of equal ones the highest."""
         best: Candidate | None = None
         for depth in reversed(range(len(self.estimate.layers))):
-            found = self._largest(setting, depth, corrected)
+            found = self._largest(setting, depth, corrected, aim)
             if found is not None and (best is None or found.gain > best.gain):
                 best = found
         return best
 
-    def _largest(self, setting: Setting, depth: int, corrected: Corrected) -> Candidate | None:
+    def _largest(
+        self, setting: Setting, depth: int, corrected: Corrected, aim: float
+    ) -> Candidate | None:
         """With the most rows from a depth on that are expected to fit."""
         make, layers = self.estimate.candidate, self.estimate.layers[depth:]
         low = min(self.estimate.costs[path].row for path in layers)
         high = self.estimate.most(depth)
 
         def fits(candidate: Candidate) -> bool:
-            return corrected.bytes(candidate) <= self.budget
+            return corrected.bytes(candidate) <= aim
 
         found = make(setting, depth, low)
         if not fits(found):
