@@ -1,17 +1,32 @@
 """The gradient of a depthwise convolution's kernel, place by place of the kernel.
 
 XLA on a CPU makes of the ordinary one a convolution in which every channel meets every other, and
-drops what is not wanted: for K channels K times the numbers and K times the work. Here each place
-of the kernel is a product of what it read and the cotangent, summed over examples and space.
+drops what is not wanted: for K channels K times the numbers. Here each place of the kernel is a
+product of what it read and the cotangent, summed over examples and space, for which the data are
+copied with their padding. Of many channels and little space the copy is the smaller one.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
+
+
+def smaller(eqn: Any, array: Any) -> bool:
+    """Whether a copy of the data takes less than the kernel of every channel with every other.
+
+    Args:
+      eqn, array: as in `kernel_gradient`.
+    """
+    numbers = eqn.params["dimension_numbers"]
+    channels = array.shape[numbers.lhs_spec[1]]
+    places = math.prod(eqn.invars[1].aval.shape[d] for d in numbers.rhs_spec[2:])
+    each = eqn.invars[1].aval.shape[numbers.rhs_spec[0]] // eqn.params["feature_group_count"]
+    return channels * channels * each * places > array.size
 
 
 def kernel_gradient(eqn: Any, array: Any, cotangent: Any) -> Any:

@@ -133,7 +133,7 @@ class KernelProduct:
           array: from `narrow`, or with other channels along its axis of channels.
           cotangent: of the product's result; where each row makes channels of its own, of these.
         """
-        if self.kind == DEPTHWISE:
+        if self.kind == DEPTHWISE and depthwise.smaller(self.eqn, array):
             return self._depthwise(array, cotangent)
         count = array.shape[self.summed[0]] // self.per[0]
         aval = self.eqn.invars[self.side].aval
