@@ -14,7 +14,7 @@ from dynhp_jax.finetune import depthwise
         (1, {"window_strides": (1, 1), "padding": "SAME"}),
         (2, {"window_strides": (2, 1), "padding": ((-1, 2), (0, 3))}),
         (1, {"window_strides": (1, 2), "padding": "VALID", "rhs_dilation": (2, 1)}),
-        (3, {"window_strides": (1, 1), "padding": "SAME", "lhs_dilation": (1, 2)}),
+        (3, {"window_strides": (1, 1), "padding": ((1, 1), (0, 1)), "lhs_dilation": (1, 2)}),
     ],
 )
 @pytest.mark.parametrize("numbers", [("NHWC", "HWIO", "NHWC"), ("NCHW", "OIHW", "NHWC")])
