@@ -11,12 +11,15 @@ from experiments.commandline import Interrupted, say
 class Interruptions:
     """Lets the epoch at hand end after the first Ctrl-C; the second one stops at once.
 
+    Args:
+      unit: what ends: an epoch, or another stretch of a run.
+
     Attributes:
       wanted: whether there was a first one.
     """
 
-    def __init__(self):
-        self.wanted = False
+    def __init__(self, unit: str = "epoch"):
+        self.wanted, self._unit = False, unit
         self._saving = False
 
     def __enter__(self):
@@ -50,4 +53,4 @@ class Interruptions:
         if self.wanted:
             raise KeyboardInterrupt
         self.wanted = True
-        say("interrupted: finishing this epoch, to save it; once more stops at once")
+        say(f"interrupted: finishing this {self._unit}, to save it; once more stops at once")

@@ -1,15 +1,13 @@
 """Decentralised training: nodes on a graph, each with its own data, that exchange weights."""
 
 from dynhp_jax.decentralised import centralities, graphs, placement, scenarios
-from dynhp_jax.decentralised.aggregation import (
-    RULES,
-    Coverage,
-    DecAvg,
-    DecDiff,
-    DecHW,
-    Rule,
-    ZeroFilled,
-)
+from dynhp_jax.decentralised.aggregation.coverage import Coverage
+from dynhp_jax.decentralised.aggregation.decavg import DecAvg
+from dynhp_jax.decentralised.aggregation.decdiff import DecDiff
+from dynhp_jax.decentralised.aggregation.dechw import DecHW
+from dynhp_jax.decentralised.aggregation.registry import RULES, rule_of
+from dynhp_jax.decentralised.aggregation.rule import Rule
+from dynhp_jax.decentralised.aggregation.zero_filled import ZeroFilled
 from dynhp_jax.decentralised.initialisation import drawn, independent, shared
 from dynhp_jax.decentralised.mixing import (
     deviation,
@@ -42,6 +40,7 @@ __all__ = [
     "mixing_matrix",
     "placement",
     "rounds_to_mix",
+    "rule_of",
     "scenarios",
     "shared",
     "train",

@@ -65,3 +65,36 @@ def decavg(graph, sizes, everybody):
             {name: sum(sizes[j] * everybody[j][name] for j in members) / total for name in mine}
         )
     return found
+
+
+def coverage(mixing, small, keeps, axes, units):
+    """Every node's mean over those who have a number, of arrays that have the nodes' own sizes.
+
+    Args:
+      mixing: f64[nodes, nodes].
+      small: each node's arrays.
+      keeps: each node's units.
+      axes: {array: the axis along which its units are}.
+      units: of a whole network.
+    """
+    found = []
+    for mine, keep in zip(small, keeps, strict=True):
+        new = {}
+        for name, value in mine.items():
+            above, below = np.zeros_like(value), np.zeros_like(value)
+            for weight, other, theirs in zip(mixing[len(found)], small, keeps, strict=True):
+                arrived, has = other[name], np.ones_like(other[name])
+                if name in axes:
+                    place = [slice(None)] * value.ndim
+                    place[axes[name]] = theirs
+                    shape = list(value.shape)
+                    shape[axes[name]] = units
+                    scattered, covered = np.zeros(shape), np.zeros(shape)
+                    scattered[tuple(place)], covered[tuple(place)] = arrived, has
+                    arrived, has = (each.take(keep, axes[name]) for each in (scattered, covered))
+                above += weight * arrived
+                below += weight * has
+            nobody = below == 0  # a relay's own unit: its weight in the mean is zero
+            new[name] = np.where(nobody, value, above / np.where(nobody, 1, below))
+        found.append(new)
+    return found

@@ -1,6 +1,10 @@
 """The compiled rounds: against NumPy in float64, and whatever must change nothing in them."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from patience import PATIENCE
 
-from dynhp_jax.decentralised import DecAvg, graphs, mixing_matrix
+from dynhp_jax import find_groups
+from dynhp_jax.decentralised import Coverage, DecAvg, graphs, mixing_matrix, units_of
 from dynhp_jax.decentralised.local_training import Examples, Learning, Node
 from dynhp_jax.decentralised.rounds import Rounds, Schedule, State
 from dynhp_jax.tasks.task import task_of
@@ -17,13 +23,14 @@ from dynhp_jax.training.own_model import Functions
 
 from . import oracle
 
-NODES, SLOTS, EPOCHS, BATCH, RATE, MOMENTUM = 5, 3, 2, 4, 0.3, 0.5
-COUNTS = np.array([8, 3, 11, 0, 6])  # a short last batch, less than one, none at all
-GRAPH = graphs.from_edges(NODES, [(0, 1), (1, 2), (2, 3), (3, 4), (0, 2)])
+ROOT = Path(__file__).resolve().parents[2]
+NODES, SLOTS, EPOCHS, BATCH, RATE, MOMENTUM = 6, 3, 2, 4, 0.3, 0.5
+COUNTS = np.array([8, 3, 11, 0, 6, 5])  # a short last batch, less than one, none at all
+GRAPH = graphs.from_edges(NODES, [(0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (4, 5)])
 RNG = np.random.default_rng(7)
 X, Y = RNG.normal(size=(40, 5)).astype("f4"), RNG.integers(0, 3, 40).astype("i4")
 KEY = jax.random.key(11)
-HELD = np.zeros((NODES, 11), np.int32)
+HELD = np.zeros((NODES, 11), np.int32)  # the examples' numbers, zeros behind them
 for node, size in enumerate(COUNTS):
     HELD[node, :size] = RNG.permutation(28)[:size]
 STACKED = {
@@ -74,9 +81,13 @@ class Machine:
 
 @pytest.fixture(scope="module")
 def machine():
-    tx = optax.sgd(RATE, momentum=MOMENTUM)
+    return made()
+
+
+def made(tx=None, rule=DecAvg(), **options):  # noqa: B008
+    tx = tx or optax.sgd(RATE, momentum=MOMENTUM)
     learning = Learning(FUNCTIONS, task_of("cross_entropy"), tx, BATCH, EPOCHS, judged=4)
-    rounds = Rounds(learning, DecAvg())
+    rounds = Rounds(learning, rule, **options)
     return Machine(rounds, rounds.program())
 
 
@@ -161,7 +172,7 @@ def test_a_dead_node_is_a_removed_one_and_stays_as_it_was(machine):
     there = np.ones((SLOTS, NODES), bool)
     there[:, 1] = False
     state, _, _ = machine.run(alive=there, trains=there)
-    left = [0, 2, 3, 4]
+    left = [0, 2, 3, 4, 5]
     wanted, _ = expected(GRAPH[np.ix_(left, left)], COUNTS, left)
     assert_nodes(state, wanted, left)
     kept = {name: leaf[1] for name, leaf in state.variables["params"].items()}
@@ -185,7 +196,7 @@ def test_without_examples_nothing_changes_at_all(machine):
 
 
 def test_the_order_of_the_nodes_changes_nothing(machine):
-    order = np.array([3, 0, 4, 2, 1])
+    order = np.array([3, 0, 5, 4, 2, 1])
     mixing = mixing_matrix(GRAPH, COUNTS)
     moved = Node(order.astype("i4"), HELD[order], COUNTS[order].astype("i4"))
     params = {name: leaf[order] for name, leaf in STACKED.items()}
@@ -203,15 +214,14 @@ def test_graphs_churn_and_rounds_compile_nothing(machine):
     assert machine.program._cache_size() == 1
 
 
-def test_one_node_after_the_other_is_all_together(machine):
+def test_one_node_after_the_other_is_all_together():
     """Also with an optimizer whose state is kept, and a matrix for every round."""
-    learning = dataclasses.replace(machine.rounds.learning, tx=optax.adam(0.01))
     matrices = np.stack([mixing_matrix(graphs.ring(NODES)), mixing_matrix(GRAPH, COUNTS),
                          mixing_matrix(graphs.complete(NODES))])  # fmt: skip
     found = []
     for at_once in (0, 1):
-        rounds = Rounds(learning, DecAvg(), restart=False, at_once=at_once)
-        state, losses, _ = Machine(rounds, rounds.program()).run(matrices)
+        machine = made(optax.adam(0.01), restart=False, at_once=at_once)
+        state, losses, _ = machine.run(matrices)
         found.append((state, losses))
     (one, losses), (other, again) = found
     np.testing.assert_allclose(losses, again, rtol=1e-5)
@@ -219,3 +229,80 @@ def test_one_node_after_the_other_is_all_together(machine):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     steps = SLOTS * EPOCHS * -(-COUNTS // BATCH)
     assert isinstance(one, State) and np.array_equal(one.opt_state[0].count, steps)
+
+
+def test_nodes_without_some_units_are_small_networks():
+    """In NumPy each node's arrays have its own sizes, and a receiver puts in place what arrives."""
+    shapes = {name: leaf[0] for name, leaf in STACKED.items()}
+    groups = find_groups(apply, {"params": shapes}, X[:2])
+    (hidden,) = (group.name for group, _ in groups.on_axis("params/a", 1))
+    rng = np.random.default_rng(3)
+    keeps = [np.sort(rng.choice(6, size, replace=False)) for size in (6, 2, 4, 3, 1, 5)]
+    keeps[0] = np.arange(6)
+    units = units_of({"params": shapes}, groups, [{hidden: keep} for keep in keeps])
+    nodes = Node(np.arange(NODES, dtype=np.int32), HELD, COUNTS.astype("i4"), units)
+    state, losses, _ = made(rule=Coverage()).run(nodes=nodes)
+
+    axes = {"a": 1, "b": 0, "c": 0}
+    small = []
+    for node, keep in enumerate(keeps):
+        whole = oracle.weights_of({name: leaf[node] for name, leaf in STACKED.items()})
+        small.append(whole | {name: whole[name].take(keep, axis) for name, axis in axes.items()})
+    told = []
+    for done in range(SLOTS):
+        small = oracle.coverage(mixing_matrix(GRAPH, COUNTS), small, keeps, axes, 6)
+        of_round = []
+        for node in range(NODES):
+            seen = oracle.orders(KEY, node, done, EPOCHS, jnp.asarray(HELD[node]), COUNTS[node])
+            small[node], loss = oracle.train(
+                small[node], X.astype("f8"), Y, seen, BATCH, RATE, MOMENTUM
+            )
+            of_round.append(loss)
+        told.append(of_round)
+    np.testing.assert_allclose(losses, told, rtol=1e-5, atol=1e-5)
+    for node, keep in enumerate(keeps):
+        for name, value in small[node].items():
+            found = np.asarray(state.variables["params"][name][node])
+            if name in axes:
+                lost = np.setdiff1d(np.arange(6), keep)
+                assert not found.take(lost, axes[name]).any()
+                found = found.take(keep, axes[name])
+            np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5)
+
+
+def test_squared_gradients_are_those_of_single_examples():
+    learning = made().rounds.learning
+    data = jax.tree.map(jnp.asarray, Examples(X, Y, X[28:], Y[28:]))
+    node = jax.tree.map(jnp.asarray, Node(np.int32(0), HELD[0], np.int32(COUNTS[0])))
+    params = {name: jnp.asarray(leaf[0]) for name, leaf in STACKED.items()}
+    find = jax.jit(
+        lambda params: learning.squared_gradients({"params": params}, node, KEY, data, 8)
+    )
+    found = find(params)["params"]
+    own = [oracle.gradients(oracle.weights_of(params), X[[k]].astype("f8"), Y[[k]])[0]
+           for k in HELD[0, :8]]  # fmt: skip
+    for name in STACKED:
+        wanted = sum(each[name] ** 2 for each in own)
+        np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-7)
+
+
+def test_two_devices_are_one(machine, tmp_path):
+    """The ring of permutes, in a process that is told to have two devices."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    environment = os.environ | {
+        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "decentralised.on_two_devices", str(tmp_path / "found.npz")],
+        env=environment, capture_output=True, text=True, timeout=PATIENCE,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    alive = np.ones((SLOTS, NODES), bool)
+    alive[1, 4] = False
+    state, losses, (sums,) = machine.run(alive=alive, judged=np.array([0, 7, 12], np.int32))
+    with np.load(tmp_path / "found.npz") as found:
+        np.testing.assert_allclose(found["losses"], losses, rtol=1e-5)
+        np.testing.assert_array_equal(found["errors"], sums["error"])
+        for name, leaf in state.variables["params"].items():
+            np.testing.assert_allclose(found[name], leaf, atol=1e-6)

@@ -6,13 +6,17 @@ import re
 import pytest
 
 from dynhp_jax.training import config as configuration
-from experiments import compare, field_help, memory, sweep, train
+from experiments import compare, decentralised, field_help, memory, sweep, train
 from experiments.comparison.settings import Comparison
+from experiments.nodes.settings import Nodes
 
-OWN = {compare: {"compare": Comparison}}
+OWN = {compare: {"compare": Comparison}, decentralised: {"nodes": Nodes}}
 
 
-@pytest.mark.parametrize("program", [train, sweep, memory, compare], ids=lambda m: m.__name__)
+PROGRAMS = [train, sweep, memory, compare, decentralised]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda m: m.__name__)
 def test_every_field_is_in_the_help_of_each_program(program, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:

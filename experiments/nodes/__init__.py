@@ -1,0 +1,1 @@
+"""Decentralised runs: their settings, their progress and their figures."""
