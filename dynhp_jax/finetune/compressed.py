@@ -297,8 +297,22 @@ def calibrate(
             own = key_for(key, path)
             factors[path] = decomposition.first_factors(own, array.shape, ranks[path])
         elif how in WITH_STATE:
-            wide = array.astype(jnp.float32)
-            factors[path] = {
-                axis: decomposition.leading(wide, axis, rank) for axis, rank in ranks[path].items()
-            }
+            factors[path] = _leading(array, ranks[path])
     return ranks, factors
+
+
+def factors_of(
+    apply: Callable,
+    variables: Any,
+    *inputs: Any,
+    ranks: Ranks,
+    rows: Mapping[Path, Rows] | None = None,
+) -> Factors:
+    """Factors of ranks that are known, from one batch; arguments as in `calibrate`."""
+    found, _ = captured(apply, variables, inputs, list(ranks), rows)
+    return {path: _leading(found[path], each) for path, each in ranks.items()}
+
+
+def _leading(array: Any, ranks: Mapping[int, int]) -> dict[int, Any]:
+    wide = array.astype(jnp.float32)
+    return {axis: decomposition.leading(wide, axis, rank) for axis, rank in ranks.items()}

@@ -74,14 +74,15 @@ def move(
     new: Mapping[Path, Rows],
     restart: bool = True,
 ) -> Any:
-    """The optimizer's state for another choice of rows of the same capacities; can be jitted.
+    """The optimizer's state for another choice of rows; can be jitted.
 
     Args:
       tx: the optimizer: any that `cut_optimizer` takes, or `by_row`, alone or in a chain.
       state: its state, from `tx.init(probes)` and updates.
-      probes: path -> array of the chosen rows, as given to `tx.init`.
+      probes: path -> array of the old rows, as given to `tx.init`; of kernels that have rows in
+        `new` alone, of those.
       old: path -> the rows that the state belongs to.
-      new: path -> the rows that it will belong to.
+      new: path -> the rows that it will belong to; perhaps of other capacities or kernels.
       restart: whether a part of the state that keeps both arrays of the rows and a count of steps
         starts anew as a whole; if not, its rows move as all others do, and the count goes on.
 
@@ -91,9 +92,16 @@ def move(
     Raises:
       ValueError: the state holds arrays whose shapes follow those of the probes and are not theirs.
     """
-    paths = list(probes)
-    owners = _owners(tx, probes, old)
-    fresh = tx.init(jax.tree.map(jnp.zeros_like, dict(probes)))
+    types = {path: probe.dtype for path, probe in probes.items()}
+    if old.keys() != new.keys():
+        both = {**old, **new}
+        before, after = ({p: rows.get(p, _no_rows(both[p])) for p in both} for rows in (old, new))
+        wide = _with_leaves_of(tx.init(_zeros(before, types)), state)
+        found = move(tx, wide, _zeros(before, types), before, after, restart)
+        return _with_leaves_of(tx.init(_zeros(new, types)), found)
+    paths = list(old)
+    owners = _owners(tx, {path: probes[path] for path in paths}, old)
+    fresh = tx.init(_zeros(new, types))
     places = {path: _places(old[path], new[path]) for path in paths}
 
     def moved(path: Path, leaf: Any, start: Any) -> Any:
@@ -123,6 +131,23 @@ def move(
         return state if owner == _OF_NO_ROWS else moved(paths[owner], state, start)
 
     return each(state, fresh, owners)
+
+
+def _zeros(rows: Mapping[Path, Rows], types: Mapping[Path, Any]) -> dict[Path, jax.Array]:
+    return {
+        path: jnp.zeros(each.layout.shape_of(each.capacity), types[path])
+        for path, each in rows.items()
+    }
+
+
+def _no_rows(rows: Rows) -> Rows:
+    return Rows(jnp.zeros(rows.layout.index_shape(0), jnp.int32), rows.layout)
+
+
+def _with_leaves_of(state: Any, other: Any) -> Any:
+    """A state with the leaves of another one wherever that has them."""
+    found = dict(jax.tree_util.tree_leaves_with_path(other))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: found.get(path, leaf), state)
 
 
 def _owners(
@@ -186,6 +211,8 @@ def _is_by_row(node: Any) -> bool:
 def _places(old: Rows, new: Rows) -> jax.Array:
     """i32[rows]: where each new row was among the old ones; past the end if nowhere."""
     before, after = (jnp.atleast_2d(jnp.asarray(rows.index)) for rows in (old, new))
+    if not before.size:
+        return jnp.zeros(after.size, jnp.int32)
     same = (after[:, :, None] == before[:, None, :]) & (after < old.layout.count)[:, :, None]
     first = jnp.arange(before.shape[0])[:, None] * before.shape[1]
     found = jnp.where(same.any(-1), first + jnp.argmax(same, -1), before.size)
@@ -194,6 +221,8 @@ def _places(old: Rows, new: Rows) -> jax.Array:
 
 def _gathered(leaf: Any, start: Any, places: jax.Array) -> Any:
     """Rows of a state along its first axis; those that come from nowhere from another state."""
+    if not leaf.shape[0]:
+        return start
     found = jnp.take(leaf, places, 0, mode="fill", fill_value=0)
     stays = (places < leaf.shape[0]).reshape(-1, *(1,) * (leaf.ndim - 1))
     return jnp.where(stays, found, start)

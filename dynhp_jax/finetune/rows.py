@@ -36,6 +36,18 @@ class Rows:
         """How many rows there is room for."""
         return self.index.shape[-1]
 
+    @property
+    def count(self) -> float:
+        """How many rows are chosen, of each step on average; of arrays on the host."""
+        chosen = np.count_nonzero(np.asarray(self.index) < self.layout.count)
+        return chosen / max(self.layout.steps, 1)
+
+
+def every_row(layout: RowLayout) -> Rows:
+    """All rows of a kernel."""
+    index = jnp.arange(layout.count, dtype=jnp.int32)
+    return Rows(jnp.broadcast_to(index, layout.index_shape(layout.count)), layout)
+
 
 def pad_rows(
     chosen: Mapping[Path, Any], costs: Mapping[Path, Cost], capacities: Mapping[Path, int] | None

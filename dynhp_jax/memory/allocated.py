@@ -80,20 +80,20 @@ class Allocated:
         return sizes[batch]
 
     def _found(self, network: Network) -> Looks:
-        return self._looks.setdefault(network.model, Looks())
+        return self._looks.setdefault(network.sizes, Looks())
 
     def scout(self) -> Self:
         """A copy whose looks are its own; the steps are the same."""
         scout = copy.copy(self)
         scout._looks = {
-            model: dataclasses.replace(found, sizes=dict(found.sizes))
-            for model, found in self._looks.items()
+            sizes: dataclasses.replace(found, sizes=dict(found.sizes))
+            for sizes, found in self._looks.items()
         }
         return scout
 
     def learn(self, network: Network, scout: Self) -> None:
         """Takes what a scout has found of a network."""
-        self._looks[network.model] = scout._found(network)
+        self._looks[network.sizes] = scout._found(network)
 
     def looks(self, network: Network) -> dict[str, Any]:
         """What is known of a network's sizes, as JSON holds it."""

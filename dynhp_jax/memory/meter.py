@@ -17,7 +17,7 @@ SOFT_PRUNING = "sp"  # the budget of what soft pruning takes: the whole network 
 class Network(Protocol):
     """What a meter knows of a network: what tells its sizes from others'."""
 
-    model: Any
+    sizes: Any
 
 
 class Metered(Protocol):

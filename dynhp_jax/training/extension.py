@@ -10,6 +10,8 @@ the byte budget, resuming and records go on as they are. In the order of a run:
 | `bound` | what follows from the sizes of a model? | nothing |
 | `start` | what is kept beside the state? | nothing |
 | `begin_epoch` | what does the host decide before an epoch? | nothing |
+| `decided` | which sizes of what is kept did it decide? | none |
+| `sized` | what follows from these? | nothing |
 | `trained` | which arrays are differentiated, and have optimizer state? | all parameters |
 | `forward` | what does the model compute in training? | itself |
 | `gradients` | what becomes of gradients before the optimizer has them? | they stay |
@@ -37,6 +39,7 @@ from dynhp_jax.structure.groups import Groups
 
 Array = jax.Array
 Variables = dict[str, Any]
+Decided = tuple[tuple[str, tuple[int, ...]], ...]  # (name, numbers), as a checkpoint holds them
 
 
 class EpochStart(NamedTuple):
@@ -52,6 +55,7 @@ class EpochStart(NamedTuple):
       tx: the optimizer, over {'params': `trained`, 'gates': ...}.
       gates: {group: log_alpha f32[units]}.
       apply: the model in evaluation, without gates, `apply(variables, inputs) -> outputs`.
+      loss: the task's, `loss(outputs, targets) -> f32[batch]`.
       examples: `inputs` and `targets` on the host, up to `scores.examples`: held-out ones where
         there are any, or of the training set.
     """
@@ -65,6 +69,7 @@ class EpochStart(NamedTuple):
     tx: optax.GradientTransformation
     gates: Mapping[str, Array]
     apply: Callable
+    loss: Callable
     examples: Pairs
 
 
@@ -73,7 +78,7 @@ class Extension:
     """The engine's own parts; derive from it and override some.
 
     `own` stands everywhere for the pytree of arrays that `start` made, `()` without one. All but
-    `begin_epoch`, `cut` and `record` are traced.
+    `begin_epoch`, `decided`, `sized`, `cut` and `record` are traced.
     """
 
     def bound(self, apply: Callable, shapes: Variables, inputs: Any) -> "Extension":
@@ -100,6 +105,9 @@ class Extension:
     def begin_epoch(self, own: Any, opt_state: Any, variables: Variables, start: EpochStart):
         """(own, opt_state) for the next epoch, decided on the host.
 
+        The arrays keep their shapes, unless `decided` says which others they have: of every
+        decision the programs are compiled once.
+
         Args:
           own: as the last epoch left it.
           opt_state: of optax, over {'params': `trained`, 'gates': ...}.
@@ -107,6 +115,21 @@ class Extension:
           start: of the epoch.
         """
         return own, opt_state
+
+    def decided(self, own: Any) -> Decided:
+        """Which sizes of `own` were decided in the run, and do not follow from the model's; ().
+
+        Args:
+          own: as `begin_epoch` gives it.
+        """
+        return ()
+
+    def sized(self, decided: Decided) -> "Extension":
+        """The extension with what follows from such a decision; asked of the bound one.
+
+        All other parts are asked of what this returns: `start` then tells the shapes of `own`.
+        """
+        return self
 
     def trained(self, variables: Variables, own: Any) -> Any:
         """The arrays that are differentiated, and for which the optimizer keeps its state.
@@ -122,7 +145,8 @@ class Extension:
         Args:
           apply: the model with gates and probes around it, `apply(variables, *rest) -> (outputs,
             updates)`; the rest are gates, inputs and keys, in an order that `f` need not know.
-            Transforms of the library (`finetune.selected`) go around it as around the model.
+            Transforms of the library (`finetune.selected`) go around it as around the model. What
+            `f` adds to the updates reaches `updated` among the variables.
         """
 
         def f(variables: Variables, trained: Any, own: Any, *rest: Any) -> Any:
@@ -186,6 +210,12 @@ class Extension:
 
 
 PLAIN = Extension()
+
+
+def reads_own(extension: Extension) -> bool:
+    """Whether an evaluation reads what the extension keeps."""
+    kind = type(extension)
+    return kind.evaluation is not Extension.evaluation or kind.evaluated is not Extension.evaluated
 
 
 def has_variables(extension: Extension) -> bool:

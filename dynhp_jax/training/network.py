@@ -18,7 +18,7 @@ from dynhp_jax.structure.group import EXPERT, INPUT, VOCABULARY
 from dynhp_jax.structure.groups import Groups, Keeps
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.tasks.task import Task
-from dynhp_jax.training.extension import PLAIN, Extension
+from dynhp_jax.training.extension import PLAIN, Decided, Extension, reads_own
 
 Variables = Mapping[str, Any]
 CLASSIFICATION = Task()
@@ -89,6 +89,7 @@ class Network:
       unbound: the parts of a training step that a method replaces, for a model of any sizes; see
         `extension`.
       example_shape: of the data set's images, which the model may get flat; () if not known.
+      decided: which sizes of what the extension keeps were decided in the run.
     """
 
     model: Model
@@ -98,6 +99,7 @@ class Network:
     all_units: int = 0
     unbound: Extension = PLAIN
     example_shape: tuple[int, ...] = ()
+    decided: Decided = ()
 
     def evaluate(self, variables: Variables, inputs: Any) -> Any:
         """Outputs [batch, ...], with stored batch statistics."""
@@ -108,10 +110,32 @@ class Network:
         return self.model.train(variables, inputs, key)
 
     @functools.cached_property
-    def extension(self) -> Extension:
+    def bound(self) -> Extension:
         """The parts of a training step that a method replaces, for this model."""
         inputs = batch_of(self.model.example, 2)
         return self.unbound.bound(self.evaluate, self.model.shapes(), inputs)
+
+    @functools.cached_property
+    def extension(self) -> Extension:
+        """The same, for what was decided in the run."""
+        return self.bound.sized(self.decided) if self.decided else self.bound
+
+    def evaluated(self, state: Any) -> tuple[Any, ...]:
+        """What an evaluation takes of a `TrainState`, arrays or shapes."""
+        *others, own = state.evaluated
+        return (*others, own if reads_own(self.extension) else ())
+
+    @property
+    def sizes(self) -> Hashable:
+        """What tells the arrays of a state of this network from those of another."""
+        return (self.model, self.decided)
+
+    def deciding(self, decided: Decided) -> "Network":
+        """The network with another decision of its extension; what is known of its model stays."""
+        found = dataclasses.replace(self, decided=decided)
+        of_model = ("bound", "sums", "slow_in_loops", "flops")
+        found.__dict__.update({k: self.__dict__[k] for k in of_model if k in self.__dict__})
+        return found
 
     @functools.cached_property
     def sums(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -179,9 +203,9 @@ class Network:
         return self.shrunk(shapes["params"], keeps)
 
     def shrunk(self, params: Any, keeps: Keeps) -> "Network":
-        """The network after a cut, with the same groups in it."""
+        """The network after a cut, with the same groups in it; its extension decides anew."""
         model, groups = self.model.cut(params, keeps), self.groups.shrunk(keeps)
-        return dataclasses.replace(self, model=model, groups=groups)
+        return dataclasses.replace(self, model=model, groups=groups, decided=())
 
 
 def batch_of(example: Any, size: int) -> Any:

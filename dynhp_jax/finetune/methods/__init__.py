@@ -5,10 +5,14 @@ variables), from `selection.Selection` (chosen rows of kernels) or from `leaves.
 else beside the head), and a line in `training/extensions.py` for its name.
 """
 
+from dynhp_jax.finetune.methods.asi import ASI
 from dynhp_jax.finetune.methods.bias_only import BiasOnly
 from dynhp_jax.finetune.methods.cyclic import Cyclic
+from dynhp_jax.finetune.methods.drawn import Drawn
+from dynhp_jax.finetune.methods.fixed import Fixed
 from dynhp_jax.finetune.methods.full import Full
 from dynhp_jax.finetune.methods.head import Head
+from dynhp_jax.finetune.methods.hosvd import HOSVD
 from dynhp_jax.finetune.methods.largest import Largest
 from dynhp_jax.finetune.methods.last_k import LastK
 from dynhp_jax.finetune.methods.leaves import Leaves, WholeLeaves
@@ -21,9 +25,13 @@ from dynhp_jax.finetune.methods.static import Static
 from dynhp_jax.finetune.methods.trady import TraDy
 
 __all__ = [
+    "ASI",
     "BiasOnly",
     "Cyclic",
+    "Drawn",
+    "Fixed",
     "Full",
+    "HOSVD",
     "Head",
     "Largest",
     "LastK",

@@ -25,6 +25,7 @@ class BiasOnly(WholeLeaves):
     names: tuple[str, ...] = ("bias",)
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.names, str) or not all(isinstance(name, str) for name in self.names):
             raise UserError(f"names is {shown(self.names)}; allowed: a tuple of names of leaves")
 

@@ -20,6 +20,7 @@ class LastK(WholeLeaves):
     k: int = 2
 
     def __post_init__(self):
+        super().__post_init__()
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 0:
             raise UserError(f"k is {shown(self.k)}; allowed: a number of layers, 0 or more")
 

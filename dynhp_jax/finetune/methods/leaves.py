@@ -7,6 +7,7 @@ in the papers.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,8 +20,9 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import Path, below
 from dynhp_jax.finetune.bit_activations import bit_activations
 from dynhp_jax.finetune.costs import Cost, channel_costs
-from dynhp_jax.finetune.rows import leaves_by_path
-from dynhp_jax.training.extension import Extension
+from dynhp_jax.finetune.methods import compression
+from dynhp_jax.finetune.rows import Rows, leaves_by_path, replaced
+from dynhp_jax.training.extension import Decided, EpochStart, Extension
 
 WHOLE = "whole"  # of what is trained, the leaves
 
@@ -32,12 +34,33 @@ class Leaves(Extension):
     Attributes:
       head: below which path everything is trained whole; '' for the last kernel's layer.
       bits: whether ReLU, max-pool and the like keep bits for the backward pass, exactly.
+      compress: how what the trained kernels read is kept: 'svd', 'hosvd', 'asi' or 'fixed', see
+        `methods.compression`; '' for whole. The head's input always is.
+      epsilon: the share of the energy that every axis keeps.
+      calibrate: epochs between two choices of the ranks; 0 for one before the first epoch.
       whole: paths of what is trained whole; of the model that the method is bound to.
+      kernels: those among them that are not the head's; likewise.
+      ranks: that were found in the run.
     """
 
     head: Path = ""
     bits: bool = True
+    compress: str = ""
+    epsilon: float = 0.8
+    calibrate: int = 0
     whole: tuple[Path, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
+    kernels: tuple[Path, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
+    ranks: compression.Sized = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self):
+        self.compression  # noqa: B018 (raises what is not allowed)
+
+    @property
+    def compression(self) -> compression.Compression:
+        """How what is read is kept."""
+        return compression.Compression(self.compress, self.epsilon, self.calibrate)
 
     # -- what a method says ------------------------------------------------------------------------
 
@@ -62,8 +85,11 @@ class Leaves(Extension):
             raise UserError(
                 f"nothing lies below the head {self.head!r}; give a path of the variables"
             )
-        head |= set(self.beside(costs, leaves))
-        return {"whole": tuple(path for path in leaves if path in head)}
+        beside = set(self.beside(costs, leaves)) - head
+        return {
+            "whole": tuple(path for path in leaves if path in head | beside),
+            "kernels": tuple(path for path in costs if path in beside),
+        }
 
     # -- the parts of a step -----------------------------------------------------------------------
 
@@ -80,6 +106,59 @@ class Leaves(Extension):
             object.__setattr__(bound, name, value)
         return bound
 
+    def start(self, variables: Any, key: jax.Array) -> Any:
+        """What is kept of the compression."""
+        found = compression.empty(self.ranks, self.compression.with_state)
+        return found if self.compress else ()
+
+    def begin_epoch(
+        self, own: Any, opt_state: Any, variables: Any, start: EpochStart
+    ) -> tuple[Any, Any]:
+        """With other ranks, if it is time."""
+        return self.recompressed(own, variables, start), opt_state
+
+    def recompressed(
+        self,
+        own: Any,
+        variables: Any,
+        start: EpochStart,
+        rows: Mapping[Path, Rows] | None = None,
+        others: bool = False,
+        resized: bool = False,
+    ) -> Any:
+        """`own` with ranks and factors for the next epoch.
+
+        Args:
+          own: what is kept.
+          variables: of the model.
+          start: of the epoch.
+          rows: of which the channels are compressed, beside whole kernels.
+          others: whether these are other rows than before.
+          resized: whether they are of other numbers.
+        """
+        again = resized or self.compression.due(own, start.epoch)
+        if not self.compress or not (again or (others and self.compression.with_state)):
+            return own
+        paths = [*self.kernels, *(rows or {})]
+        known = None if again else compression.sized_by(compression.decided(own))
+        found = self.compression.calibrated(variables, start, paths, rows, known)
+        rest = {k: v for k, v in own.items() if k not in (compression.RANKS, compression.SUBSPACES)}
+        return {**rest, **found}
+
+    def decided(self, own: Any) -> Decided:
+        """The ranks."""
+        return compression.decided(own) if self.compress else ()
+
+    def sized(self, decided: Decided) -> Leaves:
+        """With ranks."""
+        found = copy.copy(self)
+        object.__setattr__(found, "ranks", compression.sized_by(decided))
+        return found
+
+    def cut(self, own: Any, mirrored: Callable[[Any], Any]) -> Any:
+        """No ranks, of the smaller arrays; before the next epoch some are found."""
+        return {} if self.compress else ()
+
     def trained(self, variables: Any, own: Any) -> dict[str, Any]:
         """The leaves, by path."""
         leaves = leaves_by_path(variables)
@@ -88,18 +167,29 @@ class Leaves(Extension):
     def forward(self, apply: Callable) -> Callable:
         """The model with these leaves."""
         inner = self.transformed(bit_activations(apply) if self.bits else apply)
+        outer = self.compression.around(inner, self.ranks) if self.ranks else None
 
         def f(variables: Any, trained: Any, own: Any, *rest: Any) -> Any:
-            return inner(replaced(variables, trained[WHOLE]), trained, own, *rest)
+            variables, given = replaced(variables, trained[WHOLE]), self.arguments(trained, own)
+            if outer is None:
+                return inner(variables, *given, *rest)
+            return outer(variables, own, *given, *rest)
 
         return f
 
     def transformed(self, apply: Callable) -> Callable:
-        """`f(variables, trained, own, *rest)`: computed with the leaves in the variables."""
-        return lambda variables, trained, own, *rest: apply(variables, *rest)
+        """`f(variables, *arguments, *rest)`: the model under transforms of the method."""
+        return apply
+
+    def arguments(self, trained: Any, own: Any) -> tuple[Any, ...]:
+        """What these transforms take."""
+        return ()
 
     def updated(self, variables: Any, own: Any, trained: Any, change: Any) -> tuple[Any, Any]:
-        """The leaves, changed."""
+        """The leaves, changed; the subspaces of this step, which the model gave as an update."""
+        if compression.SUBSPACES in variables:
+            variables = dict(variables)
+            own = {**own, compression.SUBSPACES: variables.pop(compression.SUBSPACES)}
         return replaced(variables, optax.apply_updates(trained[WHOLE], change[WHOLE])), own
 
 
@@ -131,12 +221,3 @@ def layer_of(kernel: Path, costs: Mapping[Path, Cost]) -> Path:
     parent = kernel.rpartition("/")[0]
     alone = parent != "params" and sum(map(below(parent), costs)) == 1
     return parent if alone else kernel
-
-
-def replaced(variables: Any, leaves: Mapping[Path, Any]) -> Any:
-    """The variables with other leaves at some paths."""
-    names, structure = list(leaves_by_path(variables)), jax.tree.structure(variables)
-    old = jax.tree.leaves(variables)
-    return structure.unflatten(
-        [leaves.get(name, leaf) for name, leaf in zip(names, old, strict=True)]
-    )

@@ -57,6 +57,9 @@ class LoRA(Leaves):
     parameters: int = dataclasses.field(default=0, init=False, repr=False, compare=False)
 
     def __post_init__(self):
+        super().__post_init__()
+        if self.compress:
+            raise UserError("lora needs whole inputs; leave compress out, or take another method")
         if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
             raise UserError(f"rank is {shown(self.rank)}; allowed: a whole number, 1 or more")
         if isinstance(self.layers, str) or not all(isinstance(p, str) for p in self.layers):
@@ -117,8 +120,11 @@ class LoRA(Leaves):
 
     def transformed(self, apply: Callable) -> Callable:
         """The model with the changes beside its kernels."""
-        adapted = low_rank(apply, self.scale)
-        return lambda variables, trained, own, *rest: adapted(variables, trained[FACTORS], *rest)
+        return low_rank(apply, self.scale)
+
+    def arguments(self, trained: Any, own: Any) -> tuple[Any, ...]:
+        """The factors."""
+        return (trained[FACTORS],)
 
     def updated(self, variables: Any, own: Any, trained: Any, change: Any) -> tuple[Any, Any]:
         """The head, and other factors."""

@@ -22,7 +22,7 @@ from dynhp_jax.finetune.costs import Cost
 from dynhp_jax.finetune.drawing import Quota, quotas, row_norms
 from dynhp_jax.finetune.methods.leaves import Leaves
 from dynhp_jax.finetune.optimizer_rows import move
-from dynhp_jax.finetune.rows import Rows, apply_rows, take_rows, zero_probes
+from dynhp_jax.finetune.rows import Rows, apply_rows, every_row, take_rows, zero_probes
 from dynhp_jax.finetune.selected import selected
 from dynhp_jax.training.extension import EpochStart
 
@@ -49,6 +49,7 @@ class Selection(Leaves):
     )
 
     def __post_init__(self):
+        super().__post_init__()
         number = isinstance(self.budget, (int, float)) and not isinstance(self.budget, bool)
         if not number or not 0 <= self.budget < math.inf:
             raise UserError(f"budget is {shown(self.budget)}; allowed: numbers, 0 or more")
@@ -75,6 +76,10 @@ class Selection(Leaves):
         """The rows of a later epoch, from 2 on."""
         return self.first(key, variables)
 
+    def anew(self, key: jax.Array, own: Any, variables: Any, epoch: int) -> dict[Path, Rows]:
+        """The rows after units were pruned."""
+        return self.first(key, variables)
+
     # -- the parts of a step -----------------------------------------------------------------------
 
     def found(self, costs: Mapping[Path, Cost], leaves: Mapping[Path, Any]) -> dict[str, Any]:
@@ -95,18 +100,24 @@ class Selection(Leaves):
 
     def start(self, variables: Any, key: jax.Array) -> dict[str, Any]:
         """The rows of the first epoch."""
-        return {ROWS: self.first(key, variables)}
+        kept = super().start(variables, key)
+        return {ROWS: self.first(key, variables), **(kept or {})}
 
     def begin_epoch(
         self, own: Any, opt_state: Any, variables: Any, start: EpochStart
     ) -> tuple[Any, Any]:
         """Other rows, and the optimizer's state of those that stay."""
-        if self.nothing_chosen(own):  # units were pruned, and the optimizer started anew
-            return {**own, ROWS: self.first(start.key, variables)}, opt_state
-        if not self.due(start.epoch):
-            return own, opt_state
-        rows = self.next(start.key, own, variables, start.epoch)
-        return {**own, ROWS: rows}, self._moved(opt_state, own[ROWS], rows, variables, start)
+        if self.nothing_chosen(own):
+            rows = self.anew(start.key, own, variables, start.epoch)
+        elif self.due(start.epoch):
+            rows = self.next(start.key, own, variables, start.epoch)
+        else:
+            return self.recompressed(own, variables, start, own[ROWS]), opt_state
+        before = own[ROWS]
+        opt_state = self._moved(opt_state, before, rows, variables, start)
+        counts = [{path: each.capacity for path, each in of.items()} for of in (before, rows)]
+        resized, own = counts[0] != counts[1], {**own, ROWS: rows}
+        return self.recompressed(own, variables, start, rows, True, resized), opt_state
 
     def due(self, epoch: int) -> bool:
         """Whether other rows are chosen before this epoch."""
@@ -134,7 +145,7 @@ class Selection(Leaves):
             return start.tx.init({"params": {ROWS: dict(probes), **whole}, "gates": start.gates})
 
         tx = optax.GradientTransformation(init, start.tx.update)
-        return move(tx, opt_state, zero_probes(variables, old), old, new)
+        return move(tx, opt_state, zero_probes(variables, {**new, **old}), old, new)
 
     def trained(self, variables: Any, own: Any) -> dict[str, Any]:
         """The chosen rows, which are probes for `forward` and values for a decay, and the head."""
@@ -142,12 +153,11 @@ class Selection(Leaves):
 
     def transformed(self, apply: Callable) -> Callable:
         """The model with chosen rows."""
-        if not self.quotas:
-            return super().transformed(apply)
-        chosen = selected(apply, self.quotas)
-        return lambda variables, trained, own, *rest: chosen(
-            variables, own[ROWS], trained[ROWS], *rest
-        )
+        return selected(apply, self.quotas) if self.quotas else apply
+
+    def arguments(self, trained: Any, own: Any) -> tuple[Any, ...]:
+        """Rows and their probes."""
+        return (own[ROWS], trained[ROWS]) if self.quotas else ()
 
     def updated(self, variables: Any, own: Any, trained: Any, change: Any) -> tuple[Any, Any]:
         """Chosen rows and the head, changed in place."""
@@ -156,10 +166,9 @@ class Selection(Leaves):
 
     def record(self, own: Any) -> dict[str, float]:
         """How many rows are trained, and what they cost."""
-        return {
-            "rows": float(sum(quota.rows for quota in self.quotas.values())),
-            "numbers": float(sum(quota.numbers for quota in self.quotas.values())),
-        }
+        counts = {path: rows.count for path, rows in own[ROWS].items()}
+        numbers = (count * self.quotas[path].cost.row for path, count in counts.items())
+        return {"rows": float(sum(counts.values())), "numbers": float(sum(numbers))}
 
 
 def _no_rows(quota: Quota) -> Rows:
@@ -169,9 +178,5 @@ def _no_rows(quota: Quota) -> Rows:
 
 def kernel_norms(variables: Any, chosen: Mapping[Path, Quota]) -> dict[Path, jax.Array]:
     """path -> f[channels]: the norms of the rows of kernels."""
-    rows = {}
-    for path, quota in chosen.items():
-        layout = quota.cost.layout
-        every = jnp.arange(layout.count, dtype=jnp.int32)
-        rows[path] = Rows(jnp.broadcast_to(every, layout.index_shape(layout.count)), layout)
+    rows = {path: every_row(quota.cost.layout) for path, quota in chosen.items()}
     return row_norms(take_rows(variables, rows), rows)

@@ -1,12 +1,12 @@
-"""Static random rows: TraDy's draw of the first epoch for good (PaCA's choice, S-TopK random)."""
+"""Static random rows: a draw before the first epoch for good (S-TopK random; PaCA, 2503.01905)."""
 
 import dataclasses
 
-from dynhp_jax.finetune.methods.trady import TraDy
+from dynhp_jax.finetune.methods.drawn import Drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class Static(TraDy):
-    """One uniform draw before the first epoch."""
+class Static(Drawn):
+    """One uniform draw."""
 
     every: int = 0

@@ -1,14 +1,15 @@
-"""TraDy: rows drawn uniformly from the kept layers, anew in each epoch.
+"""TraDy: rows drawn uniformly from the layers that are worth their memory, anew in each epoch.
 
-Source: TraDy (2510.19675), with quotas for layers in place of a pooled draw: the same chances in
-expectation, and one program for all draws.
+Source: TraDy (2510.19675). Layers are worth it by their reweighted gradient norm, RGN: the norms of
+their rows' gradients by the rows' cost; kept are the fewest that hold 97 % of the sum. A draw has
+quotas for layers unless `capacity` is the paper's 'pooled': the same chances in expectation.
 """
 
 import dataclasses
 
-from dynhp_jax.finetune.methods.random import Random
+from dynhp_jax.finetune.methods.drawn import Drawn
 
 
 @dataclasses.dataclass(frozen=True)
-class TraDy(Random):
-    """Uniform draws; `layers` are those of `rank_layers(rule='rgn')`, () for all."""
+class TraDy(Drawn):
+    """Uniform draws from `layers` (of `rank_layers`), or from those that `ranking` finds."""

@@ -17,7 +17,7 @@ from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.config import Config, compiled
-from dynhp_jax.training.extension import PLAIN
+from dynhp_jax.training.extension import PLAIN, reads_own
 from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.step import devices, epoch, evaluation, optimizer, savings, streaming
 from dynhp_jax.training.step.gradients import estimator
@@ -137,7 +137,7 @@ class Steps:
           network: of any sizes.
           batch: examples of a mini-batch.
         """
-        setup, key = self.setup(network), (network.model, batch, self.used)
+        setup, key = self.setup(network), (*network.sizes, batch, self.used)
         state, *data = self._training_arguments(network, batch)
         if not self.carries(network):
             make = functools.partial(epoch.make_epoch, setup, batch)
@@ -175,7 +175,7 @@ class Steps:
         key, given = jax.eval_shape(lambda: jax.random.key(0)), network.model.given
         program = self.program(
             "initial state",
-            (network.model, self.used),
+            (*network.sizes, self.used),
             lambda: jax.jit(make),
             *(key if given is None else abstract(given), key),
             () if network.unbound == PLAIN else key,
@@ -213,9 +213,10 @@ class Steps:
 
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
         """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
+        own = network.decided if reads_own(network.extension) else ()
         return self.program(
             _evaluates(split),
-            (network.model, chunk),
+            (network.model, own, chunk),
             lambda: evaluation.make_evaluation(network, chunk, self.config.devices),
             *self._evaluation_arguments(network, chunk, split),
         )
@@ -224,7 +225,7 @@ class Steps:
         """Shapes of what an evaluation takes."""
         fed = chunk if self.streams(network, split) else self.examples[split]
         examples, number = self._data_shapes(network.model.example, fed), Shape((), np.int32)
-        return *self.state_shapes(network).evaluated, *examples, number, number
+        return *network.evaluated(self.state_shapes(network)), *examples, number, number
 
     def sums_of_an_evaluation(self, network: Network) -> Any:
         """Shapes of the sums of an evaluation of the test set; compiles nothing."""
@@ -252,12 +253,12 @@ class Steps:
 
     def state_shapes(self, network: Network) -> TrainState:
         """Shapes of the state of a network."""
-        found = self._state_shapes.get(network.model)
+        found = self._state_shapes.get(network.sizes)
         if found is None:
             found = abstract_state(network, self.config, self.tx)
             # Two threads may ask (`shape_plans`): both find the same, and nothing is ever taken
             # out.
-            self._state_shapes[network.model] = found
+            self._state_shapes[network.sizes] = found
         return found
 
     def _held(self, network: Network, split: str) -> Any:

@@ -32,15 +32,20 @@ def begin_epoch(trainer: Trainer, run: Run) -> Run:
     inputs = trainer.whole.cut_inputs(seen.inputs, run.keeps)
     start = EpochStart(
         epoch, batch, trainer.examples // batch, key, network.groups, state.masks,
-        trainer.tx, state.gates, network.evaluate, dataclasses.replace(seen, inputs=inputs),
+        trainer.tx, state.gates, network.evaluate, network.task.loss,
+        dataclasses.replace(seen, inputs=inputs),
     )  # fmt: skip
     with guarded(whose(network.unbound)):
         before = (state.own, state.opt_state, state.variables)
         own, opt_state = network.extension.begin_epoch(*before, start)
-        check_alike(state.own, own, "what it keeps")
-        check_alike(state.opt_state, opt_state, "the optimizer's state")
+        decided = network.extension.decided(own)
+        if decided != network.decided:
+            network = network.deciding(decided)
+        shapes = trainer.steps.state_shapes(network)
+        check_alike(shapes.own, own, "what it keeps")
+        check_alike(shapes.opt_state, opt_state, "the optimizer's state")
     state = state._replace(own=trainer.place(own), opt_state=trainer.place(opt_state))
-    return dataclasses.replace(run, state=state)
+    return dataclasses.replace(run, network=network, state=state)
 
 
 def record(network: Network, own: Any) -> dict[str, float]:

@@ -163,6 +163,6 @@ def evaluate(
     """The mean loss and the metrics on a split, by name; see `epoch_results.of_split`."""
     chunk = trainer.steps.evaluated(chunk, name)
     program = trainer.steps.evaluation_program(network, chunk, name)
-    arguments = trainer.place(state.evaluated)
+    arguments = trainer.place(network.evaluated(state))
     sums = streaming.evaluate(program, arguments, split, chunk, trainer.place)
     return epoch_results.of_split(network.task, sums, len(split))

@@ -54,6 +54,7 @@ HOST = schema.fields(  # what `host_part` gives
         "spec": schema.MAPPING,
     },
     optional={
+        "decided": schema.mapping_of(schema.list_of(schema.WHOLE)),
         "made_of": schema.TEXT,
         "trials": trial_records.SEVERAL,  # what is not there is measured again
     },
@@ -82,6 +83,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "plan": run.plan and run.plan.to_dict(),
         "seed": trainer.config.seed,
         **({"made_of": trainer.made_of} if trainer.made_of else {}),
+        **({"decided": dict(run.network.decided)} if run.network.decided else {}),
         "trials": trainer.programs.records.to_dict(),
         "compilations": trainer.programs.compilations,
         "compile_seconds": trainer.programs.seconds,
@@ -205,7 +207,9 @@ def _network(trainer: Trainer, host: Mapping[str, Any]) -> Network:
         model = whole.model.rebuilt(host["spec"], keeps)
     except UserError as error:
         raise schema.Unfit(f"its spec: {error}") from None
-    return dataclasses.replace(whole, model=model, groups=whole.groups.shrunk(keeps))
+    decided = tuple((name, tuple(sizes)) for name, sizes in host.get("decided", {}).items())
+    groups = whole.groups.shrunk(keeps)
+    return dataclasses.replace(whole, model=model, groups=groups, decided=decided)
 
 
 def _with_earlier(state: TrainState, earlier: tuple) -> Any:
