@@ -237,7 +237,7 @@ def _leaves(variables: Any) -> dict[Path, Any]:
 
 
 def _axes(path: Path, reads: KernelReads) -> KernelAxes:
-    found = {_axes_of(read) for read in reads.reads[path]}
+    found = {axes_of(read) for read in reads.reads[path]}
     if len(found) > 1:
         raise UserError(
             f"{path!r} is read by several products along different axes, so that one change of low"
@@ -246,7 +246,8 @@ def _axes(path: Path, reads: KernelReads) -> KernelAxes:
     return found.pop()
 
 
-def _axes_of(read: Read) -> KernelAxes:
+def axes_of(read: Read) -> KernelAxes:
+    """The axes of a kernel as one product takes it."""
     eqn, product = read.eqn, read.product
     shape = eqn.invars[product.side].aval.shape
     numbers = eqn.params["dimension_numbers"]

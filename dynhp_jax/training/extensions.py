@@ -28,6 +28,7 @@ EXTENSIONS = {
     "static": "dynhp_jax.finetune.methods:Static",
     "largest": "dynhp_jax.finetune.methods:Largest",
     "sparse_update": "dynhp_jax.finetune.methods:SparseUpdate",
+    "velocity": "dynhp_jax.finetune.methods:Velocity",
     "cyclic": "dynhp_jax.finetune.methods:Cyclic",
 }
 

@@ -190,7 +190,7 @@ def test_a_model_of_ones_own_and_the_name_of_a_method(tmp_path, capfd):
         ("trady(budget=400, head='params/none')", "nothing lies below the head 'params/none'"),
         (
             "trady(budgets=400)",
-            "has no option 'budgets'; it has: head, bits, budget, layers, every",
+            "has no option 'budgets'; it has: head, bits, ",
         ),
         ("trad(budget=400)", "there is no extension 'trad'; allowed: full, "),
         ("trady(budget=-1)", "budget is -1; allowed: numbers, 0 or more"),

@@ -197,11 +197,16 @@ def test_pooled_draws_stop_at_the_first_row_that_does_not_fit():
 
 @pytest.mark.parametrize(
     ("layers", "budget", "never", "spread"),
-    [(35, 27_946, 2.30, 0.2), (35, 66_592, 1.69, 0.1), (35, 93_696, 1.55, 0.1)]
+    [(35, 27_946, 2.20, 0.12), (35, 66_592, 1.70, 0.07), (35, 93_696, 1.56, 0.06)]
     + [(51, 27_946, 4.5, 0.5), (51, 66_592, 3.5, 0.5), (51, 93_696, 2.8, 0.3)],
 )
 def test_capacities_of_pooled_draws(convolutions_of, layers, budget, never, spread):
-    """The room that 200 draws never overflow is an extreme: it differs from seed to seed."""
+    """The room that 200 draws never overflow is an extreme: it differs from seed to seed.
+
+    Over 60 times 200 draws it is 2.20 with a deviation of 0.04, from 2.13 to 2.30, for the last 35
+    layers and the smallest budget; 1.70 (0.02) and 1.56 (0.02) for the others. Limits are three
+    deviations.
+    """
     paths = list(convolutions_of)[-layers:]
     keys = jax.random.split(jax.random.key(0), 200)
     draws = [draw_pooled(key, convolutions_of, paths, budget) for key in keys]

@@ -23,6 +23,7 @@ from dynhp_jax.finetune.methods.selection import Selection
 from dynhp_jax.finetune.methods.sparse_update import SparseUpdate
 from dynhp_jax.finetune.methods.static import Static
 from dynhp_jax.finetune.methods.trady import TraDy
+from dynhp_jax.finetune.methods.velocity import Velocity
 
 __all__ = [
     "ASI",
@@ -43,5 +44,6 @@ __all__ = [
     "SparseUpdate",
     "Static",
     "TraDy",
+    "Velocity",
     "WholeLeaves",
 ]

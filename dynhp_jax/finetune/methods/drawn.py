@@ -30,14 +30,13 @@ from dynhp_jax.finetune.drawing import (
     quotas,
 )
 from dynhp_jax.finetune.methods.measured import measured_norms
-from dynhp_jax.finetune.methods.selection import ROWS, Selection
+from dynhp_jax.finetune.methods.selection import Selection
 from dynhp_jax.finetune.ranking import rank_layers
 from dynhp_jax.finetune.rows import Rows, pad_rows
-from dynhp_jax.training.extension import Decided, EpochStart
+from dynhp_jax.training.extension import EpochStart
 
 CAPACITIES = ("quota", "pooled", "pooled-fixed")
 KEPT = "kept"  # of what is kept: which layers rows are drawn from
-_ROOM = "rows "  # before a path, in what is decided
 DRAWS = 200  # that 'pooled-fixed' has room for
 
 
@@ -51,15 +50,11 @@ class Drawn(Selection):
         whole (`measured_norms`); rows are drawn from the best ones of `layers` alone. 0 for none.
       share: of the measures' sum that the kept layers hold ('rgn'), or the largest share of their
         cost that the budget may be ('lara'); 0 for the paper's, .97 or .2.
-      costs: of the layers that rows may be drawn from; of the model that the method is bound to.
     """
 
     capacity: str = "quota"
     ranking: int = 0
     share: float = 0.0
-    costs: Mapping[Path, Cost] = dataclasses.field(
-        default_factory=dict, init=False, repr=False, compare=False
-    )
     rule: ClassVar[str] = "rgn"
 
     def __post_init__(self):
@@ -81,7 +76,7 @@ class Drawn(Selection):
     # -- rows --------------------------------------------------------------------------------------
 
     @property
-    def _varies(self) -> bool:
+    def varies(self) -> bool:
         """Whether how many rows a layer has is decided in the run."""
         return self.capacity != "quota" or self.ranking > 0
 
@@ -92,18 +87,12 @@ class Drawn(Selection):
         room = _room(tuple(costs.items()), self.budget)
         return {path: Quota(count, costs[path]) for path, count in room.items()}
 
-    def found(self, costs: Mapping[Path, Cost], leaves: Mapping[Path, Any]) -> dict[str, Any]:
-        """With the costs of the layers."""
-        found = super().found(costs, leaves)
-        names = [path for path in self.layers or costs if path not in found["whole"]]
-        return found | {"costs": {path: costs[path] for path in names}}
-
     def start(self, variables: Any, key: jax.Array) -> dict[str, Any]:
         """The rows of the first epoch, and which layers are kept."""
         return {**super().start(variables, key), **self._kept(bool(not self.ranking))}
 
     def _kept(self, kept: bool) -> dict[str, Any]:
-        return {KEPT: jnp.full(len(self.costs), kept)} if self._varies else {}
+        return {KEPT: jnp.full(len(self.costs), kept)} if self.varies else {}
 
     def first(self, key: jax.Array, variables: Any) -> dict[Path, Rows]:
         """A uniform draw."""
@@ -112,7 +101,7 @@ class Drawn(Selection):
     def next(self, key: jax.Array, own: Any, variables: Any, epoch: int) -> dict[Path, Rows]:
         """A draw with the weights of this moment."""
         weights = self.weights(own)
-        if not self._varies:
+        if not self.varies:
             return draw(key, self.quotas, weights)
         kept = np.asarray(own[KEPT])
         layers = [path for path, is_kept in zip(self.costs, kept, strict=True) if is_kept]
@@ -133,7 +122,7 @@ class Drawn(Selection):
 
     def due(self, epoch: int) -> bool:
         """As in `Selection`; what is decided in the run is decided before the first epoch, too."""
-        return super().due(epoch) or (self._varies and epoch == 1)
+        return super().due(epoch) or (self.varies and epoch == 1)
 
     # -- the parts of a step -----------------------------------------------------------------------
 
@@ -149,27 +138,12 @@ class Drawn(Selection):
 
     def cut(self, own: Any, mirrored: Any) -> dict[str, Any]:
         """The layers stay; no rows, of the smaller kernels."""
-        kept = {KEPT: own[KEPT]} if self._varies else {}
+        kept = {KEPT: own[KEPT]} if self.varies else {}
         return {**super().cut(own, mirrored), **kept}
-
-    def decided(self, own: Any) -> Decided:
-        """How many rows there is room for."""
-        rooms = own[ROWS] if self._varies else {}
-        found = tuple((_ROOM + path, (rows.capacity,)) for path, rows in rooms.items())
-        return found + super().decided(own)
-
-    def sized(self, decided: Decided) -> Drawn:
-        """With room for so many rows."""
-        found = super().sized(decided)
-        paths = {n.removeprefix(_ROOM): each for n, each in decided if n.startswith(_ROOM)}
-        if paths:
-            rooms = {path: Quota(room, self.costs[path]) for path, (room,) in paths.items()}
-            object.__setattr__(found, "quotas", rooms)
-        return found
 
     def record(self, own: Any) -> dict[str, float]:
         """With the number of layers that rows are drawn from."""
-        layers = {"layers": float(np.sum(own[KEPT]))} if self._varies else {}
+        layers = {"layers": float(np.sum(own[KEPT]))} if self.varies else {}
         return {**super().record(own), **layers}
 
 

@@ -24,8 +24,9 @@ from dynhp_jax.finetune.methods.leaves import Leaves
 from dynhp_jax.finetune.optimizer_rows import move
 from dynhp_jax.finetune.rows import Rows, apply_rows, every_row, take_rows, zero_probes
 from dynhp_jax.finetune.selected import selected
-from dynhp_jax.training.extension import EpochStart
+from dynhp_jax.training.extension import Decided, EpochStart
 
+_ROOM = "rows "  # before a path, in what is decided
 ROWS = "rows"  # beside WHOLE, the other part of what is trained
 
 
@@ -39,12 +40,16 @@ class Selection(Leaves):
         all but the head's.
       every: epochs between two choices; 0 for one choice for good.
       quotas: how many rows of each kernel; of the model that the method is bound to.
+      costs: of all kernels that rows may be chosen from; likewise.
     """
 
     budget: float = 0.0
     layers: tuple[Path, ...] = ()
     every: int = 1
     quotas: Mapping[Path, Quota] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    costs: Mapping[Path, Cost] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -57,6 +62,11 @@ class Selection(Leaves):
             raise UserError(f"every is {shown(self.every)}; allowed: whole epochs, 0 or more")
         if isinstance(self.layers, str) or not all(isinstance(p, str) for p in self.layers):
             raise UserError(f"layers is {shown(self.layers)}; allowed: a tuple of paths of kernels")
+
+    @property
+    def varies(self) -> bool:
+        """Whether how many rows a kernel has is decided in the run."""
+        return False
 
     # -- what a method says ------------------------------------------------------------------------
 
@@ -96,7 +106,8 @@ class Selection(Leaves):
                 f" {', '.join(costs)}"
             )
         names = [path for path in self.layers or costs if path not in found["whole"]]
-        return found | {"quotas": self.shares({path: costs[path] for path in names})}
+        chosen = {path: costs[path] for path in names}
+        return found | {"quotas": self.shares(chosen), "costs": chosen}
 
     def start(self, variables: Any, key: jax.Array) -> dict[str, Any]:
         """The rows of the first epoch."""
@@ -163,6 +174,21 @@ class Selection(Leaves):
         """Chosen rows and the head, changed in place."""
         variables, own = super().updated(variables, own, trained, change)
         return apply_rows(variables, own[ROWS], change[ROWS]), own
+
+    def decided(self, own: Any) -> Decided:
+        """For how many rows there is room."""
+        rooms = own[ROWS] if self.varies else {}
+        found = tuple((_ROOM + path, (rows.capacity,)) for path, rows in rooms.items())
+        return found + super().decided(own)
+
+    def sized(self, decided: Decided) -> Selection:
+        """With room for so many."""
+        found = super().sized(decided)
+        rooms = {n.removeprefix(_ROOM): each for n, each in decided if n.startswith(_ROOM)}
+        if rooms:
+            quotas = {path: Quota(room, self.costs[path]) for path, (room,) in rooms.items()}
+            object.__setattr__(found, "quotas", quotas)
+        return found
 
     def record(self, own: Any) -> dict[str, float]:
         """How many rows are trained, and what they cost."""

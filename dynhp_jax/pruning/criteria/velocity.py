@@ -15,7 +15,7 @@ that read the unit.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,12 +71,32 @@ class Velocity(Section, Summed):
             velocity = change = jnp.zeros(evidence.groups[name].size)
             for before, after in zip(phis, phis[1:], strict=False):
                 last, change = change, after[name] - before[name]
-                if self.rule == "paper":
-                    velocity = change - self.mu * velocity
-                else:
-                    velocity = change - last + self.mu * velocity
+                velocity = moved(self.rule, self.mu, velocity, change, last)
             found[name] = jnp.abs(velocity)
         return found
+
+
+def moved(rule: str, mu: float, velocity: Any, change: Any, last: Any) -> Any:
+    """The velocity of an epoch, from that of the epoch before.
+
+    Args:
+      rule: 'paper' or 'code', as above.
+      mu: the share of the last velocity.
+      velocity: v of the epoch before; 0 before the first one.
+      change: of phi, to this epoch.
+      last: of phi, to the epoch before.
+    """
+    return change - mu * velocity if rule == "paper" else change - last + mu * velocity
+
+
+def cosine(product: Any, old: Any, new: Any) -> Any:
+    """The cosine between two outputs, from their inner product and the squares of their norms.
+
+    Of two outputs that are zero it is 1, of one 0.
+    """
+    norms = jnp.sqrt(old) * jnp.sqrt(new)
+    found = product / jnp.where(norms > 0, norms, 1.0)
+    return jnp.where((old == 0) & (new == 0), 1.0, found)
 
 
 def _cosines(evidence: Evidence, before: list, after: list) -> UnitScores:
@@ -90,10 +110,7 @@ def _cosines(evidence: Evidence, before: list, after: list) -> UnitScores:
         return total
 
     inner, old, new = products(before, after), products(before, before), products(after, after)
-    found = {}
-    for name, product in inner.items():
-        norms = jnp.sqrt(old[name]) * jnp.sqrt(new[name])
-        cosine = product / jnp.where(norms > 0, norms, 1.0)
-        both_zero = (old[name] == 0) & (new[name] == 0)
-        found[name] = jnp.sum(jnp.where(both_zero, 1.0, cosine), axis=0)
-    return found
+    return {
+        name: jnp.sum(cosine(product, old[name], new[name]), axis=0)
+        for name, product in inner.items()
+    }
