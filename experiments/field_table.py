@@ -10,13 +10,16 @@ from dynhp_jax.training import config as configuration
 
 _TOP = """# Config fields
 
-Each field is a flag, `--config.FIELD=VALUE`, a field of the file that `--config` names, and an argument of
-`dp.Config` or of its section. `--help` also says which values are allowed. This page is written by
+Each field is a flag, `--config.FIELD=VALUE`, a field of the file that `--config` names,
+and an argument of `dp.Config` or of its section. `--help` also says which values are allowed.
+This page is written by
 
 ```
 python -m experiments.field_table > docs/fields.md
 ```
 """
+
+_HEAD = "| field | default | what it is |\n| --- | --- | --- |"
 
 
 def page() -> str:
@@ -27,7 +30,7 @@ def page() -> str:
 
 def _section(name: str, holder: type) -> str:
     rows = "\n".join(_rows(f"{name}." if name else "", holder))
-    return f"## {name or 'The run'}\n\n| field | default | what it is |\n| --- | --- | --- |\n{rows}\n"
+    return f"## {name or 'The run'}\n\n{_HEAD}\n{rows}\n"
 
 
 def _rows(prefix: str, holder: type) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Penalty(Section):
     prefix = "penalty."
     lam: float = number(0.1, 0.0, math.inf, "a number, 0 or more", "strength of the L0 penalty")
     convention: str = choice(
-        "amlab", penalty.CONVENTIONS, "what lam multiplies; see 'Which lambda'"
+        "amlab", penalty.CONVENTIONS, "what lam multiplies; see docs/tuning.md"
     )
     l2: float = number(
         0.0,

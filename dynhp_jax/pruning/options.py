@@ -15,7 +15,7 @@ SCHEDULES = ("one_shot", "cubic", "each_epoch")
 
 @dataclasses.dataclass(frozen=True)
 class ScoreOptions(Section):
-    """Attributes of the section `scores`; their help is the README's."""
+    """Attributes of the section `scores`; their help is in docs/fields.md."""
 
     prefix = "scores."
 

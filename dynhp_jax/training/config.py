@@ -52,7 +52,7 @@ class Config(Section):
     )
     seed: int = whole(0, 0, "of everything random", high=2**32 - 1)  # where keys wrap
     epochs: int = whole(100, 1, "how often the training set is passed through")
-    method: str = choice("dynhp", METHODS, "how units are removed; see 'Training'")
+    method: str = choice("dynhp", METHODS, "how units are removed; see docs/training.md")
     extension: str = text(
         "", "parts that replace some of the step's, NAME(option=value) or module:Class; empty: none"
     )

@@ -1,7 +1,7 @@
 """The sections of a config: a frozen dataclass each, whose fields say what they accept.
 
-Each field's rule, default and help are in one place, beside its name; README's table of fields and
-the errors are made of them. What holds between sections is checked by `Config`.
+Each field's rule, default and help are in one place, beside its name; `--help`, the errors and
+docs/fields.md are made of them. What holds between sections is checked by `Config`.
 """
 
 import dataclasses

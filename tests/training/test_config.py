@@ -1,7 +1,6 @@
 import dataclasses
 import json
 import math
-import pathlib
 
 import ml_collections
 import pytest
@@ -173,13 +172,3 @@ def test_differences_name_fields_and_allow_more_epochs_and_other_paths():
     found = configuration.differences(base, other)
     assert [phrase.split()[0] for phrase in found] == ["config.seed", "config.pruning.gamma"]
     assert "0.5" in found[1] and "0.25" in found[1]
-
-
-def test_the_readme_lists_every_field_with_its_default():
-    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text()
-    for name in configuration.field_names():
-        section, _, last = name.rpartition(".")
-        holder = configuration.SECTIONS[section] if section else Config
-        field = holder.__dataclass_fields__[last]
-        help_text = field.metadata["rule"].help.replace("||S||", r"\|\|S\|\|")
-        assert f"| `{name}` | `{field.default!r}` | {help_text} |" in readme
