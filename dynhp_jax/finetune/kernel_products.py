@@ -120,9 +120,7 @@ class KernelReads:
         """Raises UserError for the first of these leaves whose rows cannot be chosen."""
         for path in paths:
             if path not in self._leaves:
-                near = difflib.get_close_matches(str(path), self.usable() or self._leaves, 3, 0.4)
-                hint = f"the nearest are {', '.join(map(repr, near))}" if near else self._all()
-                raise UserError(f"there is no kernel {shown(path)}; {hint}")
+                raise unknown_kernel(path, self.usable() or self._leaves, self._all())
             why = self.problem(path)
             if why:
                 raise UserError(f"no rows of {path!r} can be chosen: it {why}; {self._all()}")
@@ -293,3 +291,10 @@ class KernelReads:
 
 def _literal(atom: Any) -> bool:
     return isinstance(atom, jex.Literal)
+
+
+def unknown_kernel(path: Path, known: Iterable[Path], hint: str) -> UserError:
+    """Says which kernels have the nearest names; without any, the hint."""
+    near = difflib.get_close_matches(str(path), list(known), 3, 0.4)
+    said = f"the nearest are {', '.join(map(repr, near))}" if near else hint
+    return UserError(f"there is no kernel {shown(path)}; {said}")

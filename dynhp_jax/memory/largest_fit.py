@@ -11,6 +11,7 @@ def largest(
     low: int,
     high: int,
     known: Mapping[int, int] | None = None,
+    slack: int = 0,
 ) -> int:
     """The largest size whose measured bytes are within the budget.
 
@@ -32,6 +33,7 @@ def largest(
       low: smallest size, from 1.
       high: largest size.
       known: sizes that were measured before, and their bytes.
+      slack: bytes that may be left; 0 for the largest size that there is.
 
     Returns:
       A size from `low` to `high` that was measured and fits; `low - 1` if not even `low` does.
@@ -51,7 +53,7 @@ def largest(
     while True:
         fits = max(n for n, size in sizes.items() if size <= budget)
         over = min((n for n, size in sizes.items() if n > fits), default=fits + 1)
-        if over == fits + 1:
+        if over == fits + 1 or budget - sizes[fits] < slack:
             return fits
         below = max((n for n in sizes if n < fits), default=None)
         if below is not None and looks:

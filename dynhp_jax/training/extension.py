@@ -7,6 +7,7 @@ the byte budget, resuming and records go on as they are. In the order of a run:
 
 | part | asks | without an extension |
 | --- | --- | --- |
+| `within` | which of its like takes the bytes that it asks for? | itself |
 | `bound` | what follows from the sizes of a model? | nothing |
 | `start` | what is kept beside the state? | nothing |
 | `begin_epoch` | what does the host decide before an epoch? | nothing |
@@ -80,6 +81,23 @@ class Extension:
     `own` stands everywhere for the pytree of arrays that `start` made, `()` without one. All but
     `begin_epoch`, `decided`, `sized`, `cut` and `record` are traced.
     """
+
+    def within(
+        self,
+        apply: Callable,
+        shapes: Variables,
+        inputs: Any,
+        measure: Callable[["Extension"], int],
+    ) -> "Extension":
+        """The extension with which a training step takes no more bytes than it asks for.
+
+        Asked once, before the run, of the whole model.
+
+        Args:
+          apply, shapes, inputs: as in `bound`.
+          measure: an extension -> bytes of the training step with it; costs a compilation.
+        """
+        return self
 
     def bound(self, apply: Callable, shapes: Variables, inputs: Any) -> "Extension":
         """The extension for a model of some sizes; all other parts are asked of what this returns.

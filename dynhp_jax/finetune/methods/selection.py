@@ -20,11 +20,13 @@ from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path
 from dynhp_jax.finetune.costs import Cost
 from dynhp_jax.finetune.drawing import Quota, quotas, row_norms
+from dynhp_jax.finetune.kernel_products import unknown_kernel
+from dynhp_jax.finetune.methods import in_bytes
 from dynhp_jax.finetune.methods.leaves import Leaves
 from dynhp_jax.finetune.optimizer_rows import move
 from dynhp_jax.finetune.rows import Rows, apply_rows, every_row, take_rows, zero_probes
 from dynhp_jax.finetune.selected import selected
-from dynhp_jax.training.extension import Decided, EpochStart
+from dynhp_jax.training.extension import Decided, EpochStart, Extension
 
 _ROOM = "rows "  # before a path, in what is decided
 ROWS = "rows"  # beside WHOLE, the other part of what is trained
@@ -35,7 +37,8 @@ class Selection(Leaves):
     """Rows inside a budget, and a head; derive from it to say which rows.
 
     Attributes:
-      budget: numbers of one example: weights and stored activations of the rows (`Cost.row`).
+      budget: numbers of one example: weights and stored activations of the rows (`Cost.row`); or,
+        as a text such as '4.5MiB', bytes that the compiled training step may take.
       layers: paths of the kernels that rows are chosen from, such as those of `rank_layers`; () for
         all but the head's.
       every: epochs between two choices; 0 for one choice for good.
@@ -43,7 +46,7 @@ class Selection(Leaves):
       costs: of all kernels that rows may be chosen from; likewise.
     """
 
-    budget: float = 0.0
+    budget: float | str = 0.0
     layers: tuple[Path, ...] = ()
     every: int = 1
     quotas: Mapping[Path, Quota] = dataclasses.field(
@@ -55,8 +58,11 @@ class Selection(Leaves):
 
     def __post_init__(self):
         super().__post_init__()
-        number = isinstance(self.budget, (int, float)) and not isinstance(self.budget, bool)
-        if not number or not 0 <= self.budget < math.inf:
+        if isinstance(self.budget, str):
+            in_bytes.parsed(self.budget)
+        elif isinstance(self.budget, bool) or not isinstance(self.budget, (int, float)):
+            raise UserError(f"budget is {shown(self.budget)}; allowed: numbers, or text of bytes")
+        elif not 0 <= self.budget < math.inf:
             raise UserError(f"budget is {shown(self.budget)}; allowed: numbers, 0 or more")
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 0:
             raise UserError(f"every is {shown(self.every)}; allowed: whole epochs, 0 or more")
@@ -92,6 +98,18 @@ class Selection(Leaves):
 
     # -- the parts of a step -----------------------------------------------------------------------
 
+    def within(
+        self, apply: Callable, shapes: Any, inputs: Any, measure: Callable[[Extension], int]
+    ) -> Selection:
+        """With as many numbers as its bytes allow.
+
+        Raises:
+          UserError: not even one row fits.
+        """
+        if isinstance(self.budget, str):
+            return in_bytes.in_numbers(self, apply, shapes, inputs, measure)
+        return self
+
     def found(self, costs: Mapping[Path, Cost], leaves: Mapping[Path, Any]) -> dict[str, Any]:
         """With the quotas.
 
@@ -101,10 +119,7 @@ class Selection(Leaves):
         found = super().found(costs, leaves)
         unknown = [path for path in self.layers if path not in costs]
         if unknown:
-            raise UserError(
-                f"there is no kernel {unknown[0]!r} whose rows can be chosen; there are:"
-                f" {', '.join(costs)}"
-            )
+            raise unknown_kernel(unknown[0], costs, f"there are: {', '.join(costs)}")
         names = [path for path in self.layers or costs if path not in found["whole"]]
         chosen = {path: costs[path] for path in names}
         return found | {"quotas": self.shares(chosen), "costs": chosen}

@@ -21,7 +21,7 @@ from dynhp_jax.structure.keeps import UnitKeeps
 from dynhp_jax.tasks import losses
 from dynhp_jax.training import build, criterion_check, extensions, first_look
 from dynhp_jax.training.batch_rule import controller_of
-from dynhp_jax.training.compiled import extension_check, step_bytes
+from dynhp_jax.training.compiled import extension_bytes, extension_check, step_bytes
 from dynhp_jax.training.compiled.budget import Budget
 from dynhp_jax.training.compiled.example_order import InTurn, Order
 from dynhp_jax.training.compiled.programs import Programs
@@ -103,7 +103,8 @@ class Trainer:
                 raise ConfigError(field, size, f"at most the {self.examples} training examples")
         counts = {name: len(pairs) for name, pairs in dataset.splits.items()}
         tx = build.optimizer_of(config) if tx is None else tx
-        self.budget = Budget(Steps(config, self.whole, programs, counts, tx=tx))
+        steps = extension_bytes.within(Steps(config, self.whole, programs, counts, tx=tx))
+        self.whole, self.budget = steps.whole, Budget(steps)
         self.meter, self.whole_parameters = self.budget.meter, self.budget.parameters
         self.paper = PaperMeter(self.budget.example_bytes)
         self.config, self.tx = self.steps.config, self.steps.tx

@@ -1,0 +1,68 @@
+"""Methods whose budget is in bytes of the training step: as much as fits, or one line."""
+
+import dataclasses
+
+import pytest
+from command_lines import fails
+from small_runs import DIGITS
+
+from dynhp_jax.common.errors import UserError
+from dynhp_jax.finetune import methods
+from dynhp_jax.training import config
+from dynhp_jax.training.compiled.programs import Programs
+from dynhp_jax.training.compiled.step_bytes import total
+from dynhp_jax.training.config import Config
+from dynhp_jax.training.run import loop
+from dynhp_jax.training.run.trainer import Trainer
+from experiments import train
+
+SETTINGS = Config(
+    method="dense",
+    epochs=2,
+    data=config.Data(examples=128),
+    model=config.Model(hidden=(40, 30)),
+    batch=config.Batch(size=64),
+    memory=config.Memory("xla", "none"),
+)
+FEW = dataclasses.replace(DIGITS, x_train=DIGITS.x_train[:128], y_train=DIGITS.y_train[:128])
+PROGRAMS = Programs()
+
+
+def trainer(budget):
+    return Trainer(SETTINGS, FEW, PROGRAMS, extension=methods.TraDy(budget=budget))
+
+
+def bytes_of(numbers):
+    found = trainer(numbers)
+    return total(found.steps.training_bytes(found.whole, 64))
+
+
+def test_as_many_rows_are_trained_as_the_bytes_allow():
+    least, most = bytes_of(31), bytes_of(10**6)
+    budget = (least + most) // 2
+    found = trainer(f"{budget}B")
+    size = total(found.steps.training_bytes(found.whole, 64))
+    assert 0.97 * budget < size <= budget
+    assert found.whole.unbound.budget > 31  # in numbers now
+    run = found.start()
+    for _ in range(2):
+        run, record = loop.advance(found, run)
+        assert sum(record["allocated"]["training"].values()) <= budget
+    assert record["extension_numbers"] <= found.whole.unbound.budget
+    with pytest.raises(UserError) as refused:
+        trainer(f"{least - 1024}B")
+    said = str(refused.value)
+    assert f"the least that works is {-(-least * 10 // 1024) / 10}KiB" in said and "\n" not in said
+    assert trainer(f"{10 * most}B").whole.unbound.budget >= 3000  # everything
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("trady(budget='4 stones')", "budget is '4 stones'; allowed: numbers of one example"),
+        ("trady(budget='4MiB')", "config.memory.meter is 'paper'; allowed: 'xla', as the ext"),
+    ],
+)
+def test_what_cannot_be_metered_is_said_before_training(text, said, capfd):
+    flags = ["--config=configs/digits.py", "--config.method=dense", "--workdir=runs/none"]
+    assert said in fails(capfd, train.main, *flags, f"--config.extension={text}")
