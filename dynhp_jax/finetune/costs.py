@@ -123,6 +123,19 @@ def _made(read: Read) -> int:
     return math.prod(digit.size for digit in read.product.others)
 
 
+def layer_of(kernel: Path, costs: Mapping[Path, Cost]) -> Path:
+    """The path of a kernel and what lies beside it; of the kernel alone if other kernels do.
+
+    >>> layer_of("params/out/kernel", {"params/in/kernel": None, "params/out/kernel": None})
+    'params/out'
+    >>> layer_of("params/out", {"params/in": None, "params/out": None})
+    'params/out'
+    """
+    parent = kernel.rpartition("/")[0]
+    alone = parent not in ("", "params") and sum(map(below(parent), costs)) == 1
+    return parent if alone else kernel
+
+
 def sparse_update_bytes(
     costs: Mapping[Path, Cost], rows: Mapping[Path, int], biases: Sequence[Path], features: int
 ) -> float:

@@ -1,7 +1,10 @@
 """Methods whose budget is in bytes of the training step: as much as fits, or one line."""
 
 import dataclasses
+from functools import partial
 
+import jax
+import numpy as np
 import pytest
 from command_lines import fails
 from small_runs import DIGITS
@@ -66,3 +69,21 @@ def test_as_many_rows_are_trained_as_the_bytes_allow():
 def test_what_cannot_be_metered_is_said_before_training(text, said, capfd):
     flags = ["--config=configs/digits.py", "--config.method=dense", "--workdir=runs/none"]
     assert said in fails(capfd, train.main, *flags, f"--config.extension={text}")
+
+
+def test_parts_of_what_lies_below_change_nothing_but_bytes():
+    settings = dataclasses.replace(SETTINGS, memory=config.Memory("paper", "none"))
+    found = []
+    for chunk in (0, 16):
+        method = methods.Static(budget=400, layers=("params/hidden_2/kernel",), chunk=chunk)
+        each = Trainer(settings, FEW, Programs(), extension=method)
+        run, _ = loop.advance(each, each.start())
+        found.append(jax.device_get(run.state.variables))
+    same = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
+    jax.tree.map(same, *found)
+
+
+def test_counts_that_are_decided_in_the_run_have_no_budget_in_bytes():
+    method = methods.TraDy(budget="1MiB", capacity="pooled")
+    with pytest.raises(UserError, match="give numbers, or capacity='quota' and ranking=0"):
+        Trainer(SETTINGS, FEW, PROGRAMS, extension=method)

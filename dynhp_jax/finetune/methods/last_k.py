@@ -6,8 +6,8 @@ from typing import Any
 
 from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path, below
-from dynhp_jax.finetune.costs import Cost
-from dynhp_jax.finetune.methods.leaves import WholeLeaves, layer_of
+from dynhp_jax.finetune.costs import Cost, layer_of
+from dynhp_jax.finetune.methods.leaves import WholeLeaves
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import optax
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import Path, below
 from dynhp_jax.finetune.bit_activations import bit_activations
-from dynhp_jax.finetune.costs import Cost, channel_costs
+from dynhp_jax.finetune.costs import Cost, channel_costs, layer_of
 from dynhp_jax.finetune.methods import compression
 from dynhp_jax.finetune.rows import Rows, leaves_by_path, replaced
 from dynhp_jax.training.extension import Decided, EpochStart, Extension
@@ -208,16 +208,3 @@ class WholeLeaves(Leaves):
     def record(self, own: Any) -> dict[str, float]:
         """How many parameters are trained."""
         return {"parameters": float(self.parameters)}
-
-
-def layer_of(kernel: Path, costs: Mapping[Path, Cost]) -> Path:
-    """The path of a kernel and what lies beside it; of the kernel alone if other kernels do.
-
-    >>> layer_of("params/out/kernel", {"params/in/kernel": None, "params/out/kernel": None})
-    'params/out'
-    >>> layer_of("params/out", {"params/in": None, "params/out": None})
-    'params/out'
-    """
-    parent = kernel.rpartition("/")[0]
-    alone = parent != "params" and sum(map(below(parent), costs)) == 1
-    return parent if alone else kernel

@@ -18,6 +18,7 @@ import optax
 
 from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path
+from dynhp_jax.finetune.chunked import chunked_prefix
 from dynhp_jax.finetune.costs import Cost
 from dynhp_jax.finetune.drawing import Quota, quotas, row_norms
 from dynhp_jax.finetune.kernel_products import unknown_kernel
@@ -42,6 +43,7 @@ class Selection(Leaves):
       layers: paths of the kernels that rows are chosen from, such as those of `rank_layers`; () for
         all but the head's.
       every: epochs between two choices; 0 for one choice for good.
+      chunk: what lies below the layers runs so many examples at a time; 0 for all at once.
       quotas: how many rows of each kernel; of the model that the method is bound to.
       costs: of all kernels that rows may be chosen from; likewise.
     """
@@ -49,6 +51,7 @@ class Selection(Leaves):
     budget: float | str = 0.0
     layers: tuple[Path, ...] = ()
     every: int = 1
+    chunk: int = 0
     quotas: Mapping[Path, Quota] = dataclasses.field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -66,6 +69,8 @@ class Selection(Leaves):
             raise UserError(f"budget is {shown(self.budget)}; allowed: numbers, 0 or more")
         if isinstance(self.every, bool) or not isinstance(self.every, int) or self.every < 0:
             raise UserError(f"every is {shown(self.every)}; allowed: whole epochs, 0 or more")
+        if isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 0:
+            raise UserError(f"chunk is {shown(self.chunk)}; allowed: whole examples, 0 for all")
         if isinstance(self.layers, str) or not all(isinstance(p, str) for p in self.layers):
             raise UserError(f"layers is {shown(self.layers)}; allowed: a tuple of paths of kernels")
 
@@ -107,6 +112,11 @@ class Selection(Leaves):
           UserError: not even one row fits.
         """
         if isinstance(self.budget, str):
+            if self.varies:
+                raise UserError(
+                    f"budget is {self.budget!r} and how many rows a kernel has is decided in the"
+                    " run; give numbers, or capacity='quota' and ranking=0"
+                )
             return in_bytes.in_numbers(self, apply, shapes, inputs, measure)
         return self
 
@@ -178,7 +188,9 @@ class Selection(Leaves):
         return {ROWS: take_rows(variables, own[ROWS]), **super().trained(variables, own)}
 
     def transformed(self, apply: Callable) -> Callable:
-        """The model with chosen rows."""
+        """The model with chosen rows, and in parts below the kernels that they are chosen from."""
+        if self.chunk:
+            apply = chunked_prefix(apply, tuple(self.costs), self.chunk)
         return selected(apply, self.quotas) if self.quotas else apply
 
     def arguments(self, trained: Any, own: Any) -> tuple[Any, ...]:

@@ -30,10 +30,10 @@ import numpy as np
 
 from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path
-from dynhp_jax.finetune.costs import Cost
+from dynhp_jax.finetune.costs import Cost, layer_of
 from dynhp_jax.finetune.digits import of_leaf
 from dynhp_jax.finetune.drawing import Quota, capacities, draw, fastest_within, quotas
-from dynhp_jax.finetune.methods.leaves import Leaves, layer_of
+from dynhp_jax.finetune.methods.leaves import Leaves
 from dynhp_jax.finetune.methods.selection import ROWS, Selection
 from dynhp_jax.finetune.output_channels import output_costs, outputs_trained, results
 from dynhp_jax.finetune.row_layout import RowLayout

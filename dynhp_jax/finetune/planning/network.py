@@ -6,16 +6,15 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import Path, below
-from dynhp_jax.finetune.costs import Cost, channel_costs
+from dynhp_jax.finetune.costs import Cost, channel_costs, layer_of
 from dynhp_jax.finetune.drawing import row_norms
 from dynhp_jax.finetune.kernel_products import KernelReads
 from dynhp_jax.finetune.planning.step import Task
-from dynhp_jax.finetune.rows import Rows, leaves_by_path, replaced, take_rows
+from dynhp_jax.finetune.rows import every_row, leaves_by_path, replaced, take_rows
 from dynhp_jax.jaxprs.trace import trace
 
 MEASURED, GIVEN = "the gradient's norm", "the norms that were given"
@@ -49,19 +48,6 @@ def head_of(variables: Any, costs: Mapping[Path, Cost], head: Path) -> tuple[Pat
     return found
 
 
-def layer_of(kernel: Path, costs: Mapping[Path, Cost]) -> Path:
-    """The path of a kernel and what lies beside it; of the kernel alone if other kernels do.
-
-    >>> layer_of("params/out/kernel", {"params/in/kernel": None, "params/out/kernel": None})
-    'params/out'
-    >>> layer_of("params/out", {"params/in": None, "params/out": None})
-    'params/out'
-    """
-    parent = kernel.rpartition("/")[0]
-    alone = parent not in ("", "params") and sum(map(below(parent), costs)) == 1
-    return parent if alone else kernel
-
-
 def concrete(task: Task) -> bool:
     """Whether there are arrays to compute with, not shapes alone."""
     leaves = jax.tree.leaves((task.variables, task.inputs, task.targets))
@@ -91,7 +77,7 @@ def norms_of(task: Task, costs: Mapping[Path, Cost]) -> tuple[dict[Path, Any], s
             return task.loss(task.apply(replaced(variables, kernels), *inputs), targets)
 
         gradients = jax.grad(of)({path: leaves[path] for path in costs})
-        rows = {path: every_row(cost) for path, cost in costs.items()}
+        rows = {path: every_row(cost.layout) for path, cost in costs.items()}
         return row_norms(take_rows(replaced(variables, gradients), rows), rows)
 
     found = jax.device_get(jax.jit(norms)(task.variables, task.inputs, task.targets))
@@ -99,9 +85,3 @@ def norms_of(task: Task, costs: Mapping[Path, Cost]) -> tuple[dict[Path, Any], s
     if not np.isfinite(whole):
         raise UserError("the gradient is not finite on this mini-batch; give other examples")
     return (found, MEASURED) if whole else (alike, ALIKE)
-
-
-def every_row(cost: Cost) -> Rows:
-    """All rows of a kernel."""
-    index = jnp.arange(cost.layout.count, dtype=jnp.int32)
-    return Rows(jnp.broadcast_to(index, cost.layout.index_shape(index.size)), cost.layout)

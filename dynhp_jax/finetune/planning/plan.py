@@ -247,6 +247,7 @@ def _plan(search: Search, found: Look, limit: int, whose: str, options: Mapping[
         function=made.step,
         options={
             **options, "budget": candidate.numbers, "layers": layers, "bits": setting.bits,
+            "chunk": setting.chunk,
         },
         factors=made.factors,
     )  # fmt: skip
