@@ -6,13 +6,21 @@ import math
 from dynhp_jax import data
 from dynhp_jax.common.fields import (
     Section,
+    as_whole,
     named,
     number,
+    several,
     size_in_bytes,
     switch,
     text,
     whole,
 )
+
+
+def _label(value) -> int:
+    if as_whole(value) < 0:
+        raise ValueError
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +32,16 @@ class Data(Section):
     dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
     examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")
+    classes: tuple[int, ...] = several(
+        (), _label, "whole numbers from 0, such as (5, 6, 7, 8, 9)",
+        "examples of these classes alone, which are numbered anew; (): all",
+    )  # fmt: skip
+    size: int = whole(
+        0, 0, "height and width that images are brought to; 0: as they are", high=1024
+    )
+    channels: int = whole(
+        0, 0, "so many equal ones of images that have one channel; 0: as they are", high=64
+    )
     resident: str = size_in_bytes(
         "2GiB", "a split whose images take more stays on the host and is sent in chunks"
     )

@@ -2,7 +2,8 @@
 
 They are the networks that Sparse Update, TraDy and MeDyate fine-tune: inverted residuals, a mean
 over positions and a classifier on the last block's channels (no 1x1 convolution before the mean).
-`load` reads their 8-bit weights from an archive and gives them as float32.
+`load` reads their 8-bit weights from an archive and gives them as float32. They take images of any
+size.
 
 Source: Lin et al. 2022 (On-Device Training Under 256KB Memory, 2206.15472), their repository
 tiny-training.
@@ -14,7 +15,7 @@ import json
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from jax import lax
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.models.layers import he_normal
+from dynhp_jax.models.spec import LeafShapes, Spec
 
 STEM = "first"
 CLASSIFIER = "classifier"
@@ -68,18 +70,39 @@ class Layer(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class FoldedNet:
+class FoldedNet(Spec):
     """A network without BatchNorm, as a function of `{"params": ...}` and images.
+
+    It is its own module: `apply` and `init` read and make the parameters.
 
     Attributes:
       blocks: inverted residuals; the first one has no 1x1 convolution before its depthwise one.
       stem: channels of the first convolution (3x3, stride 2).
       num_classes: outputs.
+      input_shape: [height, width, channels] of one image.
     """
 
-    blocks: tuple[Block, ...]
+    model: ClassVar[str] = "folded"
+    head: ClassVar[str] = CLASSIFIER
+    blocks: tuple[tuple[int, ...], ...]  # of `Block`
     stem: int = 16
     num_classes: int = 1000
+    input_shape: tuple[int, int, int] = (128, 128, 3)
+
+    def __post_init__(self):
+        given = self.blocks
+        whole = isinstance(given, list | tuple) and all(
+            isinstance(each, list | tuple) and len(each) == len(Block._fields) for each in given
+        )
+        if not whole:
+            raise UserError(
+                f"FoldedNet.blocks is {given!r}; allowed: a list of {', '.join(Block._fields)} each"
+            )
+        object.__setattr__(self, "blocks", tuple(tuple(each[:-1]) for each in given))
+        super().__post_init__()  # of sizes
+        pairs = zip(self.blocks, given, strict=True)
+        blocks = tuple(Block(*sizes, bool(each[-1])) for sizes, each in pairs)
+        object.__setattr__(self, "blocks", blocks)
 
     @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
@@ -100,8 +123,28 @@ class FoldedNet:
         """Numbers that the classifier reads."""
         return self.blocks[-1].out
 
-    def apply(self, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        """Logits f32[batch, classes] of RGB images f32[batch, height, width, 3] in [0, 1]."""
+    @classmethod
+    def named(
+        cls,
+        input_shape: tuple[int, int, int] = (128, 128, 3),
+        num_classes: int = 1000,
+    ) -> "FoldedNet":
+        """The network of the class's own name, for images of some size."""
+        found = NETWORKS[cls.model]
+        return cls(found.blocks, found.stem, num_classes, input_shape)
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        images: jax.Array,
+        train: bool = False,
+        mutable: Any = False,
+    ) -> Any:
+        """Logits f32[batch, classes] of RGB images f32[batch, height, width, 3] in [0, 1].
+
+        With `mutable`, as of a Linen module, also the collections that change: none.
+        """
+        del train  # nothing here differs in training
         params, x = variables["params"], (images - 0.5) / 0.5
         x = _convolved(params[STEM], self.layers[0], x)
         layers = iter(self.layers[1:])
@@ -111,9 +154,10 @@ class FoldedNet:
                 x = _convolved(params[f"block{b}"][role], next(layers), x)
             x = x + start if block.residual else x
         last = params[CLASSIFIER]
-        return x.mean((1, 2)) @ last["kernel"] + last["bias"]
+        logits = x.mean((1, 2)) @ last["kernel"] + last["bias"]
+        return logits if mutable is False else (logits, {})
 
-    def init(self, key: jax.Array) -> dict[str, Any]:
+    def init(self, key: jax.Array, *_: Any) -> dict[str, Any]:
         """Random variables: He normal kernels, biases of zero, a classifier of zeros."""
         params: dict[str, Any] = {}
         for layer, each in zip(self.layers, jax.random.split(key, len(self.layers)), strict=True):
@@ -121,6 +165,23 @@ class FoldedNet:
             leaf = {"kernel": he_normal(each, shape), "bias": jnp.zeros(layer.made)}
             _put(params, layer.name, leaf)
         return {"params": params | {CLASSIFIER: self.new_classifier()}}
+
+    def module(self) -> "FoldedNet":
+        """The network itself."""
+        return self
+
+    def _read(self, shapes: LeafShapes) -> "FoldedNet":
+        blocks = []
+        for b, block in enumerate(self.blocks):
+            inner, made = (shapes.width(f"block{b}/{role}/kernel") for role in ROLES[1:])
+            blocks.append(block._replace(inner=inner, out=made))
+        stem = shapes.width(f"{STEM}/kernel")
+        return dataclasses.replace(
+            self,
+            blocks=tuple(blocks),
+            stem=stem,
+            input_shape=shapes.image(self.input_shape, f"{STEM}/kernel"),
+        )
 
     def new_classifier(self) -> dict[str, jax.Array]:
         """The parameters of a classifier that has learned nothing: zeros."""
@@ -252,3 +313,15 @@ MCUNET = FoldedNet(
 )
 # By the names of the papers and of the archives.
 NETWORKS = {"mbv2-w0.35": MOBILENETV2, "mcunet-5fps": MCUNET}
+
+
+class MobileNetV2(FoldedNet):
+    """MobileNetV2 of width 0.35, as a model by name."""
+
+    model = "mbv2-w0.35"
+
+
+class MCUNet(FoldedNet):
+    """MCUNet for five images a second, as a model by name."""
+
+    model = "mcunet-5fps"

@@ -41,8 +41,10 @@ def _fit(draws: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Arra
     return draws[: math.prod(shape)].reshape(shape) * deviation
 
 
-def conv3x3(units: int, name: str, stride: int = 1, groups: int = 1) -> nn.Conv:
-    """3x3 convolution without bias (a BatchNorm follows), one pixel of padding on every side.
+def conv3x3(
+    units: int, name: str, stride: int = 1, groups: int = 1, bias: bool = False
+) -> nn.Conv:
+    """3x3 convolution, without bias where a BatchNorm follows; one pixel of padding on every side.
 
     XLA's "SAME" would pad only the far side at stride 2; the papers pad both.
     """
@@ -52,15 +54,15 @@ def conv3x3(units: int, name: str, stride: int = 1, groups: int = 1) -> nn.Conv:
         strides=stride,
         padding=1,
         feature_group_count=groups,
-        use_bias=False,
+        use_bias=bias,
         kernel_init=he_normal,
         name=name,
     )
 
 
-def conv1x1(units: int, name: str, stride: int = 1) -> nn.Conv:
-    """1x1 convolution without bias."""
-    return nn.Conv(units, (1, 1), strides=stride, use_bias=False, kernel_init=he_normal, name=name)
+def conv1x1(units: int, name: str, stride: int = 1, bias: bool = False) -> nn.Conv:
+    """1x1 convolution, without bias where a BatchNorm follows."""
+    return nn.Conv(units, (1, 1), strides=stride, use_bias=bias, kernel_init=he_normal, name=name)
 
 
 def batch_norm(train: bool, name: str) -> nn.BatchNorm:

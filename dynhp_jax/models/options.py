@@ -10,6 +10,7 @@ from dynhp_jax.common.fields import (
     named,
     number,
     several,
+    text,
     whole,
 )
 from dynhp_jax.models import registry
@@ -34,4 +35,12 @@ class Model(Section):
     )
     depth: int = whole(
         0, 0, "layers or blocks, for models that have a choice; 0: the model's own", high=10_000
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Start(Section):
+    prefix = "start."
+    weights: str = text(
+        "", "archive (.npz) of trained weights that a network with a new head starts from"
     )

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.models.decoder import DecoderSpec
 from dynhp_jax.models.fcn import FCNSpec
+from dynhp_jax.models.folded import MCUNet, MobileNetV2
 from dynhp_jax.models.lenet import LeNetSpec
 from dynhp_jax.models.mlp import MLPSpec
 from dynhp_jax.models.mobilenet import MobileNetSpec
-from dynhp_jax.models.resnet import ResNetSpec
+from dynhp_jax.models.resnet import FoldedResNetSpec, ResNetSpec
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.models.vgg import VGGSpec
 from dynhp_jax.models.vit import ViTSpec
@@ -21,8 +22,11 @@ STANDARD: dict[type[Spec], Callable[..., Spec]] = {
     LeNetSpec: LeNetSpec.lenet5,
     VGGSpec: VGGSpec.cifar,
     ResNetSpec: ResNetSpec.cifar,
+    FoldedResNetSpec: FoldedResNetSpec.cifar,
     WideResNetSpec: WideResNetSpec.cifar,
     MobileNetSpec: MobileNetSpec.cifar,
+    MobileNetV2: MobileNetV2.named,
+    MCUNet: MCUNet.named,
     ViTSpec: ViTSpec.cifar,
     FCNSpec: FCNSpec.pixels,
     DecoderSpec: DecoderSpec.characters,

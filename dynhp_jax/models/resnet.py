@@ -4,6 +4,9 @@ Shortcuts are the paper's option B: the identity, and where a stage changes the 
 block of every stage but the first) a 1x1 convolution with BatchNorm. Option A (zero padding) would
 tie a stage's channels to a part of the next stage's; with projections each stage's stream is a
 group of its own. It costs 2,752 parameters more than option A at width 1.
+
+`resnet_folded` is the same network with every BatchNorm folded into the convolution before it,
+whose bias is what remains of it (`weights.folded`): for a trained network that is fine-tuned.
 """
 
 import dataclasses
@@ -25,21 +28,29 @@ class Block(nn.Module):
       stream: channels of the output, the stage's.
       stride: of the first convolution and of the projection.
       project: whether the shortcut is a projection; fixed by the architecture, never by widths.
+      folded: whether convolutions have biases, and no BatchNorm behind them.
     """
 
     inner: int
     stream: int
     stride: int = 1
     project: bool = False
+    folded: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        y = nn.relu(batch_norm(train, "bn1")(conv3x3(self.inner, "conv1", self.stride)(x)))
-        y = batch_norm(train, "bn2")(conv3x3(self.stream, "conv2")(y))
+        bias = self.folded
+        y = conv3x3(self.inner, "conv1", self.stride, bias=bias)(x)
+        y = nn.relu(_normalised(y, train, "bn1", bias))
+        y = _normalised(conv3x3(self.stream, "conv2", bias=bias)(y), train, "bn2", bias)
         if self.project:
-            x = conv1x1(self.stream, "shortcut", self.stride)(x)
-            x = batch_norm(train, "shortcut_bn")(x)
+            x = conv1x1(self.stream, "shortcut", self.stride, bias)(x)
+            x = _normalised(x, train, "shortcut_bn", bias)
         return nn.relu(x + y)
+
+
+def _normalised(x: jax.Array, train: bool, name: str, folded: bool) -> jax.Array:
+    return x if folded else batch_norm(train, name)(x)
 
 
 class ResNet(nn.Module):
@@ -50,23 +61,27 @@ class ResNet(nn.Module):
       inner: channels inside every block, by stage.
       num_classes: outputs.
       input_shape: [height, width, channels] of one image.
+      folded: whether convolutions have biases, and no BatchNorm behind them.
     """
 
     streams: tuple[int, ...]
     inner: tuple[tuple[int, ...], ...]
     num_classes: int
     input_shape: tuple[int, int, int]
+    folded: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """[batch, *input_shape] -> logits [batch, num_classes]."""
         check_input(x, self.input_shape, "ResNet")
-        x = nn.relu(batch_norm(train, "stem_bn")(conv3x3(self.streams[0], "stem")(x)))
+        x = conv3x3(self.streams[0], "stem", bias=self.folded)(x)
+        x = nn.relu(_normalised(x, train, "stem_bn", self.folded))
         for s, (stream, stage) in enumerate(zip(self.streams, self.inner, strict=True), start=1):
             for b, inner in enumerate(stage, start=1):
                 first = s > 1 and b == 1
                 stride = 2 if first else 1
-                x = Block(inner, stream, stride, first, name=f"stage{s}_block{b}")(x, train)
+                name = f"stage{s}_block{b}"
+                x = Block(inner, stream, stride, first, self.folded, name=name)(x, train)
         x = x.mean(axis=(1, 2))  # [batch, channels]
         return nn.Dense(self.num_classes, kernel_init=he_normal, name="output")(x)
 
@@ -119,6 +134,16 @@ class ResNetSpec(Spec):
             **read_stages(self.inner, shapes),
             input_shape=shapes.image(self.input_shape, "stem/kernel"),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldedResNetSpec(ResNetSpec):
+    """The same without BatchNorm; ResNet-20 has 271,690 parameters."""
+
+    model: typing.ClassVar[str] = "resnet_folded"
+
+    def module(self) -> ResNet:
+        return ResNet(self.streams, self.inner, self.num_classes, self.input_shape, folded=True)
 
 
 def check_stages(streams: tuple[int, ...], inner: tuple[tuple[int, ...], ...], name: str) -> None:

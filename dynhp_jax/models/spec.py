@@ -32,6 +32,7 @@ class Spec(abc.ABC):
 
     model: typing.ClassVar[str]  # the key in models.SPECS
     reads: typing.ClassVar[str] = "images"  # or "numbers" of any shape, or "tokens"
+    head: typing.ClassVar[str] = "output"  # the layer of the outputs, in 'params'
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -13,11 +13,12 @@ import optax
 from dynhp_jax import data
 from dynhp_jax.common import byte_sizes, machine, own_code
 from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.data import adapted
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.data.streamed import Streamed
 from dynhp_jax.data.task_data import TaskData, own_data
-from dynhp_jax.models import registry
+from dynhp_jax.models import registry, weights
 from dynhp_jax.models.spec import Spec
 from dynhp_jax.structure.group import INPUT
 from dynhp_jax.structure.groups import Groups
@@ -47,7 +48,22 @@ def dataset_of(config: Config) -> Dataset | TaskData:
         cache=config.data.cache_dir or None,
         validation=config.data.validation,
     )
-    return _first_examples(config, dataset)
+    if config.data.classes:
+        dataset = adapted.of_classes(_with_classes(config, dataset, "classes"), config.data.classes)
+    dataset = _first_examples(config, dataset)
+    for field in ("size", "channels"):
+        if getattr(config.data, field):
+            images = _with_classes(config, dataset, field)
+            return adapted.in_size(images, config.data.size, config.data.channels)
+    return dataset
+
+
+def _with_classes(config: Config, dataset: Dataset | TaskData, field: str) -> Dataset:
+    """The same; raises ConfigError for what this field of `data` does not go with."""
+    if not isinstance(dataset, Dataset):
+        asked, allowed = getattr(config.data, field), "its default: these are no classes of images"
+        raise ConfigError(f"data.{field}", asked, allowed)
+    return dataset
 
 
 def classes_of(config: Config) -> Dataset:
@@ -161,6 +177,9 @@ def network_of(config: Config, dataset: Dataset | TaskData) -> Network:
       ConfigError: `pruning.groups` has a name that is no group, or of one that cannot be cut.
     """
     if own_code.is_own(config.model.name):
+        if config.start.weights:
+            allowed = "'' with a model of your own, which comes with its variables"
+            raise ConfigError("start.weights", config.start.weights, allowed)
         found = own_code.value(
             config.model.name, "model", config.origin, _remedy("model.name", "first argument")
         )
@@ -172,7 +191,12 @@ def network_of(config: Config, dataset: Dataset | TaskData) -> Network:
     few = first_look.FEW
     outputs = jax.eval_shape(spec.evaluate, spec.shapes(), batch_of(spec.example, few))
     first_look.check_task(aim, outputs, dataset.splits["train"].example.targets)
-    return _network(config, spec, aim, dataset, config.gates.inputs)
+    found = _network(config, spec, aim, dataset, config.gates.inputs)
+    file = config.start.weights
+    if not file:
+        return found
+    given = weights.starting(spec, weights.read(file), config.seed, repr(file))
+    return dataclasses.replace(found, pretrained=given)
 
 
 def own_network(config: Config, source: Source, aim: Task, dataset: Dataset | TaskData) -> Network:
@@ -225,7 +249,7 @@ def optimizer_of(config: Config) -> optax.GradientTransformation | None:
 def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | None = None) -> str:
     """Tells models, data, tasks and extensions apart, where no config does.
 
-    By the shapes of the variables, all arrays of the data (of what is read when it is needed: a few
+    By the shapes of the variables, the weights that a network starts from, all arrays of the data (of what is read when it is needed: a few
     examples), the names of the loss and the metrics, and the options of an extension: what
     functions compute no digest can tell.
     """
@@ -235,6 +259,8 @@ def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | N
     found = hashlib.sha256(repr(known).encode())
     if extension is not None:
         found.update(repr(extension).encode())
+    for leaf in jax.tree.leaves(whole.pretrained):
+        found.update(np.ascontiguousarray(leaf).data)
     for name, pairs in sorted(dataset.splits.items()):
         if isinstance(pairs, Streamed):
             found.update(f"{name}: {len(pairs)}".encode())

@@ -22,7 +22,7 @@ from dynhp_jax.data.options import Data
 from dynhp_jax.gates.options import Gates, Penalty, Pruning
 from dynhp_jax.memory.options import Memory
 from dynhp_jax.memory.registry import METERS
-from dynhp_jax.models.options import Model
+from dynhp_jax.models.options import Model, Start
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.tasks.options import Loss
 from dynhp_jax.training.options import Checkpoint, Compiling, Distillation, Optimizer
@@ -59,6 +59,7 @@ class Config(Section):
     devices: int = whole(1, 0, "devices of each process that share every mini-batch; 0: all")
     data: Data = dataclasses.field(default_factory=Data)
     model: Model = dataclasses.field(default_factory=Model)
+    start: Start = dataclasses.field(default_factory=Start)
     loss: Loss = dataclasses.field(default_factory=Loss)
     gates: Gates = dataclasses.field(default_factory=Gates)
     penalty: Penalty = dataclasses.field(default_factory=Penalty)
@@ -143,12 +144,12 @@ SECTIONS = {
 
 # A finished run may be lengthened, and where things lie is no part of what is computed.
 FREE_ON_RESUME = frozenset(
-    {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "compiling.cache_dir",
+    {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "start.weights", "compiling.cache_dir",
      "checkpoint.every", "checkpoint.keep", "records.writers"}
 )  # fmt: skip
 # Sections and fields that no compiled program depends on: their numbers go in as arguments.
 NOT_COMPILED = frozenset(
-    {"name", "seed", "epochs", "scores", "memory", "compiling", "checkpoint", "records",
+    {"name", "seed", "epochs", "start", "scores", "memory", "compiling", "checkpoint", "records",
      "data.dir", "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "penalty.lam",
      "pruning.gamma"}
 )  # fmt: skip
@@ -176,7 +177,8 @@ def tuple_fields(further: Mapping[str, type] = MappingProxyType({})) -> tuple[st
     """Those fields of `field_names` that hold tuples.
 
     >>> tuple_fields()
-    ('model.hidden', 'loss.metrics', 'pruning.groups', 'memory.allow', 'records.writers')
+    ('data.classes', 'model.hidden', 'loss.metrics', 'pruning.groups', 'memory.allow',
+     'records.writers')
     """
     return tuple(
         name for name in field_names(further) if isinstance(_field(name, further).default, tuple)

@@ -105,7 +105,7 @@ def loss_of(network: Network) -> Callable[[Any, Any], jax.Array]:
 def _few(seen: Evidence, network: Network, judged_on: Pairs) -> Evidence:
     """The same with numbers: a few examples, and weights that differ from epoch to epoch."""
     make = jax.jit(lambda key: network.model.init(random_keys.fused(key)))
-    given = network.model.given
+    given = network.given
     now, *earlier = (
         make(jax.random.key(k)) if given is None else given for k in range(1 + len(seen.earlier))
     )

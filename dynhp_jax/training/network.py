@@ -90,6 +90,8 @@ class Network:
         `extension`.
       example_shape: of the data set's images, which the model may get flat; () if not known.
       decided: which sizes of what the extension keeps were decided in the run.
+      pretrained: the variables at the start of a shipped model; None for those that the model came
+        with, or draws.
     """
 
     model: Model
@@ -100,6 +102,12 @@ class Network:
     unbound: Extension = PLAIN
     example_shape: tuple[int, ...] = ()
     decided: Decided = ()
+    pretrained: Any = None
+
+    @property
+    def given(self) -> Any:
+        """The variables at the start; None where the model draws them."""
+        return self.model.given if self.pretrained is None else self.pretrained
 
     def evaluate(self, variables: Variables, inputs: Any) -> Any:
         """Outputs [batch, ...], with stored batch statistics."""

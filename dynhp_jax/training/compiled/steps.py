@@ -172,10 +172,10 @@ class Steps:
     def starting(self, network: Network) -> tuple[jax.stages.Compiled, Bytes]:
         """What makes the initial state of a network out of its variables (or a key) and keys."""
         make = functools.partial(initial_state, network, self.config, self.tx)
-        key, given = jax.eval_shape(lambda: jax.random.key(0)), network.model.given
+        key, given = jax.eval_shape(lambda: jax.random.key(0)), network.given
         program = self.program(
             "initial state",
-            (*network.sizes, self.used),
+            (*network.sizes, given is None, self.used),
             lambda: jax.jit(make),
             *(key if given is None else abstract(given), key),
             () if network.unbound == PLAIN else key,

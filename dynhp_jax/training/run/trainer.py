@@ -87,7 +87,8 @@ class Trainer:
             if "model.name" not in config.own:  # analysing it may take memory
                 build.spec_of(config, dataset, copies(config))
             whole = build.network_of(config, dataset)
-            made_of = build.digest(whole, dataset) if config.own else ""
+            named = config.own or config.start.weights  # what their files hold no config says
+            made_of = build.digest(whole, dataset) if named else ""
         if extension is None:
             extension = extensions.named(config.extension, config.origin)
         first_look.check_extension(extension)
@@ -171,7 +172,7 @@ class Trainer:
         drawn, gates, own = (stream(self.config.seed, name) for name in names)
         program, parts = self.steps.starting(network)
         self.budget.check("the initial state", parts)
-        first = drawn if network.model.given is None else network.model.given
+        first = drawn if network.given is None else network.given
         state = program(first, gates, () if network.unbound == PLAIN else own)
         everyone = {name: np.arange(group.size) for name, group in network.groups.items()}
         keeps = UnitKeeps(everyone, network.groups)

@@ -141,13 +141,13 @@ def initial_state(
 
     Args:
       network, config, tx: of the run.
-      start: the model's variables where it came with some (`Model.given`), else the key of the
+      start: the model's variables where there are some (`Network.given`), else the key of the
         stream 'params' that they are drawn from.
       gates_key: of the stream 'log_alpha'.
       own_key: of the stream 'extension'; () without one.
     """
     gates_key, variables = random_keys.fused(gates_key), start
-    if network.model.given is None:
+    if network.given is None:
         variables = network.model.init(random_keys.fused(start))
     gates = {
         name: hard_concrete.init(
@@ -179,7 +179,7 @@ def abstract_state(
 ) -> TrainState:
     """Shapes and types of the state of any network, smaller ones too."""
     key, model = jax.eval_shape(lambda: jax.random.key(0)), network.model
-    start = key if model.given is None else model.shapes()
+    start = key if network.given is None else model.shapes()
     make = functools.partial(initial_state, network, config, tx)
     return jax.eval_shape(make, start, key, key)
 
