@@ -23,6 +23,11 @@ def _label(value) -> int:
     return value
 
 
+def labels(help: str):
+    """A field of classes; () for all."""
+    return several((), _label, "whole numbers from 0, such as (5, 6, 7, 8, 9)", help)
+
+
 @dataclasses.dataclass(frozen=True)
 class Data(Section):
     prefix = "data."
@@ -32,10 +37,9 @@ class Data(Section):
     dir: str = text("", "a prepared tfds directory; empty: $TFDS_DATA_DIR or tfds's default")
     cache_dir: str = text("", "where decoded arrays are kept; empty: $DYNHP_CACHE or ~/.cache")
     examples: int = whole(0, 0, "the first so many of the training set are used; 0: all")
-    classes: tuple[int, ...] = several(
-        (), _label, "whole numbers from 0, such as (5, 6, 7, 8, 9)",
-        "examples of these classes alone, which are numbered anew; (): all",
-    )  # fmt: skip
+    classes: tuple[int, ...] = labels(
+        "examples of these classes alone, which are numbered anew; (): all"
+    )
     size: int = whole(
         0, 0, "height and width that images are brought to; 0: as they are", high=1024
     )
