@@ -24,6 +24,7 @@ def get_config():
     config.model.depth = 8
     config.model.width = 0.5
     config.batch.size = 32
+    config.batch.variance = "none"
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.05
     config.optimizer.schedule = "cosine"

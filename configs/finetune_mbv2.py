@@ -26,6 +26,7 @@ def get_config():
     config.data.examples = 10_000
     config.model.name = "mbv2-w0.35"
     config.batch.size = 32
+    config.batch.variance = "none"
     config.optimizer.name = "sgd"
     config.optimizer.learning_rate = 0.125
     config.optimizer.schedule = "cosine"
