@@ -2,8 +2,8 @@
 
     python -m experiments.finetune --config=configs/finetune_digits.py
 
-Nothing to download. It is pretrained on the digits 0 to 4; BatchNorm is folded, the head is new, and
-of the kernels a few rows train, others in each epoch (TraDy). By flags:
+Nothing to download. It is pretrained on the digits 0 to 4; BatchNorm is folded, the head is new,
+and of the kernels a few rows train, others in each epoch (TraDy). By flags:
 
     --config.extension="head()"  "full()"  "medyate(budget=3000)"  "lora(rank=4)"
 

@@ -3,9 +3,9 @@
     python -m experiments.finetune --config=configs/finetune_mbv2.py
     python -m experiments.compare_finetune --track=B
 
-Track B of the comparison of methods of fine-tuning: the network of Sparse Update, TraDy and MeDyate,
-with their smallest budget. The weights (8 bits, BatchNorm folded in, the README beside them says
-where they came from) are no part of the project; elsewhere name them by --config.start.weights=PATH.
+Track B of the comparison of methods of fine-tuning: the network of Sparse Update, TraDy and
+MeDyate, with their smallest budget. The weights (8 bits, BatchNorm folded in; the README beside
+them says where they came from) are no part of the project: --config.start.weights=PATH names them.
 SGD without momentum, a cosine to 0 after one epoch of warm-up; 2,000 images are held out, on which
 rates are chosen. MCUNet: --config.model.name=mcunet-5fps and its weights.
 """

@@ -1,4 +1,4 @@
-"""Images of some of the classes, in another size: what a network that was trained elsewhere reads."""
+"""Images of some of the classes, in another size: as a network that was trained elsewhere reads."""
 
 import dataclasses
 from collections.abc import Sequence

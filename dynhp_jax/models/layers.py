@@ -41,9 +41,7 @@ def _fit(draws: jax.Array, deviation: float, shape: tuple[int, ...]) -> jax.Arra
     return draws[: math.prod(shape)].reshape(shape) * deviation
 
 
-def conv3x3(
-    units: int, name: str, stride: int = 1, groups: int = 1, bias: bool = False
-) -> nn.Conv:
+def conv3x3(units: int, name: str, stride: int = 1, groups: int = 1, bias: bool = False) -> nn.Conv:
     """3x3 convolution, without bias where a BatchNorm follows; one pixel of padding on every side.
 
     XLA's "SAME" would pad only the far side at stride 2; the papers pad both.

@@ -65,8 +65,8 @@ def read(path: str | Path) -> dict[Name, np.ndarray]:
     wrong = [n for n, array in arrays.items() if array.dtype.kind != "f" or "/" not in n]
     if wrong or not arrays:
         raise UserError(
-            f"{str(path)!r} has {shown(wrong[0]) if wrong else 'nothing'}; allowed: arrays of floats"
-            " by the paths of variables, such as 'params/stem/kernel'"
+            f"{str(path)!r} has {shown(wrong[0]) if wrong else 'nothing'}; allowed: arrays of"
+            " floats by the paths of variables, such as 'params/stem/kernel'"
         )
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
@@ -89,7 +89,7 @@ def folded(leaves: Mapping[Name, np.ndarray]) -> dict[Name, np.ndarray]:
         before = re.sub(r"bn(\d*)$", r"conv\1", norm).removesuffix("_conv")
         kernel = f"params/{before}/kernel"
         if kernel not in found or f"params/{norm}/scale" not in found:
-            raise UserError(f"the BatchNorm {norm!r} follows no convolution {before!r} to fold into")
+            raise UserError(f"BatchNorm {norm!r} follows no convolution {before!r} to fold into")
         scale, shift = (found.pop(f"params/{norm}/{part}") for part in ("scale", "bias"))
         deviation = np.sqrt(leaves[f"{STATISTICS}/{norm}/var"] + np.float32(EPSILON))
         factor = scale / deviation
@@ -110,10 +110,16 @@ def starting(spec: Spec, leaves: Mapping[Name, np.ndarray], seed: int, source: s
     Raises:
       UserError: a leaf is missing, is one too many, or has another shape.
     """
-    if STATISTICS not in spec.shapes() and any(name.startswith(STATISTICS) for name in leaves):
+    shapes, of_head = spec.shapes(), below(f"params/{spec.head}")
+    names = leaf_paths(shapes)
+    if STATISTICS not in shapes and any(name.startswith(STATISTICS) for name in leaves):
         leaves = folded(leaves)
-    drawn = jax.jit(spec.init)(jax.random.key(seed))
-    names, of_head = leaf_paths(drawn), below(f"params/{spec.head}")
+
+    def new(key: jax.Array) -> dict[Name, jax.Array]:
+        leaves = zip(names, jax.tree.leaves(spec.init(key)), strict=True)
+        return {name: leaf for name, leaf in leaves if of_head(name)}
+
+    head = jax.jit(new)(jax.random.key(seed))  # in which nothing else is drawn
     known = [name for name in names if not of_head(name)]
     for name in known:
         if name not in leaves:
@@ -122,9 +128,9 @@ def starting(spec: Spec, leaves: Mapping[Name, np.ndarray], seed: int, source: s
         if name not in known and not of_head(name):
             raise UserError(f"{source} has {name!r}, which model {spec.model!r} has not; {_MODEL}")
 
-    def leaf(name: Name, own: jax.Array) -> jax.Array:
-        if of_head(name):
-            return own
+    def leaf(name: Name, own: jax.ShapeDtypeStruct) -> jax.Array:
+        if name in head:
+            return head[name]
         if leaves[name].shape != own.shape:
             raise UserError(
                 f"{source} has {name!r} of shape {leaves[name].shape}, model {spec.model!r} of"
@@ -132,8 +138,8 @@ def starting(spec: Spec, leaves: Mapping[Name, np.ndarray], seed: int, source: s
             )
         return jnp.asarray(leaves[name])
 
-    pairs = zip(names, jax.tree.leaves(drawn), strict=True)
-    return jax.tree.structure(drawn).unflatten([leaf(*pair) for pair in pairs])
+    pairs = zip(names, jax.tree.leaves(shapes), strict=True)
+    return jax.tree.structure(shapes).unflatten([leaf(*pair) for pair in pairs])
 
 
 _MODEL = "give the model that the weights are of: config.model.name, width, depth or hidden"

@@ -249,9 +249,9 @@ def optimizer_of(config: Config) -> optax.GradientTransformation | None:
 def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | None = None) -> str:
     """Tells models, data, tasks and extensions apart, where no config does.
 
-    By the shapes of the variables, the weights that a network starts from, all arrays of the data (of what is read when it is needed: a few
-    examples), the names of the loss and the metrics, and the options of an extension: what
-    functions compute no digest can tell.
+    By the shapes of the variables, the weights that a network starts from, all arrays of the data
+    (of what is read when it is needed: a few examples), the names of the loss and the metrics, and
+    the options of an extension: what functions compute no digest can tell.
     """
     aim, variables = whole.task, jax.tree.leaves_with_path(whole.model.shapes())
     shapes = [(path, leaf.shape) for path, leaf in variables]

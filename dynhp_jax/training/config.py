@@ -144,8 +144,8 @@ SECTIONS = {
 
 # A finished run may be lengthened, and where things lie is no part of what is computed.
 FREE_ON_RESUME = frozenset(
-    {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "start.weights", "compiling.cache_dir",
-     "checkpoint.every", "checkpoint.keep", "records.writers"}
+    {"epochs", "devices", "data.dir", "data.cache_dir", "data.resident", "start.weights",
+     "compiling.cache_dir", "checkpoint.every", "checkpoint.keep", "records.writers"}
 )  # fmt: skip
 # Sections and fields that no compiled program depends on: their numbers go in as arguments.
 NOT_COMPILED = frozenset(

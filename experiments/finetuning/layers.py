@@ -26,8 +26,8 @@ def costs_of(network: Network) -> Mapping[str, finetune.Cost]:
 def norms(trainer: Trainer) -> dict[str, list[float]]:
     """path -> the norm of each row's gradient, summed over the steps of an epoch of full training.
 
-    The norm is that of the epoch's summed gradient (TraDy says: accumulated). Plain SGD, on training
-    examples alone.
+    The norm is that of the epoch's summed gradient (TraDy says: accumulated). Plain SGD, on
+    training examples alone.
     """
     network, config = trainer.whole, trainer.config
     costs, tx = costs_of(network), optax.sgd(config.optimizer.learning_rate)

@@ -21,7 +21,7 @@ _OF_A_RUN = schema.fields(
         "seed": SEED,
         "test_accuracy": schema.NOT_NEGATIVE,
         "validation_accuracy": schema.NOT_NEGATIVE,
-        "bytes": schema.fields({name: schema.WHOLE for name in (*PARTS, "temporaries")}),
+        "bytes": schema.fields(dict.fromkeys((*PARTS, "temporaries"), schema.WHOLE)),
         "papers_numbers": schema.optional(schema.WHOLE),
         "seconds_per_epoch": schema.NOT_NEGATIVE,
         "compilations": schema.WHOLE,

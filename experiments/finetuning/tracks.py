@@ -73,9 +73,7 @@ class Place:
     def config(self, extension: str, seed: int = 0, rate: float = 0.05) -> Config:
         """Of a run."""
         optimizer = dataclasses.replace(self.base.optimizer, learning_rate=rate)
-        return dataclasses.replace(
-            self.base, extension=extension, seed=seed, optimizer=optimizer
-        )
+        return dataclasses.replace(self.base, extension=extension, seed=seed, optimizer=optimizer)
 
     def trainer(self, extension: str) -> Trainer:
         """Of a run that is metered, not run."""
@@ -122,9 +120,7 @@ class Place:
     def norms(self) -> Mapping[str, list[float]]:
         """Of the rows' gradients in an epoch of full fine-tuning; see `layers.norms`."""
         config = self.config("full()", rate=RATES[1])
-        return self.kept(
-            "norms", lambda: layers.norms(Trainer(config, self.dataset, Programs()))
-        )
+        return self.kept("norms", lambda: layers.norms(Trainer(config, self.dataset, Programs())))
 
     def limit(self, budget: float) -> int:
         """Temporaries that a budget allows: the floor and a share of what full takes above it."""

@@ -129,6 +129,7 @@ class panels_of:
       rows, columns: of panels.
       size: of a panel in inches, (width, height).
       over: what the panels are drawn over.
+      log: whether that is on a logarithmic scale.
     """
 
     def __init__(
@@ -138,8 +139,9 @@ class panels_of:
         columns: int = 1,
         size: tuple[float, float] = (3.6, 3.0),
         over: str = "epoch",
+        log: bool = False,
     ):
-        self.path, self.over = path, over
+        self.path, self.over, self.log = path, over, log
         width, height = size
         self.figure, panels = plt.subplots(
             rows, columns, figsize=(max(6.0, width * columns), height * rows + 0.6), squeeze=False
@@ -153,7 +155,10 @@ class panels_of:
         if kind is None:
             for panel in self.panels:
                 panel.set_xlabel(self.over)
-                panel.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
+                if self.log:
+                    panel.set_xscale("log")
+                else:
+                    panel.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
                 panel.grid(alpha=0.25)
                 panel.spines[["top", "right"]].set_visible(False)
             self.figure.tight_layout()

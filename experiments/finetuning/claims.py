@@ -1,0 +1,144 @@
+"""What the papers claim, and whether the results confirm it: paired over seeds and budgets.
+
+A claim is that one row is better than another by more than some points. Of the differences between
+their runs of one seed and one budget a 95 % t-interval is taken: wholly on the claim's side the
+claim is confirmed, wholly on the other side refuted, else undecided, with the number of pairs that
+would decide it if differences went on as they are.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+
+from scipy import stats
+
+from experiments.finetuning import tables
+from experiments.grids import Grid
+from experiments.result_files import Result
+
+LEVEL = 0.95
+MOST = 10_000  # pairs that somebody may think of
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One row against another.
+
+    Attributes:
+      text: in words.
+      published: as the papers have it.
+      better, worse: the two rows.
+      within: 0 for "better is better"; else that the two differ by no more points than that.
+    """
+
+    text: str
+    published: str
+    better: str
+    worse: str
+    within: float = 0.0
+
+
+CLAIMS = (
+    Claim("dynamic > static: TraDy - S-TopK random", "+0.5 to +0.7", "trady", "static"),
+    Claim("dynamic > static: TraDy - SU", "+0.5 to +0.7", "trady", "su"),
+    Claim("kept layers > all layers", "+0.7, vanishing", "trady", "random"),
+    Claim("random >= largest weights", "TraDy >= D-Det", "trady", "largest"),
+    Claim("LaRa-MeDyate > TraDy", "+0.5", "medyate", "trady"),
+    Claim("selection > last-k at equal bytes", "untested", "trady", "last-k"),
+    Claim("selection > LoRA (rank 4)", "untested", "trady", "lora-4"),
+    Claim("selection > biases", "untested", "trady", "bias"),
+    Claim("full > selection", "-", "full", "trady"),
+    Claim("bits change nothing", "exact", "full-bits", "full", within=0.3),
+)
+
+
+def interval(differences: Sequence[float]) -> tuple[float, float]:
+    """The t-interval of the mean difference; at least two differences.
+
+    >>> low, high = interval([1.0, 2.0, 3.0])
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    count, mean = len(differences), statistics.fmean(differences)
+    half = _quantile(count) * statistics.stdev(differences) / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def verdict(differences: Sequence[float], within: float = 0.0) -> tuple[str, int | None]:
+    """'confirmed', 'refuted' or 'undecided', and how many pairs would decide it.
+
+    >>> verdict([1.0, 1.2, 0.9]), verdict([1.0, -1.2, 0.9])[0]
+    (('confirmed', None), 'undecided')
+    """
+    low, high = interval(differences)
+    if within:
+        if -within < low and high < within:
+            return "confirmed", None
+        if low > within or high < -within:
+            return "refuted", None
+    elif low > 0:
+        return "confirmed", None
+    elif high < 0:
+        return "refuted", None
+    return "undecided", pairs_to_decide(differences, within)
+
+
+def pairs_to_decide(differences: Sequence[float], within: float = 0.0) -> int | None:
+    """How many pairs of this mean and deviation have an interval on one side; None for too many."""
+    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    room = abs(within - abs(mean)) if within else abs(mean)
+    for count in range(2, MOST):
+        if _quantile(count) * deviation / math.sqrt(count) < room:
+            return count
+    return None
+
+
+def verdicts(found: Sequence[Result]) -> Grid:
+    """A line for each claim of whose rows there are results."""
+    chosen = tables.of_chosen_rates(found)
+    rows = [("claim", "published", "pairs", "difference, points", "verdict")]
+    for claim in CLAIMS:
+        pairs = paired(chosen, claim)
+        if len(pairs) < 2:
+            said = ("-", f"{len(pairs)} pairs: undecided")
+        else:
+            low, high = interval(pairs)
+            called, more = verdict(pairs, claim.within)
+            need = f", {more} pairs would decide it" if more else ""
+            need = need if called != "undecided" or more else f", more than {MOST} pairs needed"
+            said = (f"{statistics.fmean(pairs):+.2f} ({low:+.2f} to {high:+.2f})", called + need)
+        rows.append((claim.text, claim.published, str(len(pairs)), *said))
+    note = (
+        "differences of test accuracy between runs of one seed and one budget, a row without a"
+        " budget beside each; intervals are of 95 %, by Student's t; budgets of one seed are not"
+        " independent, so that intervals are rather too narrow"
+    )
+    return Grid("What was claimed", tuple(rows), (note,))
+
+
+def paired(chosen: dict[tables.Group, list[Result]], claim: Claim) -> list[float]:
+    """Differences between the two rows, of one seed and one budget each."""
+    sides = []
+    for row in (claim.better, claim.worse):
+        sides.append(
+            {
+                (budget, each["seed"]): each["test_accuracy"]
+                for (name, budget), runs in chosen.items()
+                if name == row
+                for each in runs
+            }
+        )
+    budgets = {budget for side in sides for budget, _ in side if budget is not None} or {None}
+    seeds = {seed for side in sides for _, seed in side}
+    found = []
+    for budget in sorted(budgets, key=lambda each: each or 0.0):
+        for seed in sorted(seeds):
+            of = [side.get((budget, seed), side.get((None, seed))) for side in sides]
+            if None not in of:
+                found.append(of[0] - of[1])
+    return found
+
+
+def _quantile(count: int) -> float:
+    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))
