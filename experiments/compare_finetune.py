@@ -6,10 +6,10 @@
 
 Track A transfers a ResNet-20, pretrained here, to other classes of CIFAR-10; track B adapts the
 papers' MobileNetV2 (configs/finetune_cifar10.py and finetune_mbv2.py, whose fields can be
-overridden). A budget is a share of what a full step takes above the forward pass: each method is
+overridden). A budget is a share of what a full step takes above the forward pass: every method is
 made as large as its compiled step allows. Its rate is the best of --rates on held-out images with
-the first seed. Everything can be stopped at any time; the same command goes on, and what is finished is
-skipped. The rows are in experiments/finetuning/rows.py.
+the first seed. Everything can be stopped at any time; the same command goes on, and what is
+finished is skipped. The rows are in experiments/finetuning/rows.py.
 """
 
 import os

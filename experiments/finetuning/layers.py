@@ -12,6 +12,7 @@ import optax
 from dynhp_jax import finetune
 from dynhp_jax.finetune.methods.selection import kernel_norms
 from dynhp_jax.training.network import Network, batch_of
+from dynhp_jax.training.run import examples
 from dynhp_jax.training.run.trainer import Trainer
 
 EXAMPLES = 2_000  # of the epoch in which norms are found
@@ -45,7 +46,7 @@ def norms(trainer: Trainer) -> dict[str, list[float]]:
 
     params = jax.tree.map(jnp.array, network.given["params"])
     sums, size = jax.tree.map(jnp.zeros_like, params), config.batching.size
-    train = trainer.dataset.splits["train"].first(EXAMPLES)
+    train = examples.fitted(trainer.dataset.splits["train"].first(EXAMPLES), network)
     for part in train.chunks(np.random.default_rng(0).permutation(len(train)), size):
         if len(part) == size:
             params, sums = step(params, sums, part.inputs, part.targets)

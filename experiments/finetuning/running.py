@@ -10,11 +10,13 @@ import jax
 import numpy as np
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.data.loading import Dataset
+from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training import fit
 from dynhp_jax.training.files import provenance
 from dynhp_jax.training.files.workdir import Workdir
+from dynhp_jax.training.run import examples
+from dynhp_jax.training.run.trainer import Trainer
 from experiments import result_files, train
 from experiments.finetuning import results, step
 from experiments.finetuning.rows import Row
@@ -83,9 +85,11 @@ def one(place: Place, cell: Cell, size: Size, rate: float, seed: int) -> result_
             raise
         found = _diverged(place, cell, size, rate, seed, config, str(error))
     else:
-        apply, variables = _network(fit.result_of(trainer, done, records))
-        test = accuracy(apply, variables, place.whole_data, "test")
-        held_out = accuracy(apply, variables, place.whole_data, "validation")
+        result = fit.result_of(trainer, done, records)
+        test, held_out = (
+            accuracy(result, trainer, place.whole_data.splits[name])
+            for name in ("test", "validation")
+        )
         found = {
             "track": place.track,
             "row": cell.row.name,
@@ -138,15 +142,12 @@ def _diverged(place, cell, size, rate, seed, config, why: str) -> dict[str, Any]
     }
 
 
-def _network(result: fit.Result) -> tuple[Any, Any]:
-    return jax.jit(result.apply), result.variables
-
-
-def accuracy(apply: Any, variables: Any, data: Dataset, split: str) -> float:
-    """Percent of a whole split that is classified rightly."""
-    pairs, right = data.splits[split], 0
+def accuracy(result: fit.Result, trainer: Trainer, pairs: Pairs) -> float:
+    """Percent of examples that the network of a run classifies rightly."""
+    apply, right = jax.jit(result.apply), 0
     for part in pairs.chunks(None, AT_ONCE):
-        found = np.asarray(apply(variables, part.inputs)).argmax(-1)
+        part = examples.fitted(part, trainer.whole)
+        found = np.asarray(apply(result.variables, part.inputs)).argmax(-1)
         right += int((found == part.targets).sum())
     return 100 * right / len(pairs)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.finetune.costs import channel_costs
-from dynhp_jax.finetune.methods.selection import WHOLE
+from dynhp_jax.finetune.methods.leaves import WHOLE
 from dynhp_jax.training.network import batch_of
 from dynhp_jax.training.run.trainer import Trainer
 

@@ -22,7 +22,8 @@ from experiments.finetuning.rows import KERNELS, ROWS, Row
 CONFIGS = {"A": "configs/finetune_cifar10.py", "B": "configs/finetune_mbv2.py"}
 RATES = (0.0125, 0.05, 0.125, 0.25)
 SHOWN = 500  # test examples that records are about; the whole test set is for the end
-_BISECTIONS = 7
+_TRIES = 8  # knobs that are compiled to fit a row into a budget
+_CLOSE = 0.04  # share of what a budget allows above the floor that may be left over
 _SIZES = schema.mapping_of(schema.ANY)
 
 
@@ -98,7 +99,7 @@ class Place:
         """Temporaries of the forward pass alone."""
         return self.kept("floor", lambda: step.forward_bytes(self.trainer("head()")))
 
-    def measured(self, row: Row, knob: int, rule_budget: float = 0.0) -> dict[str, int]:
+    def measured(self, row: Row, knob: int) -> dict[str, int]:
         """Bytes of a row's step."""
         extension = self.text(row, knob)
         return self.kept(
@@ -135,21 +136,13 @@ class Place:
             of = self.size(ROWS[row.sized_as], budget)
             return dataclasses.replace(of, bytes=self.measured(row, of.knob))
         limit = self.limit(budget)
-        low, high = self._range(row)
-
-        def fits(knob: int) -> bool:
-            return self.measured(row, knob)["temporaries"] <= limit
-
-        if not fits(low):
-            return Size(low, self.measured(row, low), False)
-        if fits(high):
-            return Size(high, self.measured(row, high), True)
-        for _ in range(_BISECTIONS):
-            middle = round((low * high) ** 0.5) if row.knob != KERNELS else (low + high) // 2
-            if middle in (low, high):
-                break
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return Size(low, self.measured(row, low), True)
+        knob, fits = largest(
+            lambda knob: self.measured(row, knob)["temporaries"],
+            *self._range(row),
+            limit,
+            _CLOSE * (limit - self.floor),
+        )
+        return Size(knob, self.measured(row, knob), fits)
 
     def _range(self, row: Row) -> tuple[int, int]:
         """The least and the most that a row's knob may be."""
@@ -159,3 +152,36 @@ class Place:
             return 1, len(costs) - 1
         total = sum(cost.total for path, cost in costs.items() if path != head)
         return max(100, total // 500), int(total)
+
+
+def largest(
+    measure: Callable[[int], int], low: int, high: int, limit: int, close: float
+) -> tuple[int, bool]:
+    """The largest knob whose step is within a limit, with few measurements; and whether any is.
+
+    Args:
+      measure: knob -> bytes, which grow with it, but not always evenly.
+      low, high: the least and the most that it may be.
+      limit: bytes.
+      close: bytes below the limit that are near enough.
+
+    >>> largest(lambda knob: 10 * knob, 1, 100, 505, 8), largest(lambda knob: 7, 1, 9, 3, 0)
+    ((50, True), (1, False))
+    """
+    least, most = measure(low), measure(high)
+    if least > limit:
+        return low, False
+    if most <= limit:
+        return high, True
+    for turn in range(_TRIES):
+        if limit - least <= close or high - low < 2:
+            break
+        share = (limit - least) / max(1, most - least)  # as if bytes grew evenly, by turns
+        middle = low + share * (high - low) if turn % 2 == 0 else (low * high) ** 0.5
+        middle = min(max(round(middle), low + 1), high - 1)
+        found = measure(middle)
+        if found <= limit:
+            low, least = middle, found
+        else:
+            high, most = middle, found
+    return low, True
