@@ -22,7 +22,7 @@ from dynhp_jax.decentralised.placement import Placement
 from dynhp_jax.decentralised.records import Record, records_of, sent_of
 from dynhp_jax.decentralised.rounds import Rounds, Schedule, check_devices, nodes_at_once
 from dynhp_jax.decentralised.scenarios import Presence
-from dynhp_jax.decentralised.setting import Setting, check_whole, setting_of
+from dynhp_jax.decentralised.setting import Setting, check_correspond, check_whole, setting_of
 from dynhp_jax.decentralised.units import numbers_held
 from dynhp_jax.structure.groups import Keeps
 from dynhp_jax.training import first_look
@@ -129,6 +129,8 @@ def train(
               "judged": judged}  # fmt: skip
     for name, value in counts.items():
         check_whole(name, value)
+    if keeps is not None and gain is not None:
+        check_correspond(setting)
     tx = optax.sgd(1e-3, momentum=0.5) if tx is None else tx
     first_look.check_optimizer(tx, "tx")
     if at_once is None:

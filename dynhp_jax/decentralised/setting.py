@@ -12,7 +12,7 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.data.pairs import Pairs, kind_of, pairs_of
 from dynhp_jax.decentralised import scenarios
 from dynhp_jax.decentralised.aggregation.rule import Rule
-from dynhp_jax.decentralised.mixing import check_mixing
+from dynhp_jax.decentralised.mixing import check_mixing, rounds_to_mix
 from dynhp_jax.decentralised.placement import Placement
 from dynhp_jax.decentralised.scenarios import Presence
 from dynhp_jax.decentralised.units import units_of
@@ -119,6 +119,20 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
     """Raises UserError unless this is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise UserError(f"{name} is {value!r}; allowed: a whole number, {least} or more")
+
+
+def check_correspond(setting: Setting) -> None:
+    """Raises UserError where nodes that draw their own weights have units of their own, too.
+
+    Unit 3 of one node is another function than unit 3 of its neighbour until averaging has made
+    them one, so their keeps say nothing of each other's.
+    """
+    mixing = setting.mixing if setting.mixing.ndim == 2 else setting.mixing[0]
+    raise UserError(
+        "nodes draw weights of their own (gain) and have units of their own (keeps), which"
+        f" correspond only once {rounds_to_mix(mixing)} rounds have mixed the weights; train"
+        " without keeps until then, or start with the same weights: gain=None"
+    )
 
 
 def _source(model: Any, variables: Any, pairs: Mapping[str, Pairs], seed: int) -> Source:

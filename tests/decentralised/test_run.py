@@ -111,6 +111,7 @@ FEW = [np.arange(3), np.arange(3), np.arange(0), np.arange(3)]
         ({"keeps": [{}] * 4}, "DecAvg averages whole networks; use Coverage()"),
         ({"keeps": [{}] * 3, "rule": Coverage()}, "keeps has 3 entries"),
         ({"keeps": [{"x": np.arange(2)}] * 4, "rule": Coverage()}, "keeps: "),
+        ({"keeps": [{}] * 4, "rule": Coverage(), "gain": 1.0}, "only once 3 rounds have mixed"),
         ({"devices": 3}, "devices is 3 for 4 nodes; allowed: a divisor of 4"),
         ({"tx": "sgd"}, "tx is a str"),
         ({"loss": "entropy"}, "there is no loss 'entropy'"),
