@@ -21,7 +21,7 @@ def betweenness(graph: Graph) -> np.ndarray:
     networkx normalises it.
     """
     nodes = len(graph)
-    neighbours = [np.flatnonzero(row) for row in graph]
+    neighbours = [np.flatnonzero(row).tolist() for row in graph]
     total = np.zeros(nodes)
     for source in range(nodes):
         total += _dependencies(neighbours, source)
@@ -75,7 +75,7 @@ def central(
     return np.argsort(values if lowest else -values, kind="stable")[:count]
 
 
-def _dependencies(neighbours: list[np.ndarray], source: int) -> np.ndarray:
+def _dependencies(neighbours: list[list[int]], source: int) -> np.ndarray:
     """What the shortest ways from one node add to the betweenness of all others."""
     nodes = len(neighbours)
     distance, ways = np.full(nodes, -1), np.zeros(nodes)

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.random_keys import key_for
 from dynhp_jax.common.tree_paths import path_name
 
 
@@ -49,7 +48,7 @@ def drawn(variables: Any, key: jax.Array, gain: float = 1.0) -> Any:
 
     Args:
       variables: a pytree of arrays; the last axis of a kernel is its outputs.
-      key: of the draw; an array's part does not depend on which others there are.
+      key: of the draw.
       gain: g.
 
     Raises:
@@ -60,19 +59,27 @@ def drawn(variables: Any, key: jax.Array, gain: float = 1.0) -> Any:
     leaves, structure = jax.tree.flatten_with_path(variables)
     fans = {path_name(path[:-1]): math.prod(leaf.shape[:-1]) for path, leaf in leaves
             if _is_kernel(leaf)}  # fmt: skip
-    found = []
-    for path, leaf in leaves:
-        beside, name = path_name(path[:-1]), path_name(path)
-        bound = 0.0
-        if _is_kernel(leaf):
-            bound = gain * math.sqrt(6 / math.prod(leaf.shape[:-1]))
-        elif leaf.ndim == 1 and "bias" in path_name(path[-1:]) and beside in fans:
-            bound = 1 / math.sqrt(fans[beside])
+    bounds = [_bound(path, leaf, fans, gain) for path, leaf in leaves]
+    total = sum(leaf.size for bound, (_, leaf) in zip(bounds, leaves, strict=True) if bound)
+    numbers = jax.random.uniform(key, (total,), minval=-1.0, maxval=1.0)  # one draw compiles once
+    found, start = [], 0
+    for bound, (_, leaf) in zip(bounds, leaves, strict=True):
         if bound:
-            draw = jax.random.uniform(key_for(key, name), leaf.shape, leaf.dtype, -1.0, 1.0)
-            leaf = bound * draw
+            mine = numbers[start : start + leaf.size].reshape(leaf.shape)
+            start += leaf.size
+            leaf = (bound * mine).astype(leaf.dtype)
         found.append(leaf)
     return jax.tree.unflatten(structure, found)
+
+
+def _bound(path: Any, leaf: Any, fans: dict[str, int], gain: float) -> float:
+    """Up to where an array is drawn; 0 where it stays as it is."""
+    if _is_kernel(leaf):
+        return gain * math.sqrt(6 / math.prod(leaf.shape[:-1]))
+    beside = path_name(path[:-1])
+    if leaf.ndim == 1 and "bias" in path_name(path[-1:]) and beside in fans:
+        return 1 / math.sqrt(fans[beside])
+    return 0.0
 
 
 def _is_kernel(leaf: Any) -> bool:

@@ -27,12 +27,10 @@ def sent_of(mixing: np.ndarray, presence: Presence, numbers: np.ndarray) -> np.n
     Returns:
       int[rounds, nodes].
     """
-    hears = mixing > 0
-    if hears.ndim == 2:
-        hears = np.broadcast_to(hears, (len(presence.alive), *hears.shape))
-    both = hears & presence.alive[:, :, None] & presence.alive[:, None, :]
-    receivers = both.sum(1) - both.diagonal(axis1=1, axis2=2)  # nobody sends to itself
-    return receivers * numbers * _NUMBER
+    hears = (mixing > 0) & ~np.eye(mixing.shape[-1], dtype=bool)  # nobody sends to itself
+    alive = presence.alive.astype(np.int64)
+    receivers = (alive[:, None] @ hears.astype(np.int64))[:, 0]  # hears is of each round, or of all
+    return alive * receivers * numbers * _NUMBER
 
 
 def records_of(

@@ -66,10 +66,10 @@ def test_the_deviation_after_averaging_is_the_gains_inverse():
                    mixing_matrix(graphs.ring(16))):  # fmt: skip
         wanted = 1 / initialisation_gain(matrix)
         np.testing.assert_allclose(deviation(matrix, 200), wanted, rtol=0.02)
-        weights = np.random.default_rng(0).normal(size=(len(matrix), 4_000))
+        weights = np.random.default_rng(0).normal(size=(len(matrix), 1_000))
         for _ in range(200):
             weights = matrix @ weights
-        np.testing.assert_allclose(weights.std(1), wanted, rtol=0.06)
+        np.testing.assert_allclose(weights.std(1), wanted, rtol=0.1)
     ring = mixing_matrix(graphs.ring(16))
     means = [deviation(ring, rounds).mean() for rounds in (1, 10, 50)]
     np.testing.assert_allclose(means, [0.58, 0.33, 0.25], atol=0.005)
