@@ -1,21 +1,17 @@
 """Which layers rows are chosen from: by the norms of their gradients, found once for a track."""
 
-import functools
 from collections.abc import Mapping
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 from dynhp_jax import finetune
-from dynhp_jax.finetune.methods.selection import kernel_norms
+from dynhp_jax.finetune.methods.measured import measured_norms
+from dynhp_jax.training.extension import EpochStart
 from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.run import examples
 from dynhp_jax.training.run.trainer import Trainer
 
-EXAMPLES = 2_000  # of the epoch in which norms are found
+EXAMPLES, EPOCHS = 2_000, 1  # in which norms are found
 
 
 def costs_of(network: Network) -> Mapping[str, finetune.Cost]:
@@ -25,33 +21,19 @@ def costs_of(network: Network) -> Mapping[str, finetune.Cost]:
 
 
 def norms(trainer: Trainer) -> dict[str, list[float]]:
-    """path -> the norm of each row's gradient, summed over the steps of an epoch of full training.
+    """path -> norms of the rows' gradients in an epoch of full fine-tuning; see `measured_norms`.
 
-    The norm is that of the epoch's summed gradient (TraDy says: accumulated). Plain SGD, on
-    training examples alone.
+    On training examples alone: held-out ones choose rates.
     """
     network, config = trainer.whole, trainer.config
-    costs, tx = costs_of(network), optax.sgd(config.optimizer.learning_rate)
-    quotas = {path: finetune.Quota(cost.channels, cost) for path, cost in costs.items()}
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: Any, sums: Any, inputs: Any, targets: Any) -> tuple[Any, Any]:
-        def loss(params: Any) -> jax.Array:
-            outputs = network.evaluate({"params": params}, inputs)
-            return network.task.loss(outputs, targets).mean()
-
-        gradients = jax.grad(loss)(params)
-        updates, _ = tx.update(gradients, tx.init(params))
-        return optax.apply_updates(params, updates), jax.tree.map(jnp.add, sums, gradients)
-
-    params = jax.tree.map(jnp.array, network.given["params"])
-    sums, size = jax.tree.map(jnp.zeros_like, params), config.batching.size
-    train = examples.fitted(trainer.dataset.splits["train"].first(EXAMPLES), network)
-    for part in train.chunks(np.random.default_rng(0).permutation(len(train)), size):
-        if len(part) == size:
-            params, sums = step(params, sums, part.inputs, part.targets)
-    found = kernel_norms({"params": sums}, quotas)
-    return {path: np.asarray(each, float).round(9).tolist() for path, each in found.items()}
+    batch = config.batching.size
+    seen = examples.fitted(trainer.dataset.splits["train"].first(EXAMPLES), network)
+    start = EpochStart(
+        1, batch, len(seen) // batch, jax.random.key(0), network.groups, {}, trainer.tx, {},
+        network.evaluate, network.task.loss, seen,
+    )  # fmt: skip
+    found = measured_norms(network.given, start, costs_of(network), EPOCHS)
+    return {path: each.round(9).tolist() for path, each in found.items()}
 
 
 def ranked(

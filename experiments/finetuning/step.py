@@ -9,7 +9,7 @@ import numpy as np
 from dynhp_jax.common.byte_sizes import array_bytes
 from dynhp_jax.finetune.costs import channel_costs
 from dynhp_jax.finetune.methods.leaves import WHOLE
-from dynhp_jax.training.network import batch_of
+from dynhp_jax.training.network import Network, batch_of
 from dynhp_jax.training.run.trainer import Trainer
 
 PARTS = ("parameters", "optimizer", "other state", "gradients", "floats kept", "masks kept",
@@ -17,13 +17,17 @@ PARTS = ("parameters", "optimizer", "other state", "gradients", "floats kept", "
 FORWARD = "forward"  # of the floor: no step, so that it has but the forward pass's temporaries
 
 
-def bytes_of(trainer: Trainer) -> dict[str, int]:
+def bytes_of(trainer: Trainer, network: Network) -> dict[str, int]:
     """Bytes of the training step of a run by PARTS, and 'temporaries', which the last four sum to.
 
     The mini-batch is left out: it is the same for all methods. What the backward pass keeps is read
     from its trace, and set against the temporaries of the executable in the order of PARTS.
+
+    Args:
+      trainer: of the run.
+      network: whose sizes are those of the step; some methods decide them in the run.
     """
-    network, batch = trainer.whole, trainer.config.batching.size
+    batch = trainer.config.batching.size
     found = trainer.steps.training_bytes(network, batch)
     state = trainer.steps.state_shapes(network)
     trained = jax.eval_shape(network.extension.trained, state.variables, state.own)
@@ -34,16 +38,16 @@ def bytes_of(trainer: Trainer) -> dict[str, int]:
         "other state": found["statistics"] + found["gates"],
         "temporaries": left,
     }
-    kept = kept_bytes(trainer, batch)
+    kept = kept_bytes(trainer, network, batch)
     for name, size in {"gradients": array_bytes(trained), **kept}.items():
         parts[name] = min(left, size)
         left -= parts[name]
     return parts | {"transients": left}
 
 
-def kept_bytes(trainer: Trainer, batch: int) -> dict[str, int]:
+def kept_bytes(trainer: Trainer, network: Network, batch: int) -> dict[str, int]:
     """Bytes of 'floats kept' and 'masks kept' for the backward pass; traced, not compiled."""
-    network, state = trainer.whole, trainer.steps.state_shapes(trainer.whole)
+    state = trainer.steps.state_shapes(network)
     forward = network.extension.forward(lambda variables, *rest: network.train(variables, *rest))
 
     def backward(trained: Any, variables: Any, own: Any, inputs: Any) -> Any:
@@ -73,12 +77,11 @@ def forward_bytes(trainer: Trainer) -> int:
     return compiled.memory_analysis().temp_size_in_bytes
 
 
-def papers_count(trainer: Trainer) -> int | None:
+def papers_count(trainer: Trainer, network: Network) -> int | None:
     """Weights and stored activations of one example, as the papers count; without the head.
 
     None of a method of which the papers have no count.
     """
-    network = trainer.whole
     extension = network.extension
     if hasattr(extension, "quotas"):
         return int(sum(quota.numbers for quota in extension.quotas.values()))

@@ -104,7 +104,7 @@ class Place:
         extension = self.text(row, knob)
         return self.kept(
             f"{row.name} {knob}" if row.fitted else row.name,
-            lambda: step.bytes_of(self.trainer(extension)),
+            lambda: _metered(self.trainer(extension)),
         )
 
     def text(self, row: Row, knob: int) -> str:
@@ -152,6 +152,10 @@ class Place:
             return 1, len(costs) - 1
         total = sum(cost.total for path, cost in costs.items() if path != head)
         return max(100, total // 500), int(total)
+
+
+def _metered(trainer: Trainer) -> dict[str, int]:
+    return step.bytes_of(trainer, trainer.whole)
 
 
 def largest(
