@@ -90,17 +90,19 @@ def one(place: Place, cell: Cell, size: Size, rate: float, seed: int) -> result_
             accuracy(result, trainer, place.whole_data.splits[name])
             for name in ("test", "validation")
         )
+        taken = step.bytes_of(trainer, done.network)  # some methods decide sizes in the run
+        limit = None if cell.budget is None else place.limit(cell.budget)
         found = {
             "track": place.track,
             "row": cell.row.name,
             "budget": cell.budget,
-            "fits": True,
+            "fits": limit is None or taken["temporaries"] <= limit,
             "knob": size.knob,
             "rate": rate,
             "seed": seed,
             "test_accuracy": round(test, 3),
             "validation_accuracy": round(held_out, 3),
-            "bytes": step.bytes_of(trainer, done.network),
+            "bytes": taken,
             "floor": place.floor,
             "papers_numbers": step.papers_count(trainer, done.network),
             "seconds_per_epoch": round(statistics.median(r["seconds"] for r in records), 3),

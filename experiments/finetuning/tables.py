@@ -59,7 +59,7 @@ def _accuracies(chosen: dict[Group, list[Result]]) -> Grid:
         numbers = last["papers_numbers"]
         rows.append(
             (
-                label(key),
+                label(key) + " (takes more)" * (not last["fits"]),
                 _mib(last["bytes"]["temporaries"]),
                 f"{mean:.2f}" + (f" ± {deviation:.2f}" if deviation is not None else ""),
                 " ".join(f"{each['test_accuracy']:.2f}" for each in runs),
