@@ -13,6 +13,7 @@ from dynhp_jax.common.errors import UserError
 from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training import fit
+from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import provenance
 from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run import examples
@@ -109,7 +110,7 @@ def one(place: Place, cell: Cell, size: Size, rate: float, seed: int) -> result_
             "compilations": sum(r["compilations"] for r in records),
             "compile_seconds": round(sum(r["compile_seconds"] for r in records), 2),
             **provenance.entries(provenance.stretches_of(workdir, records)),
-            "config": configuration.to_dict(config),
+            "config": _named(config),
         }
     result_files.write_lines(path, found)
     print(
@@ -140,8 +141,14 @@ def _diverged(place, cell, size, rate, seed, config, why: str) -> dict[str, Any]
         "compilations": 0,
         "compile_seconds": 0.0,
         **place.now,
-        "config": configuration.to_dict(config),
+        "config": _named(config),
     }
+
+
+def _named(config: Config) -> dict[str, Any]:
+    """The config as files have it: of the weights the name alone, which lie elsewhere elsewhere."""
+    start = dataclasses.replace(config.start, weights=Path(config.start.weights).name)
+    return configuration.to_dict(dataclasses.replace(config, start=start))
 
 
 def accuracy(result: fit.Result, trainer: Trainer, pairs: Pairs) -> float:

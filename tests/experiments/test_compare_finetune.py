@@ -86,6 +86,7 @@ def test_one_row_is_run_printed_and_skipped(tmp_path, capfd, monkeypatch):
     code, out, said = here(capfd, compare_finetune.main, *asked)
     assert code == 0, said
     found = json.loads((tmp_path / "results" / "head-rate0.1-seed0.json").read_text())
+    assert found["config"]["start"]["weights"] == "w.npz"  # no path of a machine
     assert found["bytes"]["gradients"] == 4 * (12 * 10 + 10) and found["papers_numbers"] == 0
     assert (tmp_path / "results" / "accuracy.png").exists()
     assert "Fine-tuning at equal bytes" in (tmp_path / "results" / "table.md").read_text()
