@@ -30,6 +30,7 @@ import numpy as np
 
 from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path
+from dynhp_jax.finetune.chunked import chunked_prefix
 from dynhp_jax.finetune.costs import Cost, layer_of
 from dynhp_jax.finetune.digits import of_leaf
 from dynhp_jax.finetune.drawing import Quota, capacities, draw, fastest_within, quotas
@@ -201,7 +202,9 @@ class Velocity(Selection):
         return super().trained(variables, {**own, ROWS: self.with_biases(own[ROWS])})
 
     def transformed(self, apply: Callable) -> Callable:
-        """The model with gradients of the chosen channels."""
+        """The model with gradients of the chosen channels, in parts below their layers."""
+        if self.chunk:
+            apply = chunked_prefix(apply, tuple(self.costs), self.chunk)
         return outputs_trained(apply)
 
     def arguments(self, trained: Any, own: Any) -> tuple[Any, ...]:
