@@ -55,7 +55,7 @@ def test_a_result_is_read_back_and_the_table_has_means(tmp_path):
         config = recipes.config_of(row, seed, lam=0.5)
         assert results.current(path, config) == json.loads(json.dumps(found))
         # 100 steps of 16 and of 32 examples; the network beside them, on average.
-        assert found["examples_seen"] == 4_800
+        assert found["examples_seen"] == 4_800 and found["compilations"] == 2
         assert found["mean_memory_kib"] == pytest.approx(30_000 * 4 / 1024 + 24 * 784 * 4 / 1024)
     with pytest.raises(UserError, match="penalty.lam"):
         results.current(path, recipes.config_of(row, 1, lam=0.6))
