@@ -30,6 +30,8 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Rewrites the links that lead into docs/ or out of it."""
     source = page.file.src_uri
+    if source.startswith("reference/"):
+        page.meta["search"] = {"boost": 4}  # a name leads to its entry first
     outside = not (ROOT / "docs" / source).exists()
     here = posixpath.dirname(source if outside else f"docs/{source}")
 
