@@ -1,8 +1,8 @@
 """Brings what lies beside docs/ into the site: README, changelog, results and their pictures.
 
-In the repository links lead from page to page by relative paths, so that they work where the files are
-read. The site has the files of docs/ at its top and all others at their path in the repository; links
-between the two are rewritten.
+In the repository links lead from page to page by relative paths, so that they work where the files
+are read. The site has the files of docs/ at its top and all others at their path in the repository;
+links between the two are rewritten.
 """
 
 import posixpath
