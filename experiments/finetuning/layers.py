@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 
 from dynhp_jax import finetune
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.finetune.methods.measured import measured_norms
 from dynhp_jax.training.extension import EpochStart
 from dynhp_jax.training.network import Network, batch_of
@@ -24,6 +26,9 @@ def norms(trainer: Trainer) -> dict[str, list[float]]:
     """path -> norms of the rows' gradients in an epoch of full fine-tuning; see `measured_norms`.
 
     On training examples alone: held-out ones choose rates.
+
+    Raises:
+      UserError: the training diverges.
     """
     network, config = trainer.whole, trainer.config
     batch = config.batching.size
@@ -33,6 +38,11 @@ def norms(trainer: Trainer) -> dict[str, list[float]]:
         network.evaluate, network.task.loss, seen,
     )  # fmt: skip
     found = measured_norms(network.given, start, costs_of(network), EPOCHS)
+    if not all(np.isfinite(each).all() for each in found.values()):
+        raise UserError(
+            "layers cannot be ranked: full fine-tuning diverges with the learning rate"
+            f" {config.optimizer.learning_rate:g}; were the weights trained long enough?"
+        )
     return {path: each.round(9).tolist() for path, each in found.items()}
 
 

@@ -120,7 +120,7 @@ class Place:
     @functools.cached_property
     def norms(self) -> Mapping[str, list[float]]:
         """Of the rows' gradients in an epoch of full fine-tuning; see `layers.norms`."""
-        config = self.config("full()", rate=RATES[1])
+        config = self.config("full()", rate=RATES[0])
         return self.kept("norms", lambda: layers.norms(Trainer(config, self.dataset, Programs())))
 
     def limit(self, budget: float) -> int:
