@@ -23,7 +23,7 @@ from dynhp_jax import finetune
 from dynhp_jax.memory import trials
 from dynhp_jax.models.vit import ViTSpec
 
-BUDGETS = {"convolutions": ("16MiB", "24MiB"), "vit": ("16MiB", "28MiB"), "mbv2-w0.35": ("8MiB",)}
+BUDGETS = {"convolutions": ("24MiB", "40MiB"), "vit": ("16MiB", "28MiB"), "mbv2-w0.35": ("16MiB",)}
 
 
 def vit(weights: Path | None) -> tuple[Callable, Any, Any]:

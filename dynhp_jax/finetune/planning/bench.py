@@ -42,10 +42,11 @@ class Bench:
       task: what is trained.
       estimate: of it, which says how much room for rows there is.
       how: what is stored is decomposed.
+      tried: whether executables may be run to meter them; see `spending.taken`.
     """
 
-    def __init__(self, task: Task, estimate: Estimate, how: str):
-        self._task, self._estimate, self._how = task, estimate, how
+    def __init__(self, task: Task, estimate: Estimate, how: str, tried: bool):
+        self._task, self._estimate, self._how, self.tried = task, estimate, how, tried
 
     def known(self, candidate: Candidate) -> int:
         """Bytes of the arguments of a candidate's step, which is not compiled."""
@@ -58,7 +59,7 @@ class Bench:
         if candidate.setting.epsilon < 1:
             step, factors = self._decomposed(step)
         compiled = step.compiled()
-        return Made(step, compiled, factors, spending.taken(compiled).total)
+        return Made(step, compiled, factors, spending.taken(compiled, self.tried).total)
 
     def _step(self, candidate: Candidate) -> Step:
         return Step(self._task, self._estimate.room(candidate.quotas), candidate.setting)

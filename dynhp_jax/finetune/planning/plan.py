@@ -112,6 +112,7 @@ def plan(
     how: str = "asi",
     spare: float = 0.0,
     worth: float = 0.05,
+    libraries: bool = True,
 ) -> Plan:
     """The step that trains most inside a budget of bytes, as they are counted of the compiled step.
 
@@ -120,7 +121,7 @@ def plan(
     same share of every layer) and in how they save bytes: bits, then what lies below in chunks,
     then parts of the mini-batch. A further saving is used only if it trains `worth` more. Bytes are
     XLA's, without the fusion of a CPU's convolutions, whose memory is in no count: arguments +
-    outputs - aliased + temporaries.
+    outputs - aliased + temporaries; and what libraries take beside them.
 
     Compilations: mostly 2 or 3 at every setting that is tried and 5 at the most, one for norms
     where none are given and, if nothing fits, one for the least that does. With the defaults there
@@ -150,6 +151,9 @@ def plan(
       spare: how much more room for rows there is than rows are trained, as a share: for draws whose
         counts vary.
       worth: by how much more has to be trained for another saving or compilation.
+      libraries: whether what a CPU's libraries take beside XLA's buffers counts. Where the text of
+        a program says little of it (convolutions) the executable is run on zeros, once, in a
+        process of its own. Without, a budget is of XLA's buffers, the same on all machines.
 
     Raises:
       UserError: the budget is too small (it says the smallest that works, and what that trains),
@@ -180,7 +184,7 @@ def plan(
     else:
         norms, whose = _checked(norms, chosen), network.GIVEN
     estimate = _estimate(task, costs, chosen, norms, spare)
-    search = Search(estimate, Bench(task, estimate, how), limit, worth)
+    search = Search(estimate, Bench(task, estimate, how, libraries), limit, worth)
     found = search.best(settings)
     if found is None:
         raise _too_small(search, settings, limit)
@@ -238,7 +242,7 @@ def _plan(search: Search, found: Look, limit: int, whose: str, options: Mapping[
         layers=layers,
         numbers=candidate.numbers,
         setting=setting,
-        bytes=spending.spent(made.step, made.compiled),
+        bytes=spending.spent(made.step, made.compiled, search.bench.tried),
         budget=limit,
         norm=search.estimate.share(candidate),
         of=whose,

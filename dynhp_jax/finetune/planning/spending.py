@@ -15,7 +15,7 @@ from dynhp_jax.memory.compiled import StepBytes, compiled_bytes
 
 ARGUMENTS = ("parameters", "optimizer", "row numbers", "batch")
 _KEPT = ("inputs kept", "masks", "other values kept")
-PARTS = (*ARGUMENTS, "gradients", *_KEPT, "transients")
+PARTS = (*ARGUMENTS, "gradients", *_KEPT, "transients", "libraries")
 
 
 def before_compiling(step: Step) -> dict[str, int]:
@@ -60,22 +60,27 @@ def inputs_of(step: Step) -> int:
     return examples * (of_rows + of_whole) * step.task.itemsize
 
 
-def taken(compiled: jax.stages.Compiled) -> StepBytes:
-    """What an executable takes, by its arguments and what is in between."""
-    return compiled_bytes(compiled, (*ARGUMENTS, "batch"), tried=False)
+def taken(compiled: jax.stages.Compiled, tried: bool) -> StepBytes:
+    """What an executable takes, by its arguments and what is in between.
+
+    Args:
+      compiled: the executable.
+      tried: whether it may be run on zeros, in a process of its own; see `compiled_bytes`.
+    """
+    return compiled_bytes(compiled, (*ARGUMENTS, "batch"), tried)
 
 
-def spent(step: Step, compiled: jax.stages.Compiled) -> dict[str, int]:
+def spent(step: Step, compiled: jax.stages.Compiled, tried: bool) -> dict[str, int]:
     """What the bytes of an executable of a step are spent on, by PARTS; they sum to all of them.
 
     Arguments are counted; of what is in between what is known of the backward pass is set against
     the peak, and the rest are transients.
     """
-    found = taken(compiled)
+    found = taken(compiled, tried)
     parts = dict.fromkeys(PARTS, 0) | dict(found.arguments)
-    left = found.total - sum(found.arguments.values())
+    left = found.total - sum(found.arguments.values()) - found.libraries
     for name, size in (before_compiling(step) | kept(step)).items():
         if name not in ARGUMENTS:
             parts[name] = min(left, size)
             left -= parts[name]
-    return parts | {"transients": left}
+    return parts | {"transients": left, "libraries": found.libraries}
