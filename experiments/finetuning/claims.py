@@ -11,13 +11,11 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy import stats
-
 from experiments.finetuning import tables
 from experiments.grids import Grid
+from experiments.intervals import CONFIRMED, REFUTED, UNDECIDED, interval, quantile
 from experiments.result_files import Result
 
-LEVEL = 0.95
 MOST = 10_000  # pairs that somebody may think of
 
 
@@ -56,18 +54,6 @@ CLAIMS = (
 )
 
 
-def interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The t-interval of the mean difference; at least two differences.
-
-    >>> low, high = interval([1.0, 2.0, 3.0])
-    >>> round(low, 3), round(high, 3)
-    (-0.484, 4.484)
-    """
-    count, mean = len(differences), statistics.fmean(differences)
-    half = _quantile(count) * statistics.stdev(differences) / math.sqrt(count)
-    return mean - half, mean + half
-
-
 def verdict(differences: Sequence[float], within: float = 0.0) -> tuple[str, int | None]:
     """'confirmed', 'refuted' or 'undecided', and how many pairs would decide it.
 
@@ -77,14 +63,14 @@ def verdict(differences: Sequence[float], within: float = 0.0) -> tuple[str, int
     low, high = interval(differences)
     if within:
         if -within < low and high < within:
-            return "confirmed", None
+            return CONFIRMED, None
         if low > within or high < -within:
-            return "refuted", None
+            return REFUTED, None
     elif low > 0:
-        return "confirmed", None
+        return CONFIRMED, None
     elif high < 0:
-        return "refuted", None
-    return "undecided", pairs_to_decide(differences, within)
+        return REFUTED, None
+    return UNDECIDED, pairs_to_decide(differences, within)
 
 
 def pairs_to_decide(differences: Sequence[float], within: float = 0.0) -> int | None:
@@ -92,7 +78,7 @@ def pairs_to_decide(differences: Sequence[float], within: float = 0.0) -> int | 
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     room = abs(within - abs(mean)) if within else abs(mean)
     for count in range(2, MOST):
-        if _quantile(count) * deviation / math.sqrt(count) < room:
+        if quantile(count) * deviation / math.sqrt(count) < room:
             return count
     return None
 
@@ -109,7 +95,7 @@ def verdicts(found: Sequence[Result]) -> Grid:
             low, high = interval(pairs)
             called, more = verdict(pairs, claim.within)
             need = f", {more} pairs would decide it" if more else ""
-            need = need if called != "undecided" or more else f", more than {MOST} pairs needed"
+            need = need if called != UNDECIDED or more else f", more than {MOST} pairs needed"
             said = (f"{statistics.fmean(pairs):+.2f} ({low:+.2f} to {high:+.2f})", called + need)
         rows.append((claim.text, claim.published, str(len(pairs)), *said))
     note = (
@@ -141,7 +127,3 @@ def paired(chosen: dict[tables.Group, list[Result]], claim: Claim) -> list[float
             if None not in of:
                 found.append(of[0] - of[1])
     return found
-
-
-def _quantile(count: int) -> float:
-    return float(stats.t.ppf((1 + LEVEL) / 2, count - 1))

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from dynhp_jax.training.files.figures import COLORS, legend_beside, panels_of
-from experiments.finetuning import claims, tables
+from experiments.finetuning import tables
 from experiments.finetuning.rows import ROWS
+from experiments.intervals import interval
 from experiments.result_files import Result
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -48,7 +49,7 @@ def _points(panel, chosen: dict, at, label: bool) -> None:
         for runs in groups:
             accuracies = [each["test_accuracy"] for each in runs]
             if len(accuracies) > 1:
-                low, high = claims.interval(accuracies)
+                low, high = interval(accuracies)
                 panel.vlines(at(runs), low, high, color=style["color"], alpha=0.5, linewidth=0.8)
     panel.set_ylabel("test accuracy (%)")
 

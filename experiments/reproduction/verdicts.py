@@ -9,31 +9,15 @@ its quantities are, and refuted where one of them is.
 import math
 from collections.abc import Collection, Mapping, Sequence
 
-from scipy import stats
-
-from experiments.grids import Grid, mean_and_deviation
+from experiments.grids import Grid
+from experiments.intervals import CONFIRMED, REFUTED, UNDECIDED, interval
 from experiments.reproduction.published import EPOCHS, Line, Table
 from experiments.reproduction.results import grows_on, memory_over
 from experiments.reproduction.rows import Row
 from experiments.result_files import Result
 
-CONFIRMED, REFUTED, UNDECIDED = "confirmed", "refuted", "undecided"
 POINTS = 0.15  # of error
 SHARE = 0.25  # of size and training memory
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % interval of their mean; all numbers where there is but one.
-
-    >>> low, high = interval([1.0, 2.0, 3.0])
-    >>> round(low, 3), round(high, 3)
-    (-0.484, 4.484)
-    """
-    mean, deviation = mean_and_deviation(values)
-    if deviation is None:
-        return -math.inf, math.inf
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / math.sqrt(len(values))
-    return mean - half, mean + half
 
 
 def of_quantity(low: float, high: float, printed: float, slack: float) -> str:

@@ -9,7 +9,7 @@ from command_lines import fails, here
 from scipy import stats
 
 from dynhp_jax.models import weights
-from experiments import compare_finetune
+from experiments import compare_finetune, intervals
 from experiments.finetuning import claims, tables
 from experiments.finetuning.rows import ROWS
 
@@ -37,7 +37,7 @@ def test_rates_are_chosen_on_held_out_images_of_the_first_seed():
 def test_intervals_are_student_s():
     differences = np.random.default_rng(0).normal(0.3, 1, 7)
     wanted = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
-    np.testing.assert_allclose(claims.interval(differences.tolist()), wanted, rtol=1e-12)
+    np.testing.assert_allclose(intervals.interval(differences.tolist()), wanted, rtol=1e-12)
 
 
 def test_verdicts_and_pairs_that_would_decide():

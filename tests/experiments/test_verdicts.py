@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import recorded
 
+from experiments import intervals
 from experiments.reproduction import results, verdicts
 from experiments.reproduction.published import TABLES
 
@@ -16,7 +17,7 @@ T_OF_TWO = 4.302652729911275  # Student's t at 0.975 with two degrees of freedom
 
 @given(st.lists(st.floats(-5, 5), min_size=3, max_size=3))
 def test_the_interval_of_three_is_the_textbook_s(values):
-    low, high = verdicts.interval(values)
+    low, high = intervals.interval(values)
     half = T_OF_TWO * statistics.stdev(values) / math.sqrt(3)
     assert low == pytest.approx(statistics.mean(values) - half, abs=1e-9)
     assert high == pytest.approx(statistics.mean(values) + half, abs=1e-9)
