@@ -150,8 +150,8 @@ FREE_ON_RESUME = frozenset(
 # Sections and fields that no compiled program depends on: their numbers go in as arguments.
 NOT_COMPILED = frozenset(
     {"name", "seed", "epochs", "start", "scores", "memory", "compiling", "checkpoint", "records",
-     "data.dir", "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "penalty.lam",
-     "pruning.gamma"}
+     "data.dir", "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "batch.overhead",
+     "penalty.lam", "pruning.gamma"}
 )  # fmt: skip
 
 
