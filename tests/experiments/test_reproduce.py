@@ -122,7 +122,8 @@ def test_pixels_that_survive_are_numbered_as_in_the_whole_network():
 # -- the program -----------------------------------------------------------------------------------
 
 TINY = (
-    "data.examples=600+model.hidden=(12,8)+penalty.lam=0.5+gates.learning_rate=0.12"
+    "data.examples=600+model.hidden=(12,8)+penalty.lam=0.5+optimizer.name=adam"
+    "+optimizer.learning_rate=0.001+gates.learning_rate=0.12"
     "+compiling.shrink=0.999"  # arrays keep their shapes: less to compile
 )
 

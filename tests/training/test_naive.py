@@ -94,7 +94,7 @@ def test_losses_prunings_and_batches_are_the_librarys(library, kind):
         for name in ("cross_entropy", "penalty"):
             np.testing.assert_allclose(found[name], record[name], rtol=1e-4)
         np.testing.assert_allclose(found["test_error"], record["test_error"], atol=0.3)
-        np.testing.assert_allclose(naive.state.means, np.array(state.means)[:3], rtol=1e-3)
+        np.testing.assert_allclose(naive.state.means, np.array(state.means[:3]), rtol=1e-3)
         adam, expected = naive.state.opt_state[0], state.opt_state[0]
         # The library's arrays lose their dead units when the next epoch begins.
         kept = [np.flatnonzero(state.masks[name]) for name in ("input", *LAYERS[:-1])]

@@ -57,7 +57,7 @@ def test_an_epoch_is_what_numpy_computes(per_example, l2):
         layer = state.variables["params"][name]
         np.testing.assert_allclose(layer["kernel"], oracle.w[k], atol=2e-4)
         np.testing.assert_allclose(layer["bias"], oracle.b[k], atol=2e-4)
-    np.testing.assert_allclose(np.array(state.means), oracle.means, rtol=2e-4)
+    np.testing.assert_allclose(np.array(state.means[:4]), oracle.means, rtol=2e-4)
     assert int(state.step) == 3
 
 
