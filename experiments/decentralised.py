@@ -24,7 +24,7 @@ from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import provenance
 from dynhp_jax.training.run import checkpoint
-from experiments import commandline
+from experiments import commandline, config_sections
 from experiments.commandline import Interrupted
 from experiments.nodes import figures, settings
 from experiments.nodes.progress import Progress, line
@@ -57,7 +57,7 @@ def run(config: Config, nodes: Nodes, folder: Path) -> list[dict[str, Any]]:
       UserError: for what cannot be trained, or a directory of another run.
       Interrupted: by Ctrl-C, after the last judging was saved.
     """
-    described = settings.to_dict(config, nodes)
+    described = config_sections.to_dict(config, nodes)
     _check_same(folder, described)
     program_cache.use_cache(config.compiling.cache_dir)
     scenario = scenario_of(config, nodes)

@@ -1,11 +1,10 @@
 """What a comparison is: a section of the config, and the configs of its cells."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import ml_collections
 
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.common.fields import (
     LARGEST,
     LARGEST_WHOLE,
@@ -19,6 +18,7 @@ from dynhp_jax.common.fields import (
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.config import Config
+from experiments import config_sections
 
 
 def _share(value) -> float:
@@ -82,8 +82,7 @@ SECTIONS = {"compare": Comparison}
 
 def default_config_dict() -> ml_collections.ConfigDict:
     """`dynhp_jax.training.config.default_config_dict` with the section `compare`."""
-    values = configuration.to_dict(Config()) | {"compare": dataclasses.asdict(Comparison())}
-    return ml_collections.ConfigDict(values).lock()
+    return config_sections.with_defaults(Comparison)
 
 
 def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Comparison]:
@@ -93,15 +92,7 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Compari
       UserError: the file is no config of a comparison, a name is no field, a value not allowed, or
         the warm-up and the comparison do not go together.
     """
-    plain = values.to_dict()
-    section = plain.pop("compare", None)
-    if not isinstance(section, Mapping):
-        raise UserError("the config has no section 'compare'; see configs/compare_fmnist.py")
-    names = {field.name for field in dataclasses.fields(Comparison)}
-    for name in section:
-        if name not in names:
-            raise configuration.unknown_field(f"compare.{name}", SECTIONS)
-    comparison = Comparison(**section)
+    plain, comparison = config_sections.split(values, Comparison, "configs/compare_fmnist.py")
     for name in ("criteria", "fractions", "seeds"):
         found = getattr(comparison, name)
         if not found or len(set(found)) < len(found):

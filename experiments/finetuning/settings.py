@@ -1,11 +1,10 @@
 """What comes before fine-tuning: a section of the config, and the config of its run."""
 
 import dataclasses
-from collections.abc import Mapping
 
 import ml_collections
 
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.common.fields import LARGEST_WHOLE, Section, number, positive, switch, text, whole
 from dynhp_jax.data.options import labels
 from dynhp_jax.memory.options import Memory
@@ -13,6 +12,7 @@ from dynhp_jax.models.options import Start
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.options import Optimizer
+from experiments import config_sections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +76,7 @@ SECTIONS = {"pretraining": Pretraining}
 
 def default_config_dict() -> ml_collections.ConfigDict:
     """`dynhp_jax.training.config.default_config_dict` with the section `pretraining`."""
-    values = configuration.to_dict(Config()) | {"pretraining": dataclasses.asdict(Pretraining())}
-    return ml_collections.ConfigDict(values).lock()
+    return config_sections.with_defaults(Pretraining)
 
 
 def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Pretraining]:
@@ -88,15 +87,7 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Pretrai
         allowed.
       ConfigError: there is nothing to fine-tune.
     """
-    plain = values.to_dict()
-    section = plain.pop("pretraining", None)
-    if not isinstance(section, Mapping):
-        raise UserError("the config has no section 'pretraining'; see configs/finetune_digits.py")
-    known = {field.name for field in dataclasses.fields(Pretraining)}
-    for name in section:
-        if name not in known:
-            raise configuration.unknown_field(f"pretraining.{name}", SECTIONS)
-    pretraining = Pretraining(**section)
+    plain, pretraining = config_sections.split(values, Pretraining, "configs/finetune_digits.py")
     base = configuration.from_config_dict(ml_collections.ConfigDict(plain))
     if not base.start.weights and not pretraining.epochs:
         allowed = "the path of trained weights (.npz), or pretraining.epochs above 0"

@@ -2,15 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 
 import ml_collections
 
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.common.fields import Section, choice, number, switch, text, whole
 from dynhp_jax.decentralised.centralities import CENTRALITIES
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.config import Config
+from experiments import config_sections
 
 GRAPHS = ("ring", "star", "complete", "lattice", "erdos_renyi", "barabasi_albert",
           "stochastic_block")  # fmt: skip
@@ -85,8 +85,7 @@ SECTIONS = {"nodes": Nodes}
 
 def default_config_dict() -> ml_collections.ConfigDict:
     """`dynhp_jax.training.config.default_config_dict` with the section `nodes`."""
-    values = configuration.to_dict(Config()) | {"nodes": dataclasses.asdict(Nodes())}
-    return ml_collections.ConfigDict(values).lock()
+    return config_sections.with_defaults(Nodes)
 
 
 def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Nodes]:
@@ -96,15 +95,7 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Nodes]:
       UserError: the file is no config of a decentralised run, a name is no field, or a value is not
         allowed.
     """
-    plain = values.to_dict()
-    section = plain.pop("nodes", None)
-    if not isinstance(section, Mapping):
-        raise UserError("the config has no section 'nodes'; see configs/dec_digits.py")
-    names = {field.name for field in dataclasses.fields(Nodes)}
-    for name in section:
-        if name not in names:
-            raise configuration.unknown_field(f"nodes.{name}", SECTIONS)
-    nodes = Nodes(**section)
+    plain, nodes = config_sections.split(values, Nodes, "configs/dec_digits.py")
     if nodes.drop != "none" and not nodes.drop_at < (nodes.drop_until or nodes.rounds + 1):
         allowed = f"0 (never), or {nodes.drop_at + 1} (drop_at + 1) to {nodes.rounds}"
         raise ConfigError("nodes.drop_until", nodes.drop_until, allowed)
@@ -112,8 +103,3 @@ def from_config_dict(values: ml_collections.ConfigDict) -> tuple[Config, Nodes]:
         later = "drop_until" if nodes.drop_until > nodes.rounds else "drop_at"
         raise ConfigError(f"nodes.{later}", getattr(nodes, later), f"0 to {nodes.rounds}")
     return configuration.from_config_dict(ml_collections.ConfigDict(plain)), nodes
-
-
-def to_dict(config: Config, nodes: Nodes) -> dict:
-    """Both as config.json holds them."""
-    return configuration.to_dict(config) | {"nodes": dataclasses.asdict(nodes)}
