@@ -131,13 +131,18 @@ def path_name(default: str, help: str):
 
 
 def size_in_bytes(default: str, help: str):
-    """A number of bytes as text, with or without a unit; see `byte_sizes.parse_bytes`."""
+    """A number of bytes as text, with or without a unit; see `byte_sizes.parse_bytes`.
+
+    Where the default is '' an empty text is allowed, too.
+    """
+    allowed = "bytes above 0, like '4MiB', '1.5 GB' or '3000000'"
 
     def convert(value):
-        parse_bytes(as_text(value))
+        if default or as_text(value):
+            parse_bytes(as_text(value))
         return value
 
-    return _option(default, convert, "bytes above 0, like '4MiB', '1.5 GB' or '3000000'", help)
+    return _option(default, convert, allowed if default else f"{allowed}; or empty", help)
 
 
 def several(default: tuple, convert_one: Callable, allowed: str, help: str):

@@ -10,6 +10,7 @@ from dynhp_jax.common.fields import (
     choice,
     number,
     several,
+    size_in_bytes,
     switch,
     whole,
 )
@@ -77,7 +78,13 @@ class Pruning(Section):
     )
     start: int = whole(0, 0, "epochs before any unit is removed")
     stop: int = whole(0, 0, "the last epoch after which units are removed; 0: the run's")
+    size: str = size_in_bytes(
+        "", "of the parameters in the end (needs stop): then no unit goes and gates are free"
+    )
 
     def __post_init__(self):
         super().__post_init__()
         _check_span(self)
+        if self.size and not self.stop:
+            allowed = "an epoch, after which pruning.size is held; a sixth of the run's does"
+            raise ConfigError("pruning.stop", self.stop, allowed)

@@ -78,6 +78,9 @@ class Config(Section):
         rule = self.batching.rule
         if self.batch.variance == "none" and rule != "fixed":
             raise ConfigError("batch.variance", "none", f"norms or vmap with the rule {rule!r}")
+        if self.pruning.size and not self.prunes:
+            allowed = f"empty with the method {self.method!r}, which removes no unit by its gate"
+            raise ConfigError("pruning.size", self.pruning.size, allowed)
         if self.method == "scores" and self.scores.criterion:
             self.scores.check(self.epochs)
         if self.distillation.weight and not self.optimizer.ema:
@@ -151,7 +154,7 @@ FREE_ON_RESUME = frozenset(
 NOT_COMPILED = frozenset(
     {"name", "seed", "epochs", "start", "scores", "memory", "compiling", "checkpoint", "records",
      "data.dir", "data.cache_dir", "batch.size", "batch.alpha", "batch.eta", "batch.overhead",
-     "penalty.lam", "pruning.gamma"}
+     "penalty.lam", "pruning.gamma", "pruning.size"}
 )  # fmt: skip
 
 

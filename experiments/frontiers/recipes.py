@@ -2,8 +2,9 @@
 
 What all share: a 784-300-100-10 network, Adam with a learning rate that falls along a cosine, noise
 on the inputs, and the mean of the weights over the last epochs as what is evaluated. Methods with
-gates draw them for each example, put a price on them in the first 20 epochs only, and learn on
-without. The others prune by scores, to exactly the size.
+gates draw them for each example and put a price on them until the network has its size, which is
+within the first 20 epochs; then they learn on without. The others prune by scores. All are held to
+exactly the size.
 """
 
 import dataclasses
@@ -30,11 +31,9 @@ DENSE_FINAL = "dense-final"  # of the sizes that another method ended with
 METHODS = (*WHOLE_SIZED, *GATED, *SCORED, DENSE_FINAL)
 OF_FINAL = "worth"  # whose sizes they are
 
-# The price that leaves a network of at most that size, by method, data set and size.
-LAMBDAS: Mapping[tuple[str, str, int], float] = {
-    ("sp", "mnist", 0): 0.8,
-    ("sp", "fashion_mnist", 0): 0.1,
-}
+# The prices of gates: that of networks which end at a size is one for all methods and sizes.
+LAMBDAS = {"mnist": 2.0, "fashion_mnist": 0.2}
+SOFT = {"mnist": 0.8, "fashion_mnist": 0.1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +94,6 @@ def config_of(
       lam: instead of the recipe's.
       validation: share of the training set that is held out.
       units: of 'dense-final', {group: units}.
-
-    Raises:
-      UserError: no lambda is known for this method and size.
     """
     epochs = epochs or EPOCHS[row.data]
     fixed = FIXED_BATCH[row.data]
@@ -120,15 +116,12 @@ def config_of(
 def _gated(values: dict[str, Any], row: Row, lam: float | None) -> None:
     method = "dynhp" if row.method in _RULES else row.method.partition("-")[0]
     values["method"] = method
-    known = LAMBDAS.get((row.method, row.data, row.size)) if lam is None else lam
-    if known is None:
-        raise UserError(
-            f"no lambda is known for {row.name} on {row.data}; give --lam, such as --lam=0.5"
-        )
+    if lam is None:
+        lam = (LAMBDAS if row.size else SOFT)[row.data]
     _set(values, "gates", per_example=True, learning_rate=0.02)
     convention = "parameters" if row.data == "fashion_mnist" else "amlab"
-    _set(values, "penalty", lam=known, warmup=4, stop=PRICED, convention=convention)
-    _set(values, "pruning", stop=PRICED)
+    _set(values, "penalty", lam=lam, warmup=4, stop=PRICED, convention=convention)
+    _set(values, "pruning", stop=PRICED, size=f"{row.size}KiB" if row.size else "")
     if row.method == "hp-16":
         _set(values, "batch", size=16)
     if row.method in _RULES:

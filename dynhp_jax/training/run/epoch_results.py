@@ -15,13 +15,12 @@ import numpy as np
 from dynhp_jax.batch_size import rules
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.gates import activity
-from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.structure.counts import parameters_left
 from dynhp_jax.tasks.task import Task
 from dynhp_jax.training.compiled import step_bytes
 from dynhp_jax.training.compiled.step_bytes import Bytes
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.run import epoch_schedules
+from dynhp_jax.training.run import epoch_schedules, gate_removal
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step.evaluation import CONFUSION, LOSS
 from dynhp_jax.training.step.state import Means, Tally
@@ -51,7 +50,7 @@ class Pruned:
       rates: {group: f64[units]}, the share of observations in which each gate was open.
       masks: {group: f32[units]}, of the surviving units.
       parameters: of the surviving units, in number.
-      prices: {group: f32[units]}, of every gate among the survivors (`gates.penalty.prices_of`).
+      prices: {group: f32[units]}, of every gate among the survivors (`gate_removal.prices`).
     """
 
     rates: Mapping[str, np.ndarray]
@@ -81,11 +80,10 @@ def prune(
     config, steps = trainer.config, trainer.examples // batch
     observations = steps * batch if config.gates.per_example else steps
     rates = activity.rates(tally.counts, observations)
-    if epoch_schedules.prunes(config, epoch):
-        masks = activity.keep_active(rates, masks, config.pruning.gamma, network.groups)
+    masks = gate_removal.masks_left(config, network.groups, epoch, rates, masks)
     # In the order of the network; pytrees come back in that of their keys.
     rates, masks = ({name: tree[name] for name in network.groups} for tree in (rates, masks))
-    prices = prices_of(network.groups, masks, config.penalty.convention)
+    prices = gate_removal.prices(config, network.groups, masks)
     return Pruned(rates, masks, parameters_left(network.groups, masks), prices)
 
 

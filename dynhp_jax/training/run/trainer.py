@@ -14,7 +14,6 @@ from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.pairs import Pairs
 from dynhp_jax.data.task_data import TaskData
-from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.memory.paper import PaperMeter
 from dynhp_jax.pruning.criteria.evidence import Criterion
 from dynhp_jax.structure.keeps import UnitKeeps
@@ -32,7 +31,7 @@ from dynhp_jax.training.config import Config
 from dynhp_jax.training.criterion import criterion_of
 from dynhp_jax.training.extension import PLAIN, Extension
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.run import examples
+from dynhp_jax.training.run import examples, gate_removal
 from dynhp_jax.training.run.examples import Split
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.step import augmentation, devices
@@ -95,6 +94,7 @@ class Trainer:
         self.whole = whole = dataclasses.replace(whole, unbound=extension)
         self.made_of = made_of
         _check_task(config, whole)
+        gate_removal.check(config, whole.groups)
         self.examples = len(dataset.splits["train"])
         batching = config.batching
         first = "batch.size" if config.batch.size or batching.rule != "fixed" else "memory.sp_batch"
@@ -218,7 +218,7 @@ class Trainer:
     def given(self, network: Network, keeps: UnitKeeps, state: TrainState) -> StepInputs:
         """What steps read beside the state, for a network of these units."""
         masks = jax.device_get(state.masks)
-        prices = prices_of(network.groups, masks, self.config.penalty.convention)
+        prices = gate_removal.prices(self.config, network.groups, masks)
         units, first = {}, 0
         for name, group in self.whole.groups.items():
             units[name] = jnp.asarray(first + keeps[name], jnp.int32)
