@@ -1,5 +1,6 @@
 """What every test shares: the CPU, a cache of its own, the real data, float64."""
 
+import gc
 import gzip
 import hashlib
 import itertools
@@ -11,12 +12,13 @@ import textwrap
 from pathlib import Path
 
 
-def with_flag(flag: str) -> str:
-    """XLA_FLAGS with one more, if this XLA knows it: of any that it does not know it dies."""
+def with_flags(*wanted: str) -> str:
+    """XLA_FLAGS with more, if this XLA knows all of them: of any that it does not know it dies."""
     flags = os.environ.get("XLA_FLAGS", "")
-    if flag in flags:  # of the process that started this one
+    missing = [flag for flag in wanted if flag not in flags]
+    if not missing:  # the process that started this one has asked
         return flags
-    more = f"{flags} {flag}".strip()
+    more = " ".join([flags, *missing]).strip()
     probe = [sys.executable, "-c", "import jax; jax.devices()"]
     known = subprocess.run(probe, env=os.environ | {"XLA_FLAGS": more}, capture_output=True)
     return flags if known.returncode else more
@@ -25,11 +27,14 @@ def with_flag(flag: str) -> str:
 # Before anything imports jax or tensorflow_datasets.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling is most of the suite's time. XLA's passes stay, and with them nearly all of what
-# programs allocate; LLVM's are left out but in tests that ask for `optimised`, and fused loops are
-# written by the older of two emitters, which is the faster one. With 0 in the environment all is
-# compiled as for users.
+# programs allocate; LLVM's are left out but in tests that ask for `optimised`, fused loops are
+# written by the older of two emitters, which is the faster one, and a program's functions are
+# compiled as one module: parts for many cores take a third more time in all. With 0 in the
+# environment all is compiled as for users.
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0":
-    os.environ["XLA_FLAGS"] = with_flag("--xla_cpu_use_fusion_emitters=false")
+    os.environ["XLA_FLAGS"] = with_flags(
+        "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
+    )
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
 if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
     os.environ["TFDS_DATA_DIR"] = str(_BESIDE)
@@ -41,6 +46,16 @@ from data_files import FIRST_LABELS, LOAD, MD5, idx_files, python  # noqa: E402
 
 from dynhp_jax.data.loading import load  # noqa: E402
 from dynhp_jax.training.compiled import program_cache  # noqa: E402
+
+
+def pytest_collection_finish(session):
+    """Python's garbage collector passes over what lives as long as the session: modules, tests.
+
+    Tracing makes so many objects that it took a tenth of the suite's time to look through them all.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)
