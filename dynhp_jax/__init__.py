@@ -43,7 +43,7 @@ from dynhp_jax.tasks import losses, metrics
 from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
-    from dynhp_jax import decentralised, finetune, writers
+    from dynhp_jax import decentralised, export, finetune, writers
     from dynhp_jax.data.mapped import Mapped
     from dynhp_jax.training.config import Config
     from dynhp_jax.training.extension import EpochStart, Extension
@@ -72,6 +72,7 @@ __all__ = [
     "cut",
     "cut_optimizer",
     "decentralised",
+    "export",
     "find_groups",
     "finetune",
     "fit",
@@ -107,7 +108,7 @@ _LATER = {  # name -> module, loaded when it is asked for
 moved.install()
 
 
-_PACKAGES = ("decentralised", "finetune", "writers")  # likewise, whole
+_PACKAGES = ("decentralised", "export", "finetune", "writers")  # likewise, whole
 
 
 def __getattr__(name: str) -> Any:

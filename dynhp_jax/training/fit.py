@@ -30,7 +30,6 @@ from dynhp_jax.training.run.epoch_results import Record
 from dynhp_jax.training.run.run import Run
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.step import devices
-from dynhp_jax.training.step.state import TrainState
 from dynhp_jax.writers import registry
 from dynhp_jax.writers.writer import Started, Writers
 
@@ -46,6 +45,8 @@ class Result:
       groups: of the network before it was pruned.
       keeps: {group: sorted indices}, which of its units are left.
       records: of every epoch, as metrics.jsonl has them.
+      whole, network: the model's sizes and its groups, before and after pruning; without gates.
+      gates: {group: f32[units]}, what the gates are in evaluation, of the units that are left.
     """
 
     apply: Callable[[Any, Any], Any]
@@ -53,6 +54,9 @@ class Result:
     groups: Groups
     keeps: UnitKeeps
     records: list[Record]
+    whole: Network
+    network: Network
+    gates: dict[str, jax.Array]
 
 
 def fit(
@@ -171,20 +175,22 @@ def result_of(trainer: Trainer, run: Run, records: list[Record]) -> Result:
     left = UnitMasks(jax.device_get(state.masks)).keeps()
     network, state = shape_plans.resize(run.network, state, trainer.tx, left)
     keeps = run.keeps.then(left)
-    variables, *_, own = state.evaluated
+    variables, gates, _, own = state.evaluated
+    z = {name: hard_concrete.mean(value) for name, value in gates.items()}
     return Result(
-        _apply(trainer.whole, network, state, keeps),
+        _apply(trainer.whole, network, z, own, keeps),
         network.extension.evaluated(variables, own),
         trainer.whole.groups,
         keeps,
         records,
+        trainer.whole,
+        network,
+        z,
     )
 
 
-def _apply(whole: Network, network: Network, state: TrainState, keeps: Mapping) -> Callable:
+def _apply(whole: Network, network: Network, z: Mapping, own: Any, keeps: Mapping) -> Callable:
     """`apply(variables, inputs)` of a network with its gates, for whole examples."""
-    _, gates, _, own = state.evaluated
-    z = {name: hard_concrete.mean(value) for name, value in gates.items()}
     alone = gated(network.evaluate, network.groups)
     inside = network.extension.evaluation(alone)
 

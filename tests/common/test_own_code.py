@@ -15,6 +15,7 @@ from dynhp_jax.common import own_code
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.own_code import Origin, OwnCodeError
 from dynhp_jax.data.loading import load
+from dynhp_jax.export import runs
 from dynhp_jax.pruning.criteria import parse, registry
 from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.training import build, config
@@ -109,7 +110,7 @@ def test_the_origin_of_a_config_is_in_its_type():
 
 def test_programs_that_were_compiled_elsewhere_are_not_run(tmp_path):
     values = {"compiling": {"cache_dir": str(tmp_path)}, "scores": {"criterion": "mine:Own"}}
-    found = evaluate.here(config.from_dict(values))
+    found = runs.here(config.from_dict(values))
     assert (found.compiling.cache_dir, found.scores.criterion) == ("", "")
 
 

@@ -12,6 +12,7 @@ from event_files import curves
 from PIL import Image
 
 from dynhp_jax import data
+from dynhp_jax.export import runs
 from dynhp_jax.training.files.workdir import Workdir
 from dynhp_jax.training.run import checkpoint
 from experiments import evaluate, reports, train
@@ -103,7 +104,7 @@ def test_a_run_of_two_devices_and_another_machine_is_evaluated_here(tmp_path, ca
 def test_directories_that_are_here_stay_in_what_is_evaluated(tmp_path):
     directories = {"dir": str(tmp_path), "cache_dir": str(tmp_path / "no")}
     values = {"data": directories, "compiling": {"cache_dir": "none"}}
-    found = evaluate.here(train.configuration.from_dict(values))
+    found = runs.here(train.configuration.from_dict(values))
     assert (found.data.dir, found.data.cache_dir) == (str(tmp_path), "")
     assert found.compiling.cache_dir == "none"
 
