@@ -43,7 +43,7 @@ from dynhp_jax.tasks import losses, metrics
 from dynhp_jax.tasks.metrics import Metric
 
 if TYPE_CHECKING:
-    from dynhp_jax import decentralised, export, finetune, writers
+    from dynhp_jax import decentralised, export, finetune, planner, writers
     from dynhp_jax.data.mapped import Mapped
     from dynhp_jax.training.config import Config
     from dynhp_jax.training.extension import EpochStart, Extension
@@ -83,6 +83,7 @@ __all__ = [
     "key_for",
     "losses",
     "metrics",
+    "planner",
     "probed",
     "prune_to",
     "relevant",
@@ -108,7 +109,7 @@ _LATER = {  # name -> module, loaded when it is asked for
 moved.install()
 
 
-_PACKAGES = ("decentralised", "export", "finetune", "writers")  # likewise, whole
+_PACKAGES = ("decentralised", "export", "finetune", "planner", "writers")  # likewise, whole
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # `jaxprs`, which registers it.
 ORDER = ("common", "jaxprs", "structure", "surgery", "gates", "batch_size", "memory", "relevance",
          "tasks", "writers", "pruning", "models", "data", "training", "finetune",
-         "decentralised", "export")  # fmt: skip
+         "decentralised", "planner", "export")  # fmt: skip
 AT_THE_TOP = {"dynhp_jax", "dynhp_jax.moved"}
 IN_TRAINING = ("", "step", "compiled", "run", "files", "sweep")
 HEAVY = ("flax", "orbax", "matplotlib", "tensorflow_datasets", "ml_collections", "sklearn")
