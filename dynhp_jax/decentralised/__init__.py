@@ -1,6 +1,6 @@
 """Decentralised training: nodes on a graph, each with its own data, that exchange weights."""
 
-from dynhp_jax.decentralised import centralities, graphs, placement, scenarios
+from dynhp_jax.decentralised import centralities, flower, graphs, placement, scenarios
 from dynhp_jax.decentralised.aggregation.coverage import Coverage
 from dynhp_jax.decentralised.aggregation.decavg import DecAvg
 from dynhp_jax.decentralised.aggregation.decdiff import DecDiff
@@ -8,7 +8,9 @@ from dynhp_jax.decentralised.aggregation.dechw import DecHW
 from dynhp_jax.decentralised.aggregation.registry import RULES, rule_of
 from dynhp_jax.decentralised.aggregation.rule import Rule
 from dynhp_jax.decentralised.aggregation.zero_filled import ZeroFilled
+from dynhp_jax.decentralised.forgetting import forgetting, forgetting_targets
 from dynhp_jax.decentralised.initialisation import drawn, independent, shared
+from dynhp_jax.decentralised.member import Member
 from dynhp_jax.decentralised.mixing import (
     deviation,
     influence,
@@ -25,6 +27,7 @@ __all__ = [
     "DecAvg",
     "DecDiff",
     "DecHW",
+    "Member",
     "RULES",
     "Result",
     "Rule",
@@ -33,6 +36,9 @@ __all__ = [
     "centralities",
     "deviation",
     "drawn",
+    "flower",
+    "forgetting",
+    "forgetting_targets",
     "graphs",
     "independent",
     "influence",

@@ -4,12 +4,13 @@ import contextlib
 import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from dynhp_jax.common import json_files, paths, schema
+from dynhp_jax.common import json_files, paths, processes, schema
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.growing_file import GrowingFile, content_of
 from dynhp_jax.common.notices import warn
+from dynhp_jax.training.files.followed import wait_for
 from dynhp_jax.training.run import checkpoint
 from dynhp_jax.writers.json_lines import line_of
 
@@ -20,7 +21,7 @@ _HOST = schema.fields({"made_of": schema.SHA256})
 
 
 class RoundsDirectory:
-    """Files of one run, held while it goes on.
+    """Files of one run, held while it goes on; of several processes the first one holds them.
 
     Args:
       path: the directory; made when it is held.
@@ -41,19 +42,27 @@ class RoundsDirectory:
           UserError: another run holds it.
           OSError: it cannot be made or written.
         """
-        paths.make(self.path)
-        with open(self.path / ".lock", "a") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another run is writing to {self.path}; wait for it") from None
+        lock = self.path / ".lock"
+        with contextlib.ExitStack() as closing:
+            with processes.together("the directory of the run"):
+                if processes.leads():
+                    paths.make(self.path)
+                    self._lock(closing.enter_context(open(lock, "a")))
+            with processes.together("the same directory"):
+                wait_for(lock)
             yield self
+
+    def _lock(self, file: IO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another run is writing to {self.path}; wait for it") from None
 
     def begin(self, shapes: Any) -> tuple[Any, list[Record]]:
         """What the run goes on from: the state of its newest checkpoint, and the records up to it.
 
         Args:
-          shapes: of the state.
+          shapes: of the state, with their shardings.
 
         Returns:
           (None, []) for a new run. Lines of rounds after the checkpoint go: they come again.
@@ -71,7 +80,9 @@ class RoundsDirectory:
                 )
             return shapes
 
-        checkpoint.sweep(self.checkpoints)
+        with processes.together("what is left unfinished"):
+            if processes.leads():
+                checkpoint.sweep(self.checkpoints)
         found = checkpoint.restore(self.checkpoints, expected, warn)
         done = found.epoch if found else 0
         lines = content_of(self.metrics_file).split(b"\n")[:-1][:done]
@@ -81,15 +92,19 @@ class RoundsDirectory:
                 f"{self.metrics_file} has {len(records)} rounds, the newest checkpoint is of round"
                 f" {done}; put the file back, or take another --workdir"
             )
-        self._file = GrowingFile(self.metrics_file, b"".join(line + b"\n" for line in lines))
+        with processes.together("the records"):
+            if processes.leads():
+                kept = b"".join(line + b"\n" for line in lines)
+                self._file = GrowingFile(self.metrics_file, kept)
         return (found.state if found else None), records
 
     def add(self, records: Sequence[Record], state: Any) -> None:
         """Records of some rounds, and the state after the last one; on the disk when it returns."""
-        self._file.extend(b"".join(map(line_of, records)))
-        checkpoint.save(
-            self.checkpoints, records[-1]["round"], state, {"made_of": self._made_of}, self._keep
-        )
+        last = records[-1]["round"]
+        with processes.together(f"the records up to round {last}"):
+            if processes.leads():
+                self._file.extend(b"".join(map(line_of, records)))
+        checkpoint.save(self.checkpoints, last, state, {"made_of": self._made_of}, self._keep)
 
     def _record(self, number: int, line: bytes) -> Record:
         remedy = "put the file back, or take another --workdir"

@@ -11,18 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.random_keys import key_for
 from dynhp_jax.decentralised.aggregation.rule import Mix, Rule, dense
+from dynhp_jax.decentralised.devices import AXIS, mesh_of
 from dynhp_jax.decentralised.local_training import Learning, Node, with_units
 from dynhp_jax.decentralised.mixing import present
 
 Array = jax.Array
 
-AXIS = "nodes"
 _CACHED = 2**18  # bytes of a node that a core keeps near: larger ones go one after the other
 
 
@@ -78,7 +76,7 @@ class Rounds:
       local_statistics: whether only parameters are exchanged, and no other collection.
       at_once: nodes that are computed together: 0 for all (`vmap`), 1 for one after the other
         (`lax.map`), or so many.
-      devices: among which the nodes are divided.
+      devices: among which the nodes are divided, of all processes.
     """
 
     learning: Learning
@@ -109,13 +107,12 @@ class Rounds:
         """
         if self.devices == 1:
             return jax.jit(self._advance, donate_argnums=0)
-        mesh = Mesh(jax.devices()[: self.devices], AXIS)
         of_state, of_node, whole = State(P(AXIS), P(AXIS), P()), P(AXIS), P()
         split = jax.shard_map(
             self._advance,
-            mesh=mesh,
+            mesh=mesh_of(self.devices),
             in_specs=(of_state, whole, of_node, whole, whole, whole),
-            out_specs=(of_state, P(None, AXIS)),
+            out_specs=(of_state, whole),
             check_vma=False,
         )
         return jax.jit(split, donate_argnums=0)
@@ -135,7 +132,8 @@ class Rounds:
             put = lambda array, value: array.at[slot].set(value)  # noqa: E731
             return state, jax.tree.map(put, observed, now)
 
-        return jax.lax.fori_loop(0, rounds, one_round, (state, empty))
+        state, observed = jax.lax.fori_loop(0, rounds, one_round, (state, empty))
+        return state, jax.tree.map(self._everybodys, observed)
 
     def _round(self, state, key, nodes, data, schedule, slot):
         keys = self._keys(key, state.done, nodes)
@@ -216,6 +214,12 @@ class Rounds:
             return array
         return jax.lax.dynamic_slice_in_dim(array, jax.lax.axis_index(AXIS) * here, here)
 
+    def _everybodys(self, array: Array) -> Array:
+        """Of what is known of the nodes here, [slots, nodes here, ...], that of all nodes."""
+        if self.devices == 1:
+            return array
+        return jax.lax.all_gather(array, AXIS, axis=1, tiled=True)
+
     def _mix(self, matrix: Array, here: int) -> Mix:
         if self.devices == 1:
             return dense(matrix)
@@ -257,19 +261,3 @@ def nodes_at_once(node_bytes: int) -> int:
     elsewhere all go together.
     """
     return 1 if jax.default_backend() == "cpu" and node_bytes > _CACHED else 0
-
-
-def check_devices(asked: int, nodes: int) -> int:
-    """How many devices the nodes are divided among; 0 stands for all.
-
-    Raises:
-      UserError: there are fewer, or the nodes cannot be divided evenly.
-    """
-    there = len(jax.devices())
-    found = asked or there
-    if not 0 < found <= there or nodes % found:
-        raise UserError(
-            f"devices is {asked} for {nodes} nodes; allowed: a divisor of {nodes}, at most {there},"
-            f" or 0 for all, the devices here ({jax.default_backend()})"
-        )
-    return found

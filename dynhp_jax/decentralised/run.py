@@ -1,29 +1,29 @@
 """`train`: nodes on a graph that train anybody's model on their own data, and exchange weights."""
 
 import dataclasses
+import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dynhp_jax.common import paths
+from dynhp_jax.common import paths, processes
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.random_keys import key_for
-from dynhp_jax.decentralised import directory, initialisation
+from dynhp_jax.decentralised import devices as places
+from dynhp_jax.decentralised import directory
 from dynhp_jax.decentralised.aggregation.decavg import DecAvg
 from dynhp_jax.decentralised.aggregation.rule import Rule
-from dynhp_jax.decentralised.local_training import Examples, Learning, Node
+from dynhp_jax.decentralised.calls import Calls
+from dynhp_jax.decentralised.local_training import Learning
 from dynhp_jax.decentralised.placement import Placement
-from dynhp_jax.decentralised.records import Record, records_of, sent_of
-from dynhp_jax.decentralised.rounds import Rounds, Schedule, check_devices, nodes_at_once
+from dynhp_jax.decentralised.records import Record
+from dynhp_jax.decentralised.rounds import Rounds, nodes_at_once
 from dynhp_jax.decentralised.scenarios import Presence
 from dynhp_jax.decentralised.setting import Setting, check_correspond, check_whole, setting_of
-from dynhp_jax.decentralised.units import numbers_held
 from dynhp_jax.structure.groups import Keeps
 from dynhp_jax.training import first_look
 
@@ -36,17 +36,27 @@ class Result:
 
     Attributes:
       apply: `apply(variables, inputs) -> outputs`, of one node, for evaluation.
-      variables: of all nodes, {'params': ..., and other collections}, arrays [nodes, ...].
+      variables: {'params': ..., and other collections}, arrays [nodes, ...]; where several
+        processes train, of the nodes that this one has.
       records: of every round; see `train`.
+      numbers: int[nodes], of the nodes that `variables` has: all of them in one process.
     """
 
     apply: Callable[[Any, Any], Any]
     variables: dict[str, Any]
     records: list[Record]
+    numbers: np.ndarray
 
     def node(self, number: int) -> dict[str, Any]:
-        """The variables of one node."""
-        return jax.tree.map(lambda leaf: leaf[number], self.variables)
+        """The variables of one node.
+
+        Raises:
+          UserError: this process does not have it.
+        """
+        where = np.flatnonzero(self.numbers == number)
+        if not where.size:
+            raise UserError(f"node {number} is not here; allowed: {self.numbers.tolist()}")
+        return jax.tree.map(lambda leaf: leaf[where[0]], self.variables)
 
 
 def train(
@@ -108,10 +118,13 @@ def train(
       local_statistics: whether only parameters are exchanged, and not, say, batch statistics.
       at_once: nodes that are computed together: 0 for all, 1 for one after the other, or so many;
         None for what suits their size.
-      devices: among which the nodes are divided; 0 for all.
+      devices: of each process, among which the nodes are divided; 0 for all. Several processes that
+        called `jax.distributed.initialize` and then do the same are one run, each with its part of
+        the nodes; process 0 calls the callbacks.
       workdir: a directory for records and checkpoints, in which the same call goes on bit for bit.
       callbacks: each is called with the record of every round.
       stop: asked after every judging: whether to end there; the same call goes on in the workdir.
+        One process that says so ends all of them.
 
     Returns:
       The `Result`. A record has 'round', from 1; by node 'loss' (None for one that did not train),
@@ -138,146 +151,36 @@ def train(
     check_whole("at_once", at_once, 0)
     chunk = min(_JUDGED, len(setting.pairs["test"]))
     learning = Learning(setting.source.functions, setting.task, tx, batch, local_epochs, chunk)
-    devices = check_devices(devices, setting.nodes)
+    devices = places.check_devices(devices, setting.nodes)
     program = Rounds(learning, rule, restart_optimizer, local_statistics, at_once, devices)
     options = (counts, rule, seed, gain, restart_optimizer, local_statistics)
     folder = None if workdir is None else paths.given(workdir, "workdir")
     callbacks = tuple(callbacks)
-    with directory.held(folder, lambda: setting.digest(options)) as place:
-        slots = judge_every if place or callbacks else rounds
-        calls = Calls(setting, program, seed, gain, judge_every, judged, min(slots, rounds))
+    slots = min(rounds, judge_every if folder or callbacks else rounds)
+    if processes.several():
+        same = {"data, nodes, weights or options": setting.digest(options), "rounds": rounds,
+                "rounds of a call": slots, "devices": devices}  # fmt: skip
+        processes.check_same("before training", same)
+    held = directory.held(folder, lambda: setting.digest(options))
+    with processes.noticing_losses(), held as place:
+        calls = Calls(setting, program, seed, gain, judge_every, judged, slots)
         records = calls.resume(place) if place else []
         for first, last in calls.left(len(records)):
             now = calls.advance(first, last)
             _check_finite(now, place)
             if place:
                 place.add(now, calls.state)
-            for record in now:
-                records.append(record)
-                for callback in callbacks:
-                    callback(record)
-            if stop():
+            records += now
+            with processes.together(f"after round {last}") as meeting:
+                for record, callback in itertools.product(now, callbacks):
+                    if processes.leads():
+                        callback(record)
+                meeting.said["stop"] = bool(stop())
+            if any(said["stop"] for said in meeting.heard):
                 break
-    return Result(setting.source.functions.evaluate, calls.state.variables, records)
-
-
-class Calls:
-    """A run as calls of its program: arrays on the device, and what is asked for round by round.
-
-    Args:
-      setting, program: of the run.
-      seed, gain, judge_every, judged: as `train` takes them.
-      slots: rounds of a call.
-
-    Attributes:
-      state: of all nodes, after the last call.
-    """
-
-    def __init__(
-        self,
-        setting: Setting,
-        program: Rounds,
-        seed: int,
-        gain: float | None,
-        judge_every: int,
-        judged: int,
-        slots: int,
-    ):
-        self._setting, self._slots = setting, slots
-        self._key, self._nodes = jax.random.key(seed), _nodes(setting)
-        self._data = _examples(setting, program.learning.judged)
-        self._calendar = _calendar(setting, judge_every, judged)
-        shared = setting.source.shapes
-        units = setting.units
-        if program.local_statistics:
-            shared, units = {"params": shared["params"]}, units and {"params": units["params"]}
-        numbers = numbers_held(shared, units, setting.nodes) * program.rule.sent
-        self._sent = sent_of(setting.mixing, setting.presence, numbers)
-        self._program = program.program()
-        self.state = jax.jit(
-            lambda variables, key, nodes: program.start(
-                _initial(variables, key, setting.nodes, gain), nodes
-            )
-        )(dict(setting.source.variables), self._key, self._nodes)
-
-    def resume(self, place: directory.RoundsDirectory) -> list[Record]:
-        """Takes up the state that lies in a directory; gives the records up to it."""
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.state)
-        found, records = place.begin(shapes)
-        self.state = self.state if found is None else found
-        return records
-
-    def left(self, done: int) -> Iterator[tuple[int, int]]:
-        """(first, last) round of the calls that are left; they end where an unbroken run's do."""
-        while done < self._setting.rounds:
-            last = min(self._setting.rounds, (done // self._slots + 1) * self._slots)
-            yield done, last
-            done = last
-
-    def advance(self, first: int, last: int) -> list[Record]:
-        """Does some rounds; gives their records."""
-        setting = self._setting
-        self.state, observed = self._program(
-            self.state, self._key, self._nodes, self._data, self._schedule(first, last),
-            np.int32(last - first),
-        )  # fmt: skip
-        return records_of(
-            setting.task, observed, setting.presence, self._sent, self._calendar, first, last
-        )
-
-    def _schedule(self, first: int, last: int) -> Schedule:
-        """What these rounds are, in all slots of a call."""
-
-        def filled(array: np.ndarray) -> np.ndarray:
-            some = array[first:last]
-            short = self._slots - len(some)
-            return np.concatenate([some, np.zeros((short, *some.shape[1:]), some.dtype)])
-
-        matrix, presence = self._setting.mixing.astype(np.float32), self._setting.presence
-        return Schedule(
-            filled(matrix) if matrix.ndim == 3 else matrix,
-            filled(presence.alive),
-            filled(presence.trains),
-            filled(self._calendar),
-        )
-
-
-def _initial(variables: Any, key: jax.Array, nodes: int, gain: float | None) -> Any:
-    alike = initialisation.shared(jax.tree.map(jnp.asarray, variables), nodes)
-    if gain is None:
-        return alike
-    own = key_for(key, "initial weights")
-    params = initialisation.independent(variables["params"], own, nodes, gain)
-    return {**alike, "params": params}
-
-
-def _nodes(setting: Setting) -> Node:
-    parts = setting.parts
-    rows = np.zeros((len(parts), max(1, max(map(len, parts)))), np.int32)
-    for row, part in zip(rows, parts, strict=True):
-        row[: len(part)] = part
-    counts = np.array([len(part) for part in parts], np.int32)
-    numbers = np.arange(len(parts), dtype=np.int32)
-    return jax.tree.map(jnp.asarray, Node(numbers, rows, counts, setting.units))
-
-
-def _examples(setting: Setting, chunk: int) -> Examples:
-    """All data on the device, the test examples filled up to whole chunks."""
-    train, test = setting.pairs["train"], setting.pairs["test"]
-    short = -len(test) % chunk
-    test = test.map(lambda leaf: np.concatenate([leaf, np.repeat(leaf[:1], short, 0)]))
-    return jax.tree.map(
-        jnp.asarray, Examples(train.inputs, train.targets, test.inputs, test.targets)
-    )
-
-
-def _calendar(setting: Setting, every: int, judged: int) -> np.ndarray:
-    """On how many test examples the nodes are judged after each round, i32[rounds]."""
-    everything = len(setting.pairs["test"])
-    due = (np.arange(setting.rounds) + 1) % every == 0
-    found = np.where(due, min(judged, everything), 0).astype(np.int32)
-    found[-1] = everything
-    return found
+    mine = places.of_here(calls.state.variables)
+    numbers = places.here(setting.nodes, devices)
+    return Result(setting.source.functions.evaluate, mine, records, numbers)
 
 
 def _check_finite(records: list[Record], place: directory.RoundsDirectory | None) -> None:

@@ -1,10 +1,6 @@
 """The compiled rounds: against NumPy in float64, and whatever must change nothing in them."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from patience import PATIENCE
 
 from dynhp_jax import find_groups
 from dynhp_jax.decentralised import Coverage, DecAvg, graphs, mixing_matrix, units_of
@@ -23,7 +18,6 @@ from dynhp_jax.training.own_model import Functions
 
 from . import oracle
 
-ROOT = Path(__file__).resolve().parents[2]
 NODES, SLOTS, EPOCHS, BATCH, RATE, MOMENTUM = 6, 3, 2, 4, 0.3, 0.5
 COUNTS = np.array([8, 3, 11, 0, 6, 5])  # a short last batch, less than one, none at all
 GRAPH = graphs.from_edges(NODES, [(0, 1), (1, 2), (2, 3), (3, 4), (0, 2), (4, 5)])
@@ -284,25 +278,3 @@ def test_squared_gradients_are_those_of_single_examples():
     for name in STACKED:
         wanted = sum(each[name] ** 2 for each in own)
         np.testing.assert_allclose(found[name], wanted, rtol=1e-4, atol=1e-7)
-
-
-def test_two_devices_are_one(machine, tmp_path):
-    """The ring of permutes, in a process that is told to have two devices."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    environment = os.environ | {
-        "XLA_FLAGS": f"{flags} --xla_force_host_platform_device_count=2",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "decentralised.on_two_devices", str(tmp_path / "found.npz")],
-        env=environment, capture_output=True, text=True, timeout=PATIENCE,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    alive = np.ones((SLOTS, NODES), bool)
-    alive[1, 4] = False
-    state, losses, (sums,) = machine.run(alive=alive, judged=np.array([0, 7, 12], np.int32))
-    with np.load(tmp_path / "found.npz") as found:
-        np.testing.assert_allclose(found["losses"], losses, rtol=1e-5)
-        np.testing.assert_array_equal(found["errors"], sums["error"])
-        for name, leaf in state.variables["params"].items():
-            np.testing.assert_allclose(found[name], leaf, atol=1e-6)

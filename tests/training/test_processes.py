@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import addresses
 import jax
 import pytest
 from command_lines import QUICK, ROOT, command, fails, here, timeless
@@ -38,19 +39,13 @@ def ended(process):
     return process.returncode, out, error
 
 
-def address():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return f"localhost:{free.getsockname()[1]}"
-
-
 # -- in Python -------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
     """{'alone', '0', '1': what `in_processes` found}."""
-    folder, where = tmp_path_factory.mktemp("fitted"), address()
+    folder, where = tmp_path_factory.mktemp("fitted"), addresses.free()
     words = [sys.executable, "-m", "in_processes", str(folder)]
     running = [started(words, ONE), *(started([*words, where, number]) for number in "01")]
     for process in running:
@@ -104,7 +99,7 @@ def test_one_process_meets_itself():
 
 def pair(workdir):
     """Both processes of a run, started."""
-    where = address()
+    where = addresses.free()
     flags = [f"--workdir={workdir}", f"--coordinator_address={where}", "--num_processes=2"]
     flags.append("--heartbeat_timeout=30")
     return [started(command(*SHORT, *flags, f"--process_id={number}")) for number in (0, 1)]

@@ -4,6 +4,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dynhp_jax.common import processes
@@ -29,14 +30,7 @@ class FollowedWorkdir(RunDirectory):
         Raises:
           UserError: it is not.
         """
-        until = time.monotonic() + PATIENCE_S
-        while not self.lock_file.exists():
-            if time.monotonic() > until:
-                raise UserError(
-                    f"{self.path}, which process 0 holds, is not to be seen from here; give all"
-                    " processes a --workdir on a file system that they share"
-                )
-            time.sleep(0.05)
+        wait_for(self.lock_file)
 
     def begin(self, epoch: int) -> list[Record]:
         """Nothing: process 0 begins, and has the records."""
@@ -51,6 +45,22 @@ class FollowedWorkdir(RunDirectory):
 
     def check_there(self) -> None:
         """Nothing: process 0 looks after it."""
+
+
+def wait_for(lock: Path) -> None:
+    """Until a file by which process 0 holds a directory is to be seen here.
+
+    Raises:
+      UserError: it is not.
+    """
+    until = time.monotonic() + PATIENCE_S
+    while not lock.exists():
+        if time.monotonic() > until:
+            raise UserError(
+                f"{lock.parent}, which process 0 holds, is not to be seen from here; give all"
+                " processes a --workdir on a file system that they share"
+            )
+        time.sleep(0.05)
 
 
 @contextlib.contextmanager

@@ -133,8 +133,8 @@ def restore(
 
     Args:
       directory: as given to `save`.
-      shapes: host -> the state's pytree, of jax.ShapeDtypeStruct; of NumPy arrays where it is to
-        stay in the memory of the host.
+      shapes: host -> the state's pytree, of jax.ShapeDtypeStruct, which may say a sharding; of
+        NumPy arrays where it is to stay in the memory of the host.
       warn: told, in a line, of every checkpoint that is damaged and passed over.
 
     Returns:
@@ -224,7 +224,7 @@ def read(directory: Path, epoch: int, shapes: Callable) -> Checkpoint:
         lambda leaf: (
             leaf  # to the host
             if isinstance(leaf, np.ndarray)
-            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+            else jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here)
         ),
         expected,
     )

@@ -32,11 +32,11 @@ def count(asked: int) -> int:
     Raises:
       ConfigError: there are fewer.
     """
-    return len(_devices(asked))
+    return len(chosen(asked))
 
 
-def _devices(asked: int) -> list[jax.Device]:
-    """The same number of every process, process by process."""
+def chosen(asked: int) -> list[jax.Device]:
+    """The same number of every process, process by process; see `count`."""
     there: dict[int, list[jax.Device]] = {}
     for device in jax.devices():
         there.setdefault(device.process_index, []).append(device)
@@ -54,7 +54,7 @@ def sharding(asked: int, *axes: str) -> NamedSharding | None:
 
     None for one device, which stands for the default device wherever JAX takes a sharding.
     """
-    found = _devices(asked)
+    found = chosen(asked)
     if len(found) == 1:
         return None
     return NamedSharding(Mesh(np.array(found), (AXIS,)), PartitionSpec(*axes))
@@ -80,6 +80,11 @@ def _everywhere(leaf: Any, where: NamedSharding) -> jax.Array:
     """
     if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(where, leaf.ndim):
         return leaf
+    return made_at(leaf, where)
+
+
+def made_at(leaf: Any, where: Sharding) -> jax.Array:
+    """An array that all processes have on the host, of which each device gets its part."""
     return _made(
         leaf,
         lambda array: jax.make_array_from_callback(array.shape, where, lambda index: array[index]),
