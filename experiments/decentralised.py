@@ -6,6 +6,7 @@ All rounds are one compiled program. The directory of the run gets its config, t
 rounds by node (metrics.jsonl), checkpoints, two figures and a summary. The same command goes on
 where it stopped, bit for bit. Fields of the section nodes: --config.nodes.graph=barabasi_albert
 --config.nodes.placement=zipf --config.nodes.rule="decdiff(norm='global')".
+Several processes train one run together, each started with the same command and its --process_id.
 """
 
 import statistics
@@ -17,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from dynhp_jax import decentralised
-from dynhp_jax.common import json_files, paths, schema
+from dynhp_jax.common import json_files, paths, processes, schema
 from dynhp_jax.common.disk import write_json
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import provenance
 from dynhp_jax.training.run import checkpoint
-from experiments import commandline, config_sections
+from experiments import commandline, config_sections, joining
 from experiments.commandline import Interrupted
 from experiments.nodes import figures, settings
 from experiments.nodes.progress import Progress, line
@@ -37,11 +38,12 @@ _FREE = ("nodes.rounds", "data.dir", "data.cache_dir", "compiling.cache_dir", "d
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    values, path = commandline.parse(
-        argv, True, sections=settings.SECTIONS,
+    values, path, *others = commandline.parse(
+        argv, True, joining.OPTIONS, joining.SWITCHES, settings.SECTIONS,
         workdir="directory of the run; empty: runs/NAME-seedSEED",
     )  # fmt: skip
     config, nodes = settings.from_config_dict(values)
+    joining.join(*others)
     folder = paths.given(path or f"runs/{config.name}-seed{config.seed}", "--workdir")
     run(config, nodes, folder)
 
@@ -62,10 +64,11 @@ def run(config: Config, nodes: Nodes, folder: Path) -> list[dict[str, Any]]:
     program_cache.use_cache(config.compiling.cache_dir)
     scenario = scenario_of(config, nodes)
     done = (checkpoint.epochs(folder / "checkpoints") or [0])[-1]
-    if done:
-        print(f"going on after round {done} of {nodes.rounds}")
-    print(_about(nodes, scenario))
-    progress, began = Progress(nodes.rounds, done), []
+    if processes.leads():
+        if done:
+            print(f"going on after round {done} of {nodes.rounds}")
+        print(_about(nodes, scenario))
+    progress, began = Progress(nodes.rounds, done, processes.leads()), []
 
     def each(record: Mapping[str, Any]) -> None:
         if not began:  # what is refused before the first round leaves no config behind
@@ -87,6 +90,8 @@ def run(config: Config, nodes: Nodes, folder: Path) -> list[dict[str, Any]]:
             f"round {records[-1]['round']} of {nodes.rounds} is saved in {folder}; the same"
             " command goes on from there"
         )
+    if not processes.leads():
+        return records
     write_json(folder / "summary.json", summary(config, nodes, scenario, records))
     figures.draw(records, scenario.graph, folder / "figures")
     print(line(records[-1]))

@@ -15,12 +15,14 @@ class Progress:
     Args:
       rounds: of the whole run.
       done: that an earlier process has done.
+      shown: whether this process shows them: one of several does.
     """
 
-    def __init__(self, rounds: int, done: int):
+    def __init__(self, rounds: int, done: int, shown: bool = True):
         self._rounds, self._due = rounds, 0.0
         self._bar = tqdm(
-            total=rounds, initial=done, unit="round", disable=None, dynamic_ncols=True
+            total=rounds, initial=done, unit="round", disable=None if shown else True,
+            dynamic_ncols=True,
         )  # fmt: skip
 
     def __call__(self, record: dict[str, Any]) -> None:
