@@ -91,7 +91,8 @@ class Extension:
     ) -> "Extension":
         """The extension with which a training step takes no more bytes than it asks for.
 
-        Asked once, before the run, of the whole model.
+        Asked before the run, of the whole model, and again of the smaller one whenever units were
+        pruned for good: what they took may be asked for. Only fields that hold numbers may differ.
 
         Args:
           apply, shapes, inputs: as in `bound`.

@@ -136,7 +136,7 @@ class Network:
     @property
     def sizes(self) -> Hashable:
         """What tells the arrays of a state of this network from those of another."""
-        return (self.model, self.decided)
+        return (self.model, self.unbound, self.decided)
 
     def deciding(self, decided: Decided) -> "Network":
         """The network with another decision of its extension; what is known of its model stays."""

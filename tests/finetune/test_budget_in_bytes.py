@@ -7,15 +7,16 @@ import jax
 import numpy as np
 import pytest
 from command_lines import fails
-from small_runs import DIGITS
+from small_runs import DIGITS, copy
 
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.finetune import methods
+from dynhp_jax.pruning.options import ScoreOptions
 from dynhp_jax.training import config
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.compiled.step_bytes import total
 from dynhp_jax.training.config import Config
-from dynhp_jax.training.run import loop
+from dynhp_jax.training.run import loop, resume
 from dynhp_jax.training.run.trainer import Trainer
 from experiments import train
 
@@ -87,3 +88,43 @@ def test_counts_that_are_decided_in_the_run_have_no_budget_in_bytes():
     method = methods.TraDy(budget="1MiB", capacity="pooled")
     with pytest.raises(UserError, match="give numbers, or capacity='quota' and ranking=0"):
         Trainer(SETTINGS, FEW, PROGRAMS, extension=method)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking(methods.TraDy):
+    """Asks for its numbers as one whose budget is in bytes does, of a table."""
+
+    def within(self, apply, shapes, inputs, measure):
+        whole = shapes["params"]["hidden_1"]["kernel"].shape == (64, 40)
+        found = dataclasses.replace(self, budget=600 if whole else 900)
+        assert measure(found) > measure(dataclasses.replace(self, budget=400 if whole else 600))
+        return found
+
+
+def test_what_pruning_frees_may_be_asked_for_and_a_run_that_goes_on_has_it(tmp_path):
+    pruning = dataclasses.replace(
+        SETTINGS,
+        method="scores",
+        epochs=4,
+        scores=ScoreOptions("l2", fraction=0.4, start=1),
+        compiling=config.Compiling(shrink=0.2, ahead=False),
+    )
+    before = Trainer(pruning, FEW, PROGRAMS, extension=Asking())
+    run, records = before.start(), []
+    while run.epoch < 3:  # units go before the second epoch, their arrays before the third
+        run, record = loop.advance(before, run)
+        records.append(record)
+    resume.save(before, run, tmp_path)
+    assert 560 < records[0]["extension_numbers"] <= 600
+    assert 860 < records[-1]["extension_numbers"] <= 900
+    again = Trainer(pruning, FEW, PROGRAMS, extension=Asking())
+    other = resume.run_of(again, resume.newest(again, tmp_path))
+    assert other.network.unbound == run.network.unbound == Asking(budget=900)
+    ends = [loop.advance(of, each)[0] for of, each in ((before, run), (again, other))]
+    jax.tree.map(np.testing.assert_array_equal, *(copy(each.state) for each in ends))
+
+
+def test_a_mini_batch_that_grows_has_no_budget_of_a_step():
+    growing = dataclasses.replace(SETTINGS, method="dynhp", batch=config.Batch())
+    with pytest.raises(UserError, match="config.batch.rule is 'method'; allowed: 'fixed'"):
+        Trainer(growing, FEW, PROGRAMS, extension=methods.TraDy(budget="1MiB"))

@@ -11,7 +11,8 @@ from dynhp_jax.common.errors import ConfigError, UserError, shown
 from dynhp_jax.finetune.methods.leaves import Leaves
 from dynhp_jax.memory import largest_fit
 
-SLACK = 50  # a part of the bytes so small may be left over: more would cost more compilations
+SLACK = 20  # a part so small of what there is for rows may be left over,
+LEAST = 500  # or such a part of all: more would cost more compilations
 
 
 def parsed(budget: str) -> int:
@@ -61,7 +62,8 @@ def in_numbers(
 
     costs = _chosen(of, apply, shapes, inputs)
     low, high = min(cost.row for cost in costs), sum(cost.total for cost in costs)
-    found = largest_fit.largest(size, limit, low, high, slack=max(1, limit // SLACK))
+    slack = max(1, limit // LEAST, (limit - size(low)) // SLACK)
+    found = largest_fit.largest(size, limit, low, high, slack=slack)
     if found < low:
         raise UserError(
             f"a budget of {byte_sizes.kib(limit)} is too small for a training step; the least that"

@@ -54,7 +54,7 @@ class Steps:
       unit: a mini-batch is so many equal parts, of which each device has one in memory at a time.
       on_host: whether the host calls every step, instead of one program that loops over them.
       measured: how much has to be known of its programs.
-      compiled_for: what programs depend on beside a spec, a mini-batch and `used`.
+      compiled_for: what programs depend on beside `Network.sizes`, a mini-batch and `used`.
 
     Raises:
       ConfigError: there are fewer devices than the config asks for, or `batch.variance` is exact
@@ -84,7 +84,7 @@ class Steps:
         given = whole.model, whole.task, whole.example_shape, tuple(sorted(examples.items()))
         memory = config.memory
         self.measured = METERS[memory.meter].measured(memory.budget)
-        self.compiled_for = compiled(self.config), given, tx, whole.unbound, self.measured
+        self.compiled_for = compiled(self.config), given, tx, self.measured
         self._state_shapes: dict[Any, TrainState] = {}
 
     @property
@@ -213,10 +213,11 @@ class Steps:
 
     def evaluation_program(self, network: Network, chunk: int, split: str) -> jax.stages.Compiled:
         """What the run executes to evaluate `chunk` examples of a split; see `evaluated`."""
-        own = network.decided if reads_own(network.extension) else ()
+        model, *others = network.sizes
+        read = tuple(others) if reads_own(network.extension) else ()
         return self.program(
             _evaluates(split),
-            (network.model, own, chunk),
+            (model, read, chunk),
             lambda: evaluation.make_evaluation(network, chunk, self.config.devices),
             *self._evaluation_arguments(network, chunk, split),
         )

@@ -17,6 +17,7 @@ import numpy as np
 from dynhp_jax.common import schema
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.memory import trial_records
+from dynhp_jax.training.compiled import extension_bytes
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run import checkpoint
 from dynhp_jax.training.run.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ HOST = schema.fields(  # what `host_part` gives
     },
     optional={
         "decided": schema.mapping_of(schema.list_of(schema.WHOLE)),
+        "extension": schema.mapping_of(schema.NUMBER),
         "made_of": schema.TEXT,
         "trials": trial_records.SEVERAL,  # what is not there is measured again
     },
@@ -68,6 +70,7 @@ def array_part(run: Run) -> Any:
 
 def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
     """What a checkpoint needs beside the arrays, as JSON holds it."""
+    found = extension_bytes.differing(trainer.whole.unbound, run.network.unbound)
     return {
         "batch": run.batch,
         "batch_in_use": run.batch_in_use,
@@ -84,6 +87,7 @@ def host_part(run: Run, trainer: Trainer) -> dict[str, Any]:
         "seed": trainer.config.seed,
         **({"made_of": trainer.made_of} if trainer.made_of else {}),
         **({"decided": dict(run.network.decided)} if run.network.decided else {}),
+        **({"extension": found} if found else {}),
         "trials": trainer.programs.records.to_dict(),
         "compilations": trainer.programs.compilations,
         "compile_seconds": trainer.programs.seconds,
@@ -207,9 +211,15 @@ def _network(trainer: Trainer, host: Mapping[str, Any]) -> Network:
         model = whole.model.rebuilt(host["spec"], keeps)
     except UserError as error:
         raise schema.Unfit(f"its spec: {error}") from None
+    try:
+        extension = extension_bytes.given_again(whole.unbound, host.get("extension", {}))
+    except TypeError as error:
+        raise schema.Unfit(f"its extension: {error}") from None
     decided = tuple((name, tuple(sizes)) for name, sizes in host.get("decided", {}).items())
     groups = whole.groups.shrunk(keeps)
-    return dataclasses.replace(whole, model=model, groups=groups, decided=decided)
+    return dataclasses.replace(
+        whole, model=model, groups=groups, unbound=extension, decided=decided
+    )
 
 
 def _with_earlier(state: TrainState, earlier: tuple) -> Any:

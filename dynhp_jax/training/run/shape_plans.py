@@ -22,8 +22,8 @@ from dynhp_jax.structure.counts import numbers_in, parameters_left
 from dynhp_jax.structure.keeps import Keeps, UnitKeeps, UnitMasks
 from dynhp_jax.surgery.cut import axis_cuts, cut, cut_leaf
 from dynhp_jax.surgery.optimizer import map_like_params
-from dynhp_jax.training.compiled import step_bytes
-from dynhp_jax.training.extension import replaces_trained
+from dynhp_jax.training.compiled import extension_bytes, step_bytes
+from dynhp_jax.training.extension import Extension, replaces_trained
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.machine_speeds import costs
 from dynhp_jax.training.run.run import Plan, Run
@@ -97,11 +97,16 @@ def begin(trainer: Trainer, run: Run) -> Run:
     def work() -> Ready:
         trainer.programs.expect(steps.names(network))
         batch, in_use = scout.fit(network, plan.wanted, before)
-        steps.training_program(network, in_use)
-        fitting = trainer.budget.chunk(network, run.chunk)
+        found = network
+        if network is not run.network:  # what was cut frees bytes, which the extension may ask for
+            found = extension_bytes.fitted(steps, trainer.extension, network, in_use)
+        if found is not network:
+            batch, in_use = scout.fit(found, plan.wanted, in_use)
+        steps.training_program(found, in_use)
+        fitting = trainer.budget.chunk(found, run.chunk)
         for split in run.splits.keys() - {"train"}:
-            steps.evaluation_program(network, steps.evaluated(fitting, split), split)
-        return Ready(network, batch, in_use, fitting, scout)
+            steps.evaluation_program(found, steps.evaluated(fitting, split), split)
+        return Ready(found, batch, in_use, fitting, scout)
 
     return dataclasses.replace(
         run, plan=dataclasses.replace(plan, work=trainer.programs.ahead(work))
@@ -166,7 +171,8 @@ def carry_out(trainer: Trainer, run: Run) -> Run:
             before, trainer.steps.state_shapes(ready.network)
         )
         trainer.budget.check("making arrays smaller", spent["surgery"])
-        network, state = resize(run.network, state, trainer.tx, local, consumed)
+        extension = ready.network.unbound
+        network, state = resize(run.network, state, trainer.tx, local, consumed, extension)
         if any(keeps[name].size < run.keeps[name].size for name in run.network.input_axes.values()):
             splits = trainer.splits(keeps)
         trainer.programs.drop(run.network.model)
@@ -202,6 +208,7 @@ def resize(
     tx: Any,
     keeps: Keeps,
     cut_leaf: Callable = cut_leaf,
+    then: Extension | None = None,
 ) -> tuple[Network, TrainState]:
     """Network and state with the arrays of the surviving units only.
 
@@ -210,6 +217,7 @@ def resize(
       tx: the optimizer.
       keeps: survivors, counted in the arrays as they are now.
       cut_leaf: how an array is cut, as `cut.cut_leaf` does.
+      then: the extension from now on; None for the same.
     """
     groups = network.groups
     for name, mask in state.masks.items():
@@ -242,6 +250,8 @@ def resize(
     averages = state.averages and of(state.averages)
     state = of(state)._replace(masks=smaller({"masks": state.masks})["masks"])
     network = network.shrunk(state.variables["params"], keeps)
+    if then is not None:
+        network = dataclasses.replace(network, unbound=then)
     own = network.extension.cut(state.own, smaller)
     if replaces_trained(network.unbound):
         smaller_ones = network.extension.trained(state.variables, own)

@@ -53,6 +53,7 @@ class Trainer:
       extension: the parts of the step that a method replaces; None for those that the config names.
 
     Attributes:
+      extension: as given or named; that of `whole` takes no more bytes than it asks for.
       criterion: that units are pruned by; None with methods other than scores.
       scorer: by it and within the budget; None likewise.
       budget: of the run, and its steps, which are held to it.
@@ -91,6 +92,7 @@ class Trainer:
         if extension is None:
             extension = extensions.named(config.extension, config.origin)
         first_look.check_extension(extension)
+        self.extension = extension
         self.whole = whole = dataclasses.replace(whole, unbound=extension)
         self.made_of = made_of
         _check_task(config, whole)
@@ -104,8 +106,11 @@ class Trainer:
                 raise ConfigError(field, size, f"at most the {self.examples} training examples")
         counts = {name: len(pairs) for name, pairs in dataset.splits.items()}
         tx = build.optimizer_of(config) if tx is None else tx
-        steps = extension_bytes.within(Steps(config, self.whole, programs, counts, tx=tx))
-        self.whole, self.budget = steps.whole, Budget(steps)
+        steps = Steps(config, whole, programs, counts, tx=tx)
+        found = extension_bytes.fitted(steps, extension, whole, steps.in_shares(batching.size))
+        if found is not whole:
+            self.whole, steps = found, Steps(config, found, programs, counts, tx=tx)
+        self.budget = Budget(steps)
         self.meter, self.whole_parameters = self.budget.meter, self.budget.parameters
         self.paper = PaperMeter(self.budget.example_bytes)
         self.config, self.tx = self.steps.config, self.steps.tx

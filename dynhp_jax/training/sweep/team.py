@@ -223,7 +223,7 @@ class Team:
         data = (split.inputs, split.targets, given, orders, sizes)
         program = self.programs.get(
             "epoch of replicas",
-            (network.model, batch, even, count, self.lead.steps.compiled_for),
+            (*network.sizes, batch, even, count, self.lead.steps.compiled_for),
             lambda: make_epoch(network, self.lead, batch, even),
             *(replicas.state, *data, self.examples // sizes),
         )
@@ -239,7 +239,7 @@ class Team:
         arguments = (*replicas.state.evaluated, split.inputs, split.targets)
         program = self.programs.get(
             f"evaluation of replicas on {name}",
-            (network.model, chunk, len(self.trainers), self.lead.steps.compiled_for),
+            (*network.sizes, chunk, len(self.trainers), self.lead.steps.compiled_for),
             lambda: jax.jit(
                 jax.vmap(
                     evaluation.make_evaluation(network, chunk), in_axes=(0, 0, 0, 0, *[None] * 4)
