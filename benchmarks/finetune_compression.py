@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import finetune_steps, record
 from dynhp_jax import data, finetune
 from dynhp_jax.finetune import decomposition
-from dynhp_jax.finetune.compressed import captured
+from dynhp_jax.finetune.calibration import captured
 from dynhp_jax.finetune.policies import convolutions
 from dynhp_jax.models import folded
 

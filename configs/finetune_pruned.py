@@ -29,8 +29,7 @@ def get_config():
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule = "constant"
     config.optimizer.warmup = 0
-    config.gates.open_hidden = 0.9
-    config.gates.open_input = 0.9
+    config.gates.learning_rate = 0.03
     config.penalty.lam = 0.5
     config.compiling.shrink = 0.2
     config.memory.budget = BUDGET

@@ -44,16 +44,20 @@ _OPTIONS = (
     ("rates", ",".join(map(str, tracks.RATES)), "learning rates that are tried, with commas"),
     ("results", "", "directory of the result files; empty: results/finetune/trackTRACK"),
 )
-_SWITCHES = (("print", "only print the results that are there; no file is written"),)
+_SWITCHES = (
+    ("print", "only print the results that are there; no file is written"),
+    ("ranks", "only rank layers on this task and on another, and say whether they rank alike"),
+)
 _WORKDIR = "directory in which the runs have theirs; empty: runs/finetune/trackTRACK"
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses the command line; runs what is missing, prints, draws; or only prints."""
     track, argv = _with_config(argv)
-    values, workdirs, _, names, budgets, seeds, rates, directory, only_print = commandline.parse(
+    values, workdirs, _, names, budgets, seeds, rates, directory, *switches = commandline.parse(
         argv, True, _OPTIONS, _SWITCHES, settings.SECTIONS, _WORKDIR
     )
+    only_print, only_rank = switches
     base, first = settings.from_config_dict(values)
     wanted = rows.of_track(track, names)
     budgets = numbers("budgets", budgets, float, 0.001, 1.0)
@@ -70,6 +74,11 @@ def main(argv: Sequence[str]) -> None:
     program_cache.use_cache(base.compiling.cache_dir)
     config = pretraining.begun(base, first, workdirs / "pretraining")
     place = tracks.Place(track, config, workdirs, results_in, provenance.present())
+    if only_rank:
+        grid = claims.of_layer_ranks(place.layer_measures())
+        print(grid.text())
+        write_text(results_in / "ranks.md", grid.markdown())
+        return
     for cell in running.cells(wanted, budgets):
         running.run(place, cell, seeds, rates)
     found = results.read_all(results_in, track)

@@ -2,8 +2,9 @@
 
 from dynhp_jax.finetune import decomposition
 from dynhp_jax.finetune.bit_activations import bit_activations
+from dynhp_jax.finetune.calibration import calibrate
 from dynhp_jax.finetune.chunked import chunked_prefix
-from dynhp_jax.finetune.compressed import calibrate, compressed
+from dynhp_jax.finetune.compressed import compressed
 from dynhp_jax.finetune.costs import Cost, channel_costs, sparse_update_bytes
 from dynhp_jax.finetune.drawing import (
     Quota,

@@ -11,29 +11,23 @@ Sources: HOSVD and SVD (2411.06346), ASI (2505.05086), fixed factors as in LANCE
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from dynhp_jax.common.errors import UserError, shown
-from dynhp_jax.common.random_keys import key_for
 from dynhp_jax.common.tree_paths import Path
 from dynhp_jax.finetune import decomposition
 from dynhp_jax.finetune.kernel_products import KernelReads, place
 from dynhp_jax.finetune.product import KernelProduct
-from dynhp_jax.finetune.rows import Rows
 from dynhp_jax.jaxprs.hooks import Hook
-from dynhp_jax.jaxprs.interpreter import Run
 from dynhp_jax.jaxprs.products import Kept, Part
-from dynhp_jax.jaxprs.trace import Traced, trace
 from dynhp_jax.jaxprs.transforms import Call, transformed
 from dynhp_jax.jaxprs.values import Value
 
-HOW = ("svd", "hosvd", "asi", "fixed")
-WITH_STATE = ("asi", "fixed")
-MULTIPLE = 4  # that ranks of examples and channels are rounded up to
+HOW = ("svd", "hosvd", "asi", "fixed", "random")
+WITH_STATE = ("asi", "fixed", "random")
 
 Ranks = Mapping[Path, Mapping[int, int]]
 Factors = dict[Path, dict[int, Any]]
@@ -49,7 +43,7 @@ def compressed(apply: Callable, ranks: Ranks, how: str = "hosvd") -> Callable:
         `calibrate`, or one's own. With 'svd' axis 0 alone.
       how: 'svd' or 'hosvd': factors are computed in every step; 'asi': by one step of subspace
         iteration from those of the step before, which are state; 'fixed': the factors that are
-        given, renewed by `calibrate`.
+        given, renewed by `calibrate`; 'random': the same, of noise, along the channels.
 
     Returns:
       `f(variables, factors, *inputs) -> (outputs, factors)`: factors {path: {axis: f[size, rank]}}
@@ -136,7 +130,7 @@ class _Compressed(Hook):
         return [part]
 
     def _factors(self, path: Path, array: Any, ranks: Mapping[int, int]) -> dict[int, Any]:
-        if self.how == "fixed":
+        if self.how in ("fixed", "random"):
             return _fitting(path, self.factors[path], array.shape, ranks)
         if self.how != "asi":
             return {axis: decomposition.leading(array, axis, k) for axis, k in ranks.items()}
@@ -198,121 +192,3 @@ def _fitting(
             " rows or the mini-batch are of another number"
         )
     return dict(factors)
-
-
-def captured(
-    apply: Callable,
-    variables: Any,
-    inputs: tuple,
-    paths: Collection[Path],
-    rows: Mapping[Path, Rows] | None = None,
-) -> tuple[dict[Path, Any], dict[Path, int]]:
-    """The data that kernels' products read (of the chosen rows) from one batch, and its channels.
-
-    Returns:
-      (path -> array, path -> its axis of channels).
-
-    Raises:
-      UserError: a kernel that is not there or is read in a loop or more than once.
-    """
-    traced = trace(apply, variables, inputs)
-    reads = KernelReads(traced)
-    reads.check(paths)
-    for path in paths:
-        if len(reads.reads[path]) > 1 or reads.reads[path][0].loop:
-            raise UserError(f"{path!r} is read in a loop or more than once; leave it out")
-    capture = jax.jit(lambda leaves: _capture(traced, reads, leaves, paths, rows or {}))
-    arrays = capture(jax.tree.leaves((variables, inputs)))
-    return arrays, {path: reads.reads[path][0].product.summed[0] for path in paths}
-
-
-def _capture(
-    traced: Traced,
-    reads: KernelReads,
-    leaves: list[Any],
-    paths: Collection[Path],
-    rows: Mapping[Path, Rows],
-) -> dict[Path, Any]:
-    found: dict[Path, Any] = {}
-
-    class Capture(Hook):
-        def parts(self, eqn: Any, values: list[Value], args: list[Any]) -> list[Part]:
-            read = reads.by_place.get(place(eqn, values))
-            if read is not None and read.path in paths:
-                array = args[read.product.data]
-                if read.path in rows:
-                    array = read.product.narrow(array, rows[read.path].index)
-                found[read.path] = array
-            return []
-
-    Run(traced.walk, hook=Capture())(traced.analysis, leaves)
-    return found
-
-
-def calibrate(
-    apply: Callable,
-    variables: Any,
-    *inputs: Any,
-    paths: Collection[Path],
-    epsilon: float = 0.8,
-    how: str = "hosvd",
-    rows: Mapping[Path, Rows] | None = None,
-    key: jax.Array | None = None,
-) -> tuple[dict[Path, dict[int, int]], Factors]:
-    """Ranks that keep a share of each mode's energy on one batch, and factors to start from.
-
-    Ranks of examples and channels are rounded up to multiples of 4; axes of full rank are left
-    whole. The examples of another batch are other examples, so 'fixed' leaves that axis whole.
-
-    Args:
-      apply: `apply(variables, *inputs) -> outputs`, without transforms.
-      variables: pytree of arrays.
-      *inputs: a mini-batch of the size that is trained on.
-      paths: the kernels.
-      epsilon: the share of the sum of squares that every mode keeps, above 0 and at most 1.
-      how: as in `compressed`.
-      rows: the rows that are trained, if they are chosen; the capacities have to stay.
-      key: with 'asi', factors start from noise of this key instead of the batch's own.
-
-    Returns:
-      (ranks, factors) for `compressed`; factors are {} with 'svd' and 'hosvd'.
-    """
-    if how not in HOW:
-        raise UserError(f"how is {shown(how)}; allowed: {', '.join(map(repr, HOW))}")
-    if not 0 < epsilon <= 1:
-        raise UserError(f"epsilon is {shown(epsilon)}; allowed: a number above 0 and at most 1")
-    ranks: dict[Path, dict[int, int]] = {}
-    factors: Factors = {}
-    found, channels = captured(apply, variables, inputs, paths, rows)
-    for path, array in found.items():
-        modes = {"svd": (0,), "fixed": range(1, array.ndim)}.get(how, range(array.ndim))
-        ranks[path] = {}
-        for axis in modes:
-            rank = decomposition.rank_for(decomposition.spectrum(array, axis), epsilon)
-            if axis in (0, channels[path]):
-                rank = -(-rank // MULTIPLE) * MULTIPLE
-            if rank < array.shape[axis]:
-                ranks[path][axis] = rank
-        if how in WITH_STATE and key is not None:
-            own = key_for(key, path)
-            factors[path] = decomposition.first_factors(own, array.shape, ranks[path])
-        elif how in WITH_STATE:
-            factors[path] = _leading(array, ranks[path])
-    return ranks, factors
-
-
-def factors_of(
-    apply: Callable,
-    variables: Any,
-    *inputs: Any,
-    ranks: Ranks,
-    rows: Mapping[Path, Rows] | None = None,
-) -> Factors:
-    """Factors of ranks that are known, from one batch; arguments as in `calibrate`."""
-    found, _ = captured(apply, variables, inputs, list(ranks), rows)
-    return {path: _leading(found[path], each) for path, each in ranks.items()}
-
-
-def _leading(array: Any, ranks: Mapping[int, int]) -> dict[int, Any]:
-    wide = array.astype(jnp.float32)
-    return {axis: decomposition.leading(wide, axis, rank) for axis, rank in ranks.items()}

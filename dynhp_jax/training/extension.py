@@ -12,14 +12,17 @@ the byte budget, resuming and records go on as they are. In the order of a run:
 | `start` | what is kept beside the state? | nothing |
 | `begin_epoch` | what does the host decide before an epoch? | nothing |
 | `decided` | which sizes of what is kept did it decide? | none |
+| `foreseen` | which sizes will it decide before the epoch after that? | it is not known |
 | `sized` | what follows from these? | nothing |
 | `trained` | which arrays are differentiated, and have optimizer state? | all parameters |
 | `forward` | what does the model compute in training? | itself |
+| `passed_on` | what goes from one micro-batch to the next? | nothing |
 | `gradients` | what becomes of gradients before the optimizer has them? | they stay |
 | `updated` | what does an update change? | the parameters |
 | `observe` | what is kept of a step? | what was kept before it |
 | `evaluated` | which variables are evaluated, and handed over in the end? | the parameters |
 | `evaluation` | what does the model compute in evaluation? | itself |
+| `averaged` | what of the kept arrays is in a mean of the weights? | nothing |
 | `cut` | what is left of the kept arrays when units are pruned? | what mirrors parameters is cut |
 | `record` | what do records say of it? | nothing |
 
@@ -59,6 +62,7 @@ class EpochStart(NamedTuple):
       loss: the task's, `loss(outputs, targets) -> f32[batch]`.
       examples: `inputs` and `targets` on the host, up to `scores.examples`: held-out ones where
         there are any, or of the training set.
+      parts: equal parts of a mini-batch that are in memory one after the other.
     """
 
     epoch: int
@@ -72,6 +76,7 @@ class EpochStart(NamedTuple):
     apply: Callable
     loss: Callable
     examples: Pairs
+    parts: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,6 +148,19 @@ class Extension:
         """
         return ()
 
+    def foreseen(self, own: Any, key: Array, epoch: int) -> Decided | None:
+        """What `decided` will say after the `begin_epoch` of a later epoch; None if nobody knows.
+
+        Its program is compiled while the epoch before is trained. A forecast that is wrong costs a
+        compilation and nothing else.
+
+        Args:
+          own: before the epoch that is trained meanwhile.
+          key: as `EpochStart` will have it.
+          epoch: the later one.
+        """
+        return None
+
     def sized(self, decided: Decided) -> "Extension":
         """The extension with what follows from such a decision; asked of the bound one.
 
@@ -172,6 +190,13 @@ class Extension:
             return apply({**variables, "params": trained}, *rest)
 
         return f
+
+    def passed_on(self, own: Any) -> Variables:
+        """What `forward` adds to the updates, before the first micro-batch of a step.
+
+        The micro-batches after it find what the one before has added among their variables.
+        """
+        return {}
 
     def gradients(self, gradients: Any, own: Any) -> Any:
         """What the optimizer gets of the gradients, a tree like `trained`."""
@@ -212,6 +237,13 @@ class Extension:
             return apply(self.evaluated(variables, own), *rest)
 
         return f
+
+    def averaged(self, own: Any) -> Any:
+        """A mapping of what of `own` is in the mean of the weights (`optimizer.ema`), by its name.
+
+        In evaluation the means stand in its place. `cut` has to take it, too.
+        """
+        return {}
 
     def cut(self, own: Any, mirrored: Callable[[Any], Any]) -> Any:
         """What is left of `own` when units are pruned for good; asked of the smaller model's.

@@ -21,6 +21,7 @@ EXTENSIONS = {
     "lora": "dynhp_jax.finetune.methods:LoRA",
     "hosvd": "dynhp_jax.finetune.methods:HOSVD",
     "asi": "dynhp_jax.finetune.methods:ASI",
+    "compact": "dynhp_jax.finetune.methods:CompAct",
     "fixed": "dynhp_jax.finetune.methods:Fixed",
     "random": "dynhp_jax.finetune.methods:Random",
     "trady": "dynhp_jax.finetune.methods:TraDy",

@@ -7,9 +7,12 @@ would decide it if differences went on as they are.
 """
 
 import dataclasses
+import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from scipy import stats
 
 from experiments.finetuning import tables
 from experiments.grids import Grid
@@ -50,6 +53,8 @@ CLAIMS = (
     Claim("selection > LoRA (rank 4)", "untested", "trady", "lora-4"),
     Claim("selection > biases", "untested", "trady", "bias"),
     Claim("full > selection", "-", "full", "trady"),
+    Claim("quota = pooled", "ours", "trady", "trady-pooled", within=0.3),
+    Claim("selection > full, computed anew", "untested", "trady", "full-remat"),
     Claim("bits change nothing", "exact", "full-bits", "full", within=0.3),
 )
 
@@ -104,6 +109,48 @@ def verdicts(found: Sequence[Result]) -> Grid:
         " independent, so that intervals are rather too narrow"
     )
     return Grid("What was claimed", tuple(rows), (note,))
+
+
+ALIKE = 0.8  # Spearman's coefficient from which on layers rank alike
+_LEAST = 5  # layers
+
+
+def spearman(one: Mapping[str, float], other: Mapping[str, float]) -> tuple[float, float, float]:
+    """Spearman's coefficient of two measures of the same layers, with its 95 % interval.
+
+    By Fisher's transformation, with the variance of Bonett and Wright (2000).
+
+    >>> [round(each, 3) for each in spearman(dict(zip("abcdef", range(6))),
+    ...                                      dict(zip("abcdef", (0, 1, 2, 3, 5, 4))))]
+    [0.943, 0.454, 0.995]
+    """
+    names = [name for name in one if name in other]
+    found = stats.spearmanr([one[n] for n in names], [other[n] for n in names]).statistic
+    if abs(found) == 1:
+        return found, found, found
+    half = 1.96 * math.sqrt((1 + found**2 / 2) / (len(names) - 3))
+    low, high = math.tanh(math.atanh(found) - half), math.tanh(math.atanh(found) + half)
+    return float(found), low, high
+
+
+def of_layer_ranks(measures: Mapping[str, Mapping[str, float]]) -> Grid:
+    """Whether layers rank alike on several tasks, a line for each pair of them.
+
+    Args:
+      measures: task -> path of a kernel -> what layers are ranked by.
+    """
+    rows = [("layers rank alike on", "layers", "Spearman's coefficient", "verdict")]
+    for one, other in itertools.combinations(measures, 2):
+        layers = measures[one].keys() & measures[other].keys()
+        if len(layers) < _LEAST:
+            rows.append((f"{one} and {other}", str(len(layers)), "-", UNDECIDED))
+            continue
+        found, low, high = spearman(measures[one], measures[other])
+        called = CONFIRMED if low >= ALIKE else REFUTED if high < ALIKE else UNDECIDED
+        said = f"{found:.2f} ({low:.2f} to {high:.2f})"
+        rows.append((f"{one} and {other}", str(len(layers)), said, called))
+    note = f"claimed: they do not depend on the task; here: a coefficient of {ALIKE} or more"
+    return Grid("Layers' ranks", tuple(rows), (note,))
 
 
 def paired(chosen: dict[tables.Group, list[Result]], claim: Claim) -> list[float]:

@@ -16,11 +16,10 @@ _STACKED = ("gradients", "floats kept", "masks kept", "transients")
 
 
 def draw(found: Sequence[Result], directory: Path) -> list[Path]:
-    """Writes accuracy.png, seconds.png and bytes.png, and returns where."""
+    """Writes accuracy.png and bytes.png, and returns where."""
     chosen = tables.of_chosen_rates(found)
     return [
         _accuracy(chosen, directory / "accuracy.png"),
-        _seconds(chosen, directory / "seconds.png"),
         _bytes(chosen, directory / "bytes.png"),
     ]
 
@@ -55,33 +54,30 @@ def _points(panel, chosen: dict, at, label: bool) -> None:
 
 
 def _accuracy(chosen: dict, path: Path) -> Path:
-    """Against the bytes of the step, with the floor and full as lines."""
+    """Against the bytes of the step, with the floor and full as lines; beside it, seconds."""
     any_run = next(iter(chosen.values()))[-1]
 
     def mib(runs: Sequence[Result]) -> float:
         return runs[-1]["bytes"]["temporaries"] / 2**20
 
-    over = "temporaries of the step (MiB)"
-    with panels_of(path, 1, 1, (6.4, 4.6), over, log=True) as (panel,):
-        _points(panel, chosen, mib, label=True)
+    over = ("temporaries of the step (MiB)", "seconds an epoch")
+    with panels_of(path, 1, 2, (4.8, 4.6), over, log=(True, False)) as (panel, beside):
+        _points(panel, chosen, mib, label=False)
+        _points(beside, chosen, _seconds, label=True)
         panel.axvline(any_run["floor"] / 2**20, color="black", linestyle=":", linewidth=0.8,
                       label="forward pass alone")  # fmt: skip
         if ("full", None) in chosen:
-            panel.axvline(mib(chosen["full", None]), color="black", linestyle="--", linewidth=0.8)
-        legend_beside(panel)
+            panel.axvline(mib(chosen["full", None]), color="black", linestyle="--", linewidth=0.8,
+                          label="full")  # fmt: skip
+        handles, labels = panel.get_legend_handles_labels()
+        for handle, label in zip(handles, labels, strict=True):  # the lines, in the one legend
+            beside.plot([], [], color="black", linestyle=handle.get_linestyle(), label=label)
+        legend_beside(beside)
     return path
 
 
-def _seconds(chosen: dict, path: Path) -> Path:
-    """Against the seconds of an epoch."""
-
-    def seconds(runs: Sequence[Result]) -> float:
-        return float(np.mean([each["seconds_per_epoch"] for each in runs]))
-
-    with panels_of(path, 1, 1, (6.4, 4.6), "seconds an epoch") as (panel,):
-        _points(panel, chosen, seconds, label=True)
-        legend_beside(panel)
-    return path
+def _seconds(runs: Sequence[Result]) -> float:
+    return float(np.mean([each["seconds_per_epoch"] for each in runs]))
 
 
 def _bytes(chosen: dict, path: Path) -> Path:

@@ -46,6 +46,12 @@ def norms(trainer: Trainer) -> dict[str, list[float]]:
     return {path: each.round(9).tolist() for path, each in found.items()}
 
 
+def measures(norms: Mapping[str, list[float]], network: Network) -> dict[str, float]:
+    """path -> the layer's reweighted gradient norm, without the head; see `rank_layers`."""
+    costs = costs_of(network)
+    return {path: sum(norms[path]) / costs[path].row for path in list(costs)[:-1]}
+
+
 def ranked(
     norms: Mapping[str, list[float]], network: Network, rule: str, budget: int
 ) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ bytes as the budget allows, and `{layers}` for the layers that are kept.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from dynhp_jax.common.errors import UserError, shown
 
@@ -26,6 +28,8 @@ class Row:
       ranked: how layers are kept, as `finetune.rank_layers` has it; '' for all.
       tracks: of which tracks it is a row.
       about: in words.
+      changes: fields of the config beside the extension, by dotted names; {rate} in a text stands
+        for the learning rate.
     """
 
     name: str
@@ -35,6 +39,7 @@ class Row:
     ranked: str = ""
     tracks: str = "AB"
     about: str = ""
+    changes: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def fitted(self) -> bool:
@@ -67,11 +72,20 @@ ROWS = {
         Row("random", f"random{_ALL}", NUMBERS,
             about="rows of all layers, drawn anew in each epoch (D-Full random)"),
         Row("full-bits", "full(bits=True)", about="all parameters, ReLU keeps bits"),
+        Row("full-remat", "full(remat=4)", about="all parameters, four segments computed anew"),
+        Row("full-parts", "full()", about="all parameters, in four micro-batches",
+            changes={"batch.variance": "micro", "batch.micro_batches": 4}),
+        Row("galore-4", "full()", about="all parameters, Adam in 4 directions of each (GaLore)",
+            changes={"optimizer.name": "experiments.finetuning.galore:make(rate={rate}, rank=4)"}),
         Row("cyclic", f"cyclic{_KEPT}", NUMBERS, "trady", "rgn",
             about="blocks of rows of the kept layers in turn (after BAdam, LISA)"),
         Row("last-4", "last_k(k=4)", about="the last 4 layers"),
         Row("asi-4", "asi(k=4)", about="the last 4 layers, of inputs in subspaces (ASI)"),
         Row("hosvd-4", "hosvd(k=4)", about="the last 4 layers, of decomposed inputs (HOSVD, 0.8)"),
+        Row("compact-4", "compact(k=4)",
+            about="the last 4 layers, of inputs projected at random (CompAct)"),
+        Row("trady-pooled", "trady(budget={knob}, layers={layers}, capacity='pooled')", NUMBERS,
+            "trady", "rgn", about="TraDy with the papers' draw from all kept layers together"),
         Row("trady-asi", "trady(budget={knob}, layers={layers}, compress='asi')", NUMBERS, "trady",
             "rgn", about="TraDy's rows, of inputs in subspaces"),
         Row("trady-chunks", "trady(budget={knob}, layers={layers}, chunk=4)", NUMBERS,

@@ -74,7 +74,7 @@ def one(place: Place, cell: Cell, size: Size, rate: float, seed: int) -> result_
       UserError: what is there is of another config.
     """
     path = cell.path(place, rate, seed)
-    config = place.config(place.text(cell.row, size.knob), seed, rate)
+    config = place.config(place.text(cell.row, size.knob), seed, rate, cell.row.changes)
     there = results.read(path, config)
     if there is not None:
         return there

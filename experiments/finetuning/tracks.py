@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dynhp_jax.common import schema
@@ -21,6 +22,7 @@ from experiments.finetuning.rows import KERNELS, ROWS, Row
 # Of each track: its config, and the rates that are tried.
 CONFIGS = {"A": "configs/finetune_cifar10.py", "B": "configs/finetune_mbv2.py"}
 RATES = (0.0125, 0.05, 0.125, 0.25)
+OTHER = {"name": "fashion_mnist", "channels": 3}  # data on which layers are ranked, too
 SHOWN = 500  # test examples that records are about; the whole test set is for the end
 _TRIES = 8  # knobs that are compiled to fit a row into a budget
 _CLOSE = 0.04  # share of what a budget allows above the floor that may be left over
@@ -71,14 +73,26 @@ class Place:
         data = self.whole_data
         return dataclasses.replace(data, x_test=data.x_test[:SHOWN], y_test=data.y_test[:SHOWN])
 
-    def config(self, extension: str, seed: int = 0, rate: float = 0.05) -> Config:
+    def config(
+        self,
+        extension: str,
+        seed: int = 0,
+        rate: float = 0.05,
+        changes: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Config:
         """Of a run."""
         optimizer = dataclasses.replace(self.base.optimizer, learning_rate=rate)
-        return dataclasses.replace(self.base, extension=extension, seed=seed, optimizer=optimizer)
+        config = dataclasses.replace(self.base, seed=seed, optimizer=optimizer)
+        for name, value in changes.items():
+            section, field = name.split(".")
+            value = value.format(rate=rate) if isinstance(value, str) else value
+            changed = dataclasses.replace(getattr(config, section), **{field: value})
+            config = dataclasses.replace(config, **{section: changed})
+        return dataclasses.replace(config, extension=extension)
 
-    def trainer(self, extension: str) -> Trainer:
+    def trainer(self, extension: str, changes: Mapping[str, Any] = MappingProxyType({})) -> Trainer:
         """Of a run that is metered, not run."""
-        return Trainer(self.config(extension), self.dataset, Programs())
+        return Trainer(self.config(extension, changes=changes), self.dataset, Programs())
 
     # -- what is found once, and kept beside the results -------------------------------------------
 
@@ -104,7 +118,7 @@ class Place:
         extension = self.text(row, knob)
         return self.kept(
             f"{row.name} {knob}" if row.fitted else row.name,
-            lambda: _metered(self.trainer(extension)),
+            lambda: _metered(self.trainer(extension, row.changes)),
         )
 
     def text(self, row: Row, knob: int) -> str:
@@ -122,6 +136,20 @@ class Place:
         """Of the rows' gradients in an epoch of full fine-tuning; see `layers.norms`."""
         config = self.config("full()", rate=RATES[0])
         return self.kept("norms", lambda: layers.norms(Trainer(config, self.dataset, Programs())))
+
+    def layer_measures(self) -> dict[str, dict[str, float]]:
+        """task -> path -> what layers are ranked by, on the task of the track and on another."""
+        config = self.config("full()", rate=RATES[0])
+        data = dataclasses.replace(config.data, classes=(), **OTHER)
+        data = dataclasses.replace(data, size=data.size or 32)
+        elsewhere = dataclasses.replace(config, data=data)
+
+        def find() -> dict[str, list[float]]:
+            return layers.norms(Trainer(elsewhere, build.classes_of(elsewhere), Programs()))
+
+        network = self.trainer("head()").whole
+        norms = {config.data.name: self.norms, data.name: self.kept(f"norms of {data.name}", find)}
+        return {task: layers.measures(each, network) for task, each in norms.items()}
 
     def limit(self, budget: float) -> int:
         """Temporaries that a budget allows: the floor and a share of what full takes above it."""

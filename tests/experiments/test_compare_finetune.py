@@ -3,12 +3,14 @@
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 from command_lines import fails, here
 from scipy import stats
 
 from dynhp_jax.models import weights
+from dynhp_jax.training import build
 from experiments import compare_finetune, intervals
 from experiments.finetuning import claims, tables
 from experiments.finetuning.rows import ROWS
@@ -58,6 +60,38 @@ def test_pairs_are_of_one_seed_and_one_budget():
     found += [result("bias", None, 0.1, s, 50.0, 50 + s) for s in (0, 1)]
     claim = claims.Claim("", "", "trady", "bias")
     assert claims.paired(tables.of_chosen_rates(found), claim) == [12.0, 12.0, 14.0, 14.0]
+
+
+def test_layers_rank_alike_or_not():
+    rng = np.random.default_rng(0)
+    one = {f"layer{k}": float(k) for k in range(40)}
+    near = {name: value + rng.normal() for name, value in one.items()}
+    far = dict(zip(one, rng.permutation(40).astype(float), strict=True))
+    wanted = stats.spearmanr(list(one.values()), list(near.values())).statistic
+    found, low, high = claims.spearman(one, near)
+    assert found == pytest.approx(wanted) and low < found < high
+    grid = claims.of_layer_ranks({"a": one, "b": near, "c": far})
+    assert [row[-1] for row in grid.rows[1:]] == ["confirmed", "refuted", "refuted"]
+    few = claims.of_layer_ranks({"a": {"x": 1.0}, "b": {"x": 2.0}})
+    assert few.rows[1][-1] == "undecided"
+
+
+def test_rows_change_more_than_the_extension_where_they_say_so():
+    from configs import finetune_digits
+    from experiments.finetuning import settings, tracks
+
+    base, _ = settings.from_config_dict(finetune_digits.get_config())
+    place = tracks.Place("A", base, None, None, {})
+    config = place.config("full()", 1, 0.25, ROWS["galore-4"].changes)
+    tx = build.optimizer_of(config)
+    params = {"kernel": np.ones((3, 3, 8, 16), "f4"), "bias": np.ones(16, "f4")}
+    state = tx.init(params)
+    largest = max(leaf.size for leaf in jax.tree.leaves(state))
+    assert largest <= 9 * 8 * 4  # a projection of 4 directions, no moment of the kernel's size
+    updates, _ = tx.update(params, state, params)
+    assert updates["kernel"].shape == (3, 3, 8, 16)
+    parts = place.config("full()", changes=ROWS["full-parts"].changes)
+    assert (parts.batch.variance, parts.batch.micro_batches) == ("micro", 4)
 
 
 @pytest.mark.parametrize("name", ROWS)

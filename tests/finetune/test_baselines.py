@@ -17,7 +17,7 @@ from dynhp_jax.finetune.methods.lora import FACTORS
 from dynhp_jax.surgery.cut import cut
 from dynhp_jax.training import build, config
 from dynhp_jax.training.compiled.programs import Programs
-from dynhp_jax.training.run import shape_plans
+from dynhp_jax.training.run import loop, shape_plans
 from dynhp_jax.training.run.trainer import Trainer
 from experiments import train
 
@@ -287,3 +287,16 @@ def test_pruned_units_take_their_parts_of_the_factors_with_them():
 def test_what_cannot_be_trained_is_said_before_training(text, said, capfd):
     flags = ["--config=configs/digits.py", "--config.method=dense", "--workdir=runs/none"]
     assert said in fails(capfd, train.main, *flags, f"--config.extension={text}")
+
+
+def test_a_mean_of_the_weights_has_the_mean_of_the_factors():
+    settings = dataclasses.replace(ADAPT, optimizer=config.Optimizer(learning_rate=0.02, ema=1.0))
+    trainer, run = start(methods.LoRA(rank=2), settings, PROGRAMS)
+    kernel = copy(run.state.variables["params"]["hidden_1"]["kernel"])
+    run, _ = loop.advance(trainer, run)
+    path = "params/hidden_1/kernel"
+    mean, last = (copy(each)[FACTORS][path] for each in (run.state.averages.own, run.state.own))
+    assert (mean.a != last.a).mean() > 0.5 and np.abs(mean.b).max() > 0
+    variables, *_, own = run.state.evaluated
+    merged = run.network.extension.evaluated(variables, own)["params"]["hidden_1"]["kernel"]
+    np.testing.assert_allclose(merged, kernel + mean.a @ mean.b, rtol=1e-5, atol=1e-6)

@@ -246,3 +246,29 @@ def test_errors_say_what_is_allowed(x64):
         with pytest.raises(UserError, match=why) as error:
             problem()
         assert "\n" not in str(error.value)
+
+
+def test_random_projections_give_the_gradient_in_the_mean():
+    """Of 400 matrices, each of which is off by far."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {"w": jax.random.normal(keys[0], (16, 3))}
+    x = jax.random.normal(keys[1], (12, 16))
+
+    def apply(params, x):
+        return jnp.square(x @ params["w"]).sum()
+
+    ranks, _ = calibrate(apply, params, x, paths=["w"], epsilon=0.5, how="random")
+    assert ranks == {"w": {1: 8}}
+    small = compressed(apply, ranks, how="random")
+
+    def gradient(key):
+        factors = {"w": {1: jax.random.normal(key, (16, 8)) / 8**0.5}}
+        return jax.grad(lambda p: small(p, factors, x)[0])(params)["w"]
+
+    exact = jax.grad(apply)(params, x)["w"]
+    every = jax.jit(jax.vmap(gradient))(jax.random.split(keys[2], 400))
+    off = [
+        float(jnp.linalg.norm(g - exact) / jnp.linalg.norm(exact))
+        for g in (every[0], every.mean(0))
+    ]
+    assert off[0] > 0.5 and off[1] < 0.15

@@ -88,3 +88,16 @@ def test_rows_of_compressed_channels_go_on_bit_for_bit(tmp_path):
 def test_what_cannot_be_compressed_is_said_before_training(text, said, capfd):
     flags = ["--config=configs/digits.py", "--config.method=dense", "--workdir=runs/none"]
     assert said in fails(capfd, train.main, *flags, f"--config.extension={text}")
+
+
+def test_subspaces_go_from_one_micro_batch_to_the_next():
+    """They are of a micro-batch's size, and two steps of iteration on a mini-batch's two parts."""
+    parts = dataclasses.replace(SGD, batch=config.Batch(variance="micro", micro_batches=2))
+    trainer, run = start(methods.ASI(k=1, epsilon=0.7, per_layer=True), parts, PROGRAMS)
+    begun = copy(extensions.begin_epoch(trainer, run).state.own)[SUBSPACES][KERNELS[1]]
+    run, _ = loop.advance(trainer, run)
+    after = copy(run.state.own)[SUBSPACES][KERNELS[1]]
+    assert begun.keys() == after.keys() and begun["0"].shape[0] == 16
+    for axis, factor in after.items():
+        assert factor.shape == begun[axis].shape and not np.allclose(factor, begun[axis])
+        np.testing.assert_allclose(factor.T @ factor, np.eye(factor.shape[1]), atol=1e-5)

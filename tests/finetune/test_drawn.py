@@ -35,14 +35,19 @@ def real(run):
 def test_pooled_draws_are_those_of_all_layers_together():
     """Counts rounded up to 4; a program for each capacities, kept; momenta of rows that stay."""
     settings = dataclasses.replace(
-        ADAPT, optimizer=config.Optimizer(name="momentum", learning_rate=0.01)
+        ADAPT,
+        optimizer=config.Optimizer(name="momentum", learning_rate=0.01),
+        compiling=config.Compiling(ahead=False),
     )
     trainer, run = start(methods.Random(budget=300, capacity="pooled"), settings, Programs())
     rooms, compilations = set(), []
     for epoch in (1, 2, 3):
         before, _ = kernels(run)
-        run, record = loop.advance(trainer, run)
         key = jax.random.fold_in(extensions.stream(0, "extension"), epoch)
+        own = copy(extensions.begin_epoch(trainer, run).state.own)
+        foreseen = run.network.extension.foreseen(own, key, epoch)  # of a uniform draw
+        assert foreseen == run.network.extension.decided(own)
+        run, record = loop.advance(trainer, run)
         expected = drawing.draw_pooled(key, costs_of(trainer), KERNELS, 300)
         found = real(run)
         for path in KERNELS:

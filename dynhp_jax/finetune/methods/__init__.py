@@ -7,6 +7,7 @@ else beside the head), and a line in `training/extensions.py` for its name.
 
 from dynhp_jax.finetune.methods.asi import ASI
 from dynhp_jax.finetune.methods.bias_only import BiasOnly
+from dynhp_jax.finetune.methods.compact import CompAct
 from dynhp_jax.finetune.methods.cyclic import Cyclic
 from dynhp_jax.finetune.methods.drawn import Drawn
 from dynhp_jax.finetune.methods.fixed import Fixed
@@ -28,6 +29,7 @@ from dynhp_jax.finetune.methods.velocity import Velocity
 __all__ = [
     "ASI",
     "BiasOnly",
+    "CompAct",
     "Cyclic",
     "Drawn",
     "Fixed",

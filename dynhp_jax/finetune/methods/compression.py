@@ -2,6 +2,8 @@
 
 The ranks are those that keep a share `epsilon` of the energy of every axis on one mini-batch. They
 are found before the first epoch, and again every `calibrate` epochs; in between they are static.
+Of a mini-batch in micro-batches each of these is decomposed, and ASI's subspaces go from one to the
+next.
 The factors that ASI and fixed projections start from are kept beside the state, and count as its
 bytes. With chosen rows it is their channels that are decomposed; for other rows the factors start
 anew, the ranks stay.
@@ -20,7 +22,9 @@ import numpy as np
 
 from dynhp_jax.common.errors import UserError, shown
 from dynhp_jax.common.tree_paths import Path
-from dynhp_jax.finetune.compressed import HOW, WITH_STATE, calibrate, compressed, factors_of
+from dynhp_jax.finetune.calibration import calibrate, factors_of
+from dynhp_jax.finetune.compressed import HOW, WITH_STATE, compressed
+from dynhp_jax.finetune.rank_search import search_ranks
 from dynhp_jax.finetune.rows import Rows
 from dynhp_jax.training.extension import Decided, EpochStart
 
@@ -39,11 +43,13 @@ class Compression:
       how: as in `finetune.compressed`; '' for whole.
       epsilon: the share of the energy that every axis keeps.
       every: epochs between two calibrations; 0 for one before the first epoch.
+      per_layer: whether every layer has a share of its own; see `rank_search`.
     """
 
     how: str
     epsilon: float
     every: int
+    per_layer: bool = False
 
     def __post_init__(self):
         if self.how and self.how not in HOW:
@@ -84,22 +90,31 @@ class Compression:
           sized: the ranks, if they are known.
 
         Raises:
-          UserError: there are fewer examples to look at than in a mini-batch.
+          UserError: there are fewer examples to look at than are trained on at once.
         """
-        if len(start.examples) < start.batch:
+        at_once = start.batch // start.parts
+        if len(start.examples) < at_once:
             raise UserError(
-                f"ranks are found on a mini-batch of {start.batch}, and scores.examples lets a"
+                f"ranks are found on a mini-batch of {at_once}, and scores.examples lets a"
                 f" method look at {len(start.examples)} examples; give more"
             )
-        inputs = start.examples.first(start.batch).inputs
-        factors: Any = {}
-        if sized is None:
-            given = {"paths": list(paths), "how": self.how, "epsilon": self.epsilon, "rows": rows}
-            ranks, factors = calibrate(start.apply, variables, inputs, **given)
-        else:
+        seen = start.examples.first(at_once)
+        inputs, factors = seen.inputs, {}
+        given = {"paths": list(paths), "how": self.how, "epsilon": self.epsilon, "rows": rows}
+        if sized is not None:
             ranks = _ranks(sized)
-            if self.with_state:
-                factors = factors_of(start.apply, variables, inputs, ranks=ranks, rows=rows)
+        elif self.per_layer:
+            ranks = search_ranks(
+                start.apply, variables, inputs, **given,
+                loss=lambda outputs: jnp.mean(start.loss(outputs, seen.targets)),
+            )  # fmt: skip
+        else:
+            key = start.key if self.how == "random" else None
+            ranks, factors = calibrate(start.apply, variables, inputs, **given, key=key)
+        if self.with_state and not factors:
+            factors = factors_of(
+                start.apply, variables, inputs, ranks=ranks, how=self.how, rows=rows, key=start.key
+            )
         found = {path: _sizes(each, factors.get(path, {})) for path, each in ranks.items()}
         return kept_of(found, factors)
 
@@ -108,7 +123,10 @@ class Compression:
         inner = compressed(apply, _ranks(sized), self.how)
 
         def f(variables: Any, own: Any, *rest: Any) -> Any:
-            factors = own.get(SUBSPACES, {}) if self.with_state else {}
+            # Of the micro-batch before, where there is one; else of the step before.
+            before = {**own, **variables}.get(SUBSPACES, {})
+            variables = {name: each for name, each in variables.items() if name != SUBSPACES}
+            factors = before if self.with_state else {}
             given = {path: _by_axis(each) for path, each in factors.items()}
             (outputs, updates), found = inner(variables, given, *rest)
             if self.with_state:

@@ -30,10 +30,10 @@ from dynhp_jax.finetune.drawing import (
     quotas,
 )
 from dynhp_jax.finetune.methods.measured import measured_norms
-from dynhp_jax.finetune.methods.selection import Selection
+from dynhp_jax.finetune.methods.selection import Selection, rooms_for
 from dynhp_jax.finetune.ranking import rank_layers
 from dynhp_jax.finetune.rows import Rows, pad_rows
-from dynhp_jax.training.extension import EpochStart
+from dynhp_jax.training.extension import Decided, EpochStart
 
 CAPACITIES = ("quota", "pooled", "pooled-fixed")
 KEPT = "kept"  # of what is kept: which layers rows are drawn from
@@ -135,6 +135,12 @@ class Drawn(Selection):
             layers = rank_layers(norms, self.costs, self.rule, self.budget, self.share or None)
             own = {**own, KEPT: jnp.asarray([path in layers for path in self.costs])}
         return super().begin_epoch(own, opt_state, variables, start)
+
+    def foreseen(self, own: Any, key: jax.Array, epoch: int) -> Decided | None:
+        """The counts of the next draw, where they depend on nothing that training finds."""
+        if not self.varies or self.compress or self.weights(own) is not None:
+            return None
+        return rooms_for(self.next(key, own, None, epoch)) if self.due(epoch) else None
 
     def cut(self, own: Any, mirrored: Any) -> dict[str, Any]:
         """The layers stay; no rows, of the smaller kernels."""

@@ -38,6 +38,8 @@ class Leaves(Extension):
         `methods.compression`; '' for whole. The head's input always is.
       epsilon: the share of the energy that every axis keeps.
       calibrate: epochs between two choices of the ranks; 0 for one before the first epoch.
+      per_layer: whether every layer has a share of its own, with which gradients differ least from
+        the exact ones in the numbers that `epsilon` for all of them stores; `rank_search`.
       whole: paths of what is trained whole; of the model that the method is bound to.
       kernels: those among them that are not the head's; likewise.
       ranks: that were found in the run.
@@ -48,6 +50,7 @@ class Leaves(Extension):
     compress: str = ""
     epsilon: float = 0.8
     calibrate: int = 0
+    per_layer: bool = False
     whole: tuple[Path, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
     kernels: tuple[Path, ...] = dataclasses.field(default=(), init=False, repr=False, compare=False)
     ranks: compression.Sized = dataclasses.field(
@@ -60,7 +63,7 @@ class Leaves(Extension):
     @property
     def compression(self) -> compression.Compression:
         """How what is read is kept."""
-        return compression.Compression(self.compress, self.epsilon, self.calibrate)
+        return compression.Compression(self.compress, self.epsilon, self.calibrate, self.per_layer)
 
     # -- what a method says ------------------------------------------------------------------------
 
@@ -184,6 +187,10 @@ class Leaves(Extension):
     def arguments(self, trained: Any, own: Any) -> tuple[Any, ...]:
         """What these transforms take."""
         return ()
+
+    def passed_on(self, own: Any) -> dict[str, Any]:
+        """The subspaces, which go from one micro-batch to the next."""
+        return {n: own[n] for n in (compression.SUBSPACES,) if self.ranks and n in own}
 
     def updated(self, variables: Any, own: Any, trained: Any, change: Any) -> tuple[Any, Any]:
         """The leaves, changed; the subspaces of this step, which the model gave as an update."""

@@ -135,6 +135,10 @@ class LoRA(Leaves):
         """The changes merged into the kernels."""
         return merge_low_rank(variables, own[FACTORS], self.scale)
 
+    def averaged(self, own: Any) -> Any:
+        """The factors: a mean of the weights is one of the factors and the head."""
+        return {FACTORS: own[FACTORS]}
+
     def cut(self, own: Any, mirrored: Callable[[Any], Any]) -> dict[str, Any]:
         """The factors, each axis cut as the kernel's."""
         return {

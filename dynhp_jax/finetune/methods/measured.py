@@ -14,11 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dynhp_jax.common import byte_sizes, notices
 from dynhp_jax.common.tree_paths import Path
 from dynhp_jax.finetune.costs import Cost
 from dynhp_jax.finetune.drawing import row_norms
 from dynhp_jax.finetune.rows import every_row, take_rows
+from dynhp_jax.memory.compiled import compiled_bytes
 from dynhp_jax.training.extension import EpochStart
+
+_LABELS = ("parameters", "optimizer", "gradients", "batch", "batch")
 
 
 def measured_norms(
@@ -55,6 +59,13 @@ def measured_norms(
     rows = {path: every_row(cost.layout) for path, cost in costs.items()}
     norms_of = jax.jit(lambda total: row_norms(take_rows({"params": total}, rows), rows))
     opt_state = start.tx.init({"params": params, "gates": start.gates})
+    total, first = jax.tree.map(jnp.zeros_like, params), start.examples.first(batch)
+    step = step.lower(params, opt_state, total, first.inputs, first.targets).compile()
+    taken = compiled_bytes(step, _LABELS, tried=False).total
+    notices.warn(
+        f"layers are ranked on a copy that is trained whole: {byte_sizes.kib(taken, up=True)} for"
+        f" its steps beside the run, in {epochs} epoch{'s' if epochs > 1 else ''} before the first"
+    )
     norms = {path: np.zeros(each.index.shape) for path, each in rows.items()}
     for epoch in range(epochs):
         order = np.asarray(jax.random.permutation(jax.random.fold_in(start.key, epoch), examples))

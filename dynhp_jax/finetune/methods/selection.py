@@ -204,9 +204,8 @@ class Selection(Leaves):
 
     def decided(self, own: Any) -> Decided:
         """For how many rows there is room."""
-        rooms = own[ROWS] if self.varies else {}
-        found = tuple((_ROOM + path, (rows.capacity,)) for path, rows in rooms.items())
-        return found + super().decided(own)
+        rooms = rooms_for(own[ROWS]) if self.varies else ()
+        return rooms + super().decided(own)
 
     def sized(self, decided: Decided) -> Selection:
         """With room for so many."""
@@ -222,6 +221,11 @@ class Selection(Leaves):
         counts = {path: rows.count for path, rows in own[ROWS].items()}
         numbers = (count * self.quotas[path].cost.row for path, count in counts.items())
         return {"rows": float(sum(counts.values())), "numbers": float(sum(numbers))}
+
+
+def rooms_for(rows: Mapping[Path, Rows]) -> Decided:
+    """How much room these rows take, as it is decided."""
+    return tuple((_ROOM + path, (each.capacity,)) for path, each in rows.items())
 
 
 def _no_rows(quota: Quota) -> Rows:

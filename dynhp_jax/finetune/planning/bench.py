@@ -9,7 +9,8 @@ from typing import Any
 import jax
 
 from dynhp_jax.common.tree_paths import Path
-from dynhp_jax.finetune.compressed import WITH_STATE, calibrate
+from dynhp_jax.finetune.calibration import calibrate
+from dynhp_jax.finetune.compressed import WITH_STATE
 from dynhp_jax.finetune.drawing import draw
 from dynhp_jax.finetune.kernel_products import KernelReads
 from dynhp_jax.finetune.planning import spending

@@ -128,8 +128,8 @@ class panels_of:
       path: of the file.
       rows, columns: of panels.
       size: of a panel in inches, (width, height).
-      over: what the panels are drawn over.
-      log: whether that is on a logarithmic scale.
+      over: what the panels are drawn over; or what each of them is.
+      log: whether that is on a logarithmic scale; likewise.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class panels_of:
         rows: int = 1,
         columns: int = 1,
         size: tuple[float, float] = (3.6, 3.0),
-        over: str = "epoch",
-        log: bool = False,
+        over: str | tuple[str, ...] = "epoch",
+        log: bool | tuple[bool, ...] = False,
     ):
         self.path, self.over, self.log = path, over, log
         width, height = size
@@ -153,9 +153,12 @@ class panels_of:
 
     def __exit__(self, kind, error, trace):
         if kind is None:
-            for panel in self.panels:
-                panel.set_xlabel(self.over)
-                if self.log:
+            count = len(self.panels)
+            over = self.over if isinstance(self.over, tuple) else (self.over,) * count
+            logs = self.log if isinstance(self.log, tuple) else (self.log,) * count
+            for panel, label, log in zip(self.panels, over, logs, strict=True):
+                panel.set_xlabel(label)
+                if log:
                     panel.set_xscale("log")
                 else:
                     panel.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))

@@ -33,7 +33,7 @@ def begin_epoch(trainer: Trainer, run: Run) -> Run:
     start = EpochStart(
         epoch, batch, trainer.examples // batch, key, network.groups, state.masks,
         trainer.tx, state.gates, network.evaluate, network.task.loss,
-        dataclasses.replace(seen, inputs=inputs),
+        dataclasses.replace(seen, inputs=inputs), trainer.steps.unit // trainer.steps.devices,
     )  # fmt: skip
     with guarded(whose(network.unbound)):
         before = (state.own, state.opt_state, state.variables)
@@ -44,8 +44,21 @@ def begin_epoch(trainer: Trainer, run: Run) -> Run:
         shapes = trainer.steps.state_shapes(network)
         check_alike(shapes.own, own, "what it keeps")
         check_alike(shapes.opt_state, opt_state, "the optimizer's state")
+    _compile_ahead(trainer, network, own, epoch + 1, batch)
     state = state._replace(own=trainer.place(own), opt_state=trainer.place(opt_state))
     return dataclasses.replace(run, network=network, state=state)
+
+
+def _compile_ahead(trainer: Trainer, network: Network, own: Any, epoch: int, batch: int) -> None:
+    """Compiles what the extension foresees for an epoch, while the one before is trained."""
+    if epoch > trainer.config.epochs or not trainer.config.compiling.ahead:
+        return
+    key = jax.random.fold_in(stream(trainer.config.seed, "extension"), epoch)
+    with guarded(whose(network.unbound)):
+        foreseen = network.extension.foreseen(own, key, epoch)
+    if foreseen is not None and foreseen != network.decided:
+        other = network.deciding(foreseen)
+        trainer.programs.ahead(lambda: trainer.steps.training_program(other, batch))
 
 
 def record(network: Network, own: Any) -> dict[str, float]:

@@ -253,6 +253,8 @@ def resize(
     if then is not None:
         network = dataclasses.replace(network, unbound=then)
     own = network.extension.cut(state.own, smaller)
+    if averages and averages.own:
+        averages = averages._replace(own=network.extension.cut(averages.own, smaller))
     if replaces_trained(network.unbound):
         smaller_ones = network.extension.trained(state.variables, own)
         trained = {"params": smaller_ones, "gates": state.gates}

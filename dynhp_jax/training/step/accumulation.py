@@ -113,8 +113,9 @@ def _in_parts(
         sums, kept = of_part(sums, grads, found)
         return ({**statistics, **found.updates}, sums), (kept, found._replace(z={}, updates={}))
 
+    statistics = {**fixed.variables, **objective.extension.passed_on(fixed.own)}
     (statistics, sums), (kept, found) = jax.lax.scan(
-        part, (fixed.variables, start), jnp.arange(parts), unroll=unroll
+        part, (statistics, start), jnp.arange(parts), unroll=unroll
     )
     metrics = jax.tree.map(lambda leaf: leaf.sum(0), found.metrics)
     found = jax.tree.map(lambda leaf: leaf.mean(0), found)

@@ -61,8 +61,10 @@ class TrainState(NamedTuple):
     @property
     def evaluated(self) -> tuple[dict[str, Any], dict[str, Array], dict[str, Array], Any]:
         """Variables, gates, masks and `own` of what is evaluated: of the mean, if there is one."""
-        source = self.averages or self
-        return source.variables, source.gates, self.masks, self.own
+        if not self.averages:
+            return self.variables, self.gates, self.masks, self.own
+        own = weight_mean.evaluated(self.averages, self.own)
+        return self.averages.variables, self.averages.gates, self.masks, own
 
 
 class StepInputs(NamedTuple):
@@ -169,7 +171,11 @@ def initial_state(
         masks={name: jnp.ones_like(value) for name, value in gates.items()},
         opt_state=tx.init({"params": extension.trained(variables, own), "gates": gates}),
         means=Means(zero, zero, zero, zero, zero if reads_squared_norm(config) else ()),
-        averages=weight_mean.start(variables, gates) if config.optimizer.ema else (),
+        averages=(
+            weight_mean.start(variables, gates, extension.averaged(own))
+            if config.optimizer.ema
+            else ()
+        ),
         own=own,
     )
 

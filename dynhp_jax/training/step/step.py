@@ -80,7 +80,8 @@ def make_step(setup: Setup) -> Callable:
             gates = {name: hard_concrete.clamp(gate, most_open) for name, gate in moved.items()}
         averages = state.averages
         if averages:
-            averages = weight_mean.moved(averages, variables, gates, given.forgetting)
+            mine = extension.averaged(own)
+            averages = weight_mean.moved(averages, variables, gates, given.forgetting, mine)
         state = TrainState(
             step=state.step + 1,
             variables=variables,

@@ -18,6 +18,7 @@ import optax
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.training.network import Network
+from dynhp_jax.training.step import weight_mean
 from dynhp_jax.training.step.weight_mean import Averages
 
 Array = jax.Array
@@ -29,6 +30,7 @@ def make_teach(network: Network) -> Callable:
 
     def teach(averages: Averages, masks: dict[str, Array], own: Any, images: Array) -> Array:
         z = {name: masks[name] * hard_concrete.mean(gate) for name, gate in averages.gates.items()}
+        own = weight_mean.evaluated(averages, own)
         return jax.lax.stop_gradient(apply(averages.variables, own, z, images))
 
     return teach

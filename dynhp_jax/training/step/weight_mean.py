@@ -22,26 +22,37 @@ class Averages(NamedTuple):
       weight: f32[], 1 minus the product of what the steps have kept.
       variables: like the run's; batch statistics, too.
       gates: {group: log_alpha f32[units]}.
+      own: of an extension, what `Extension.averaged` names.
     """
 
     weight: Array
     variables: dict[str, Any]
     gates: dict[str, Array]
+    own: Any = ()
 
 
-def start(variables: dict[str, Any], gates: dict[str, Array]) -> Averages:
+def start(variables: dict[str, Any], gates: dict[str, Array], own: Any = ()) -> Averages:
     """Before the first step: where the weights are, of no weight."""
-    return Averages(jnp.zeros((), jnp.float32), dict(variables), dict(gates))
+    return Averages(jnp.zeros((), jnp.float32), dict(variables), dict(gates), own or ())
+
+
+def evaluated(averages: Averages, own: Any) -> Any:
+    """What an extension keeps, with the means in their place."""
+    return {**own, **averages.own} if averages.own else own
 
 
 def moved(
-    averages: Averages, variables: dict[str, Any], gates: dict[str, Array], forgetting: Array
+    averages: Averages,
+    variables: dict[str, Any],
+    gates: dict[str, Array],
+    forgetting: Array,
+    own: Any = (),
 ) -> Averages:
     """The mean after one more step.
 
     Args:
       averages: before.
-      variables, gates: after the step.
+      variables, gates, own: after the step.
       forgetting: f32[], 1 - decay.
 
     >>> after = moved(start({}, {"h": jnp.zeros(1)}), {}, {"h": jnp.full(1, 4.0)}, 0.5)
@@ -57,6 +68,6 @@ def moved(
             return new
         return (old + share * (new - old)).astype(old.dtype)
 
-    before = (averages.variables, averages.gates)
-    variables, gates = jax.tree.map(towards, before, (variables, gates))
-    return Averages(weight.astype(averages.weight.dtype), variables, gates)
+    before = (averages.variables, averages.gates, averages.own)
+    found = jax.tree.map(towards, before, (variables, gates, own or ()))
+    return Averages(weight.astype(averages.weight.dtype), *found)
