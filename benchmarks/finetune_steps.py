@@ -115,7 +115,7 @@ def in_rows(apply: Callable, rows: Any, head: Callable[[str], bool], ranks: Any 
 # -- six convolutions -----------------------------------------------------------------------------
 
 
-def six_convolutions() -> tuple[Callable, Any, Any]:
+def six_convolutions(batch: int = BATCH) -> tuple[Callable, Any, Any]:
     """(apply, variables, mini-batch) of the first network."""
     rng, read, params = np.random.default_rng(0), 3, {}
     for k, width in enumerate(WIDTHS):
@@ -140,8 +140,8 @@ def six_convolutions() -> tuple[Callable, Any, Any]:
         head = variables["params"]["head"]
         return x.mean((1, 2)) @ head["kernel"] + head["bias"]
 
-    batch = rng.normal(size=(BATCH, 32, 32, 3)), rng.integers(0, 10, BATCH)
-    return apply, {"params": jax.tree.map(_array, params)}, tuple(map(_array, batch))
+    examples = rng.normal(size=(batch, 32, 32, 3)), rng.integers(0, 10, batch)
+    return apply, {"params": jax.tree.map(_array, params)}, tuple(map(_array, examples))
 
 
 def steps_of_convolutions(apply: Callable, variables: Any, x: Any) -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,6 @@ bytes as the budget allows, and `{layers}` for the layers that are kept.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from dynhp_jax.common.errors import UserError, shown
@@ -39,7 +38,7 @@ class Row:
     ranked: str = ""
     tracks: str = "AB"
     about: str = ""
-    changes: Mapping[str, Any] = MappingProxyType({})
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def fitted(self) -> bool:
