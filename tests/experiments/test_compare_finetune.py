@@ -71,9 +71,9 @@ def test_layers_rank_alike_or_not():
     found, low, high = claims.spearman(one, near)
     assert found == pytest.approx(wanted) and low < found < high
     grid = claims.of_layer_ranks({"a": one, "b": near, "c": far})
-    assert [row[-1] for row in grid.rows[1:]] == ["confirmed", "refuted", "refuted"]
+    assert [row[-1] for row in grid.cells[1:]] == ["confirmed", "refuted", "refuted"]
     few = claims.of_layer_ranks({"a": {"x": 1.0}, "b": {"x": 2.0}})
-    assert few.rows[1][-1] == "undecided"
+    assert few.cells[1][-1] == "undecided"
 
 
 def test_rows_change_more_than_the_extension_where_they_say_so():

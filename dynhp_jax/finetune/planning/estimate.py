@@ -129,6 +129,8 @@ class Estimate:
         both = self._read + self._made
         below = both[:at].max(initial=0) * min(part, setting.chunk or part)
         above = both[at:].max() * part + (self._read[at] * part if setting.chunk else 0)
+        kept, masks = kept / setting.segments, masks / setting.segments
+        above += both[at:].max() * part * (setting.segments - 1)
         copied = self.batch if setting.chunk or setting.parts > 1 else 0
         return (
             self.fixed

@@ -108,6 +108,7 @@ def plan(
     remat: bool = True,
     chunks: Sequence[int] | None = None,
     parts: Sequence[int] = (4,),
+    segments: Sequence[int] = (),
     epsilons: Sequence[float] = (),
     how: str = "asi",
     spare: float = 0.0,
@@ -145,6 +146,8 @@ def plan(
       chunks: how many examples may be in a part of what lies below, the largest first; by default
         an eighth of the mini-batch.
       parts: in how many equal parts a mini-batch may be trained on, the smallest number first.
+      segments: in how many segments the step may be, each of which is computed anew in the backward
+        pass, the smallest number first; that takes about a forward pass more.
       epsilons: shares of the energy of what is stored that may be kept, the largest first. Such a
         gradient is an approximation, so there are none by default; needs arrays.
       how: what is stored is decomposed then; see `compressed`.
@@ -176,7 +179,7 @@ def plan(
     chosen = {path: cost for path, cost in chosen.items() if path not in whole}
     if not chosen:
         raise UserError(f"nothing is left to select beside the head {head or whole[0]!r}")
-    settings = list(ladder(task.examples, bits, remat, chunks, parts, epsilons))
+    settings = list(ladder(task.examples, bits, remat, chunks, parts, segments, epsilons))
     if epsilons and not network.concrete(task):
         raise UserError("epsilons need arrays to decompose; give variables and inputs, not shapes")
     if norms is None:

@@ -11,6 +11,7 @@ from dynhp_jax.common.tree_paths import Path
 from dynhp_jax.finetune.bit_activations import bit_activations
 from dynhp_jax.finetune.chunked import chunked_prefix
 from dynhp_jax.finetune.compressed import Ranks, compressed
+from dynhp_jax.finetune.segments import in_segments
 from dynhp_jax.finetune.selected import selected
 
 
@@ -24,6 +25,8 @@ class Setting:
         from it.
       chunk: what lies below the trained layers runs so many examples at a time; 0 for all at once.
       parts: equal parts of the mini-batch that are trained on one after the other.
+      segments: of the step, of which the backward pass has what they read alone, and computes the
+        rest anew; 1 for none.
       epsilon: the share of the energy of what is stored that is kept; 1 for all of it.
     """
 
@@ -31,12 +34,14 @@ class Setting:
     remat: bool = False
     chunk: int = 0
     parts: int = 1
+    segments: int = 1
     epsilon: float = 1.0
 
     def __str__(self) -> str:
         said = [name for name in ("bits", "remat") if getattr(self, name)]
         said += [f"chunk={self.chunk}"] if self.chunk else []
         said += [f"parts={self.parts}"] if self.parts > 1 else []
+        said += [f"segments={self.segments}"] if self.segments > 1 else []
         said += [f"epsilon={self.epsilon:g}"] if self.epsilon < 1 else []
         return ", ".join(said) or "nothing saved"
 
@@ -69,9 +74,12 @@ class Setting:
         if self.bits or self.remat:
             apply = bit_activations(apply, self.smooth())
         inner = selected(apply, dict.fromkeys(chosen))
-        if self.epsilon < 1:
-            return compressed(inner, ranks, how)
-        return lambda variables, factors, *given: (inner(variables, *given), factors)
+
+        def whole(variables: Any, factors: Any, *given: Any) -> Any:
+            return inner(variables, *given), factors
+
+        found = compressed(inner, ranks, how) if self.epsilon < 1 else whole
+        return in_segments(found, self.segments) if self.segments > 1 else found
 
 
 def ladder(
@@ -80,6 +88,7 @@ def ladder(
     remat: bool,
     chunks: Sequence[int] | None,
     parts: Sequence[int],
+    segments: Sequence[int],
     epsilons: Sequence[float],
 ) -> Iterator[Setting]:
     """Settings, each with one saving more than the one before, the cheapest in time first.
@@ -88,7 +97,7 @@ def ladder(
       examples: of the mini-batch.
       bits, remat: whether these are used.
       chunks: sizes, the largest first; None for an eighth of the mini-batch.
-      parts: numbers of parts, the smallest first.
+      parts, segments: numbers of them, the smallest first.
       epsilons: shares, the largest first.
 
     Raises:
@@ -104,6 +113,9 @@ def ladder(
                 f"parts has {shown(count)}; allowed: numbers from 2 on that divide the {examples}"
                 " examples of the mini-batch"
             )
+    for count in segments:
+        if not isinstance(count, int) or count < 2:
+            raise UserError(f"segments has {shown(count)}; allowed: whole numbers from 2 on")
     for epsilon in epsilons:
         if not isinstance(epsilon, (int, float)) or not 0 < epsilon < 1:
             raise UserError(f"epsilons has {shown(epsilon)}; allowed: shares between 0 and 1")
@@ -111,6 +123,7 @@ def ladder(
     yield setting
     steps: list[Mapping[str, Any]] = [{"chunk": chunk} for chunk in chunks if chunk < examples]
     steps += [{"parts": count} for count in parts]
+    steps += [{"segments": count} for count in segments]
     steps += [{"epsilon": float(epsilon)} for epsilon in epsilons]
     for step in steps:
         setting = dataclasses.replace(setting, **step)
