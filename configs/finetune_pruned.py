@@ -17,7 +17,7 @@ BUDGET = "240KiB"  # of about 380 KiB that all of it takes with gates
 def get_config():
     config = finetune_digits.get_config()
     config.name = "finetune_pruned"
-    config.epochs = 40
+    config.epochs = 50
     config.method = "dynhp"
     config.extension = f"trady(budget='{BUDGET}')"
     config.model.name = "mlp"
@@ -29,9 +29,10 @@ def get_config():
     config.optimizer.learning_rate = 3e-3
     config.optimizer.schedule = "constant"
     config.optimizer.warmup = 0
-    config.gates.learning_rate = 0.03
+    config.gates.open_hidden = 0.9
+    config.gates.open_input = 0.9
     config.penalty.lam = 0.5
-    config.compiling.shrink = 0.2
+    config.compiling.shrink = 0.3
     config.memory.budget = BUDGET
     config.pretraining.model = ""
     return config
