@@ -65,8 +65,8 @@ LATE_DROP = {
     3: Settings(
         lam=0.3,
         alphas=(),
-        chosen="SGD at a fixed rate is what the paper's text speaks of; the gates' step size is such"
-        " that the network of 0.988 drops up to epoch 100, as in Figure 7, lambda such that it then"
+        chosen="SGD at a fixed rate is what the paper's text speaks of; the gates' step size is"
+        " such that 0.988's network drops up to epoch 100, as in Figure 7, lambda such that it then"
         " comes near the paper's size, the weights' step size such that its mini-batch does not run"
         " to the budget; S and F of the epoch's last mini-batch. Looked for on a tenth of the"
         " training set held out (seed 0), by sizes and mini-batches, errors second",
