@@ -49,10 +49,17 @@ def load(
       UserError: the directory holds no run, or none that can be read here; or the run was trained
         by an extension whose network is not a function of its variables alone.
     """
-    result = source
-    if not isinstance(source, Result):
-        trainer, run = reopened(source, own=own, tell=tell)
-        result = result_of(trainer, run, [])
+    if isinstance(source, Result):
+        return _of_result(source)
+    return finished_of(*reopened(source, own=own, tell=tell))
+
+
+def finished_of(trainer: Trainer, run: Run) -> Finished:
+    """The finished network of a run that was read back; the rest is as in `load`."""
+    return _of_result(result_of(trainer, run, []))
+
+
+def _of_result(result: Result) -> Finished:
     whole, network = result.whole, result.network
     if not has_variables(network.extension):
         raise UserError(

@@ -79,7 +79,7 @@ class Pruning(Section):
     start: int = whole(0, 0, "epochs before any unit is removed")
     stop: int = whole(0, 0, "the last epoch after which units are removed; 0: the run's")
     size: str = size_in_bytes(
-        "", "of the parameters in the end (needs stop): then no unit goes and gates are free"
+        "", "bytes of parameters at which pruning ends, after `stop` at the latest; empty: no size"
     )
 
     def __post_init__(self):

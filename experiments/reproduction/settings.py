@@ -59,6 +59,24 @@ SLOW_GATES = {
     3: Settings(lam=0.15, alphas=(), chosen=_AS_DRAWN, **_SLOW),
 }
 
+# Fashion-MNIST's network drops where Figure 7 has it, and to a size nearer to the paper's.
+LATE_DROP = {
+    2: SLOW_GATES[2],
+    3: Settings(
+        lam=0.3,
+        alphas=(),
+        chosen="SGD at a fixed rate is what the paper's text speaks of; the gates' step size is"
+        " such that 0.988's network drops up to epoch 100, as in Figure 7, lambda such that it then"
+        " comes near the paper's size, the weights' step size such that its mini-batch does not run"
+        " to the budget; S and F of the epoch's last mini-batch. Looked for on a tenth of the"
+        " training set held out (seed 0), by sizes and mini-batches, errors second",
+        optimizer="sgd",
+        learning_rate=0.2,
+        gates_learning_rate=0.075,
+        decay=0.0,
+    ),
+}
+
 # Gates close within 10 to 30 epochs, and the mini-batch goes to the budget for every alpha printed.
 FAST_GATES = {
     2: Settings(
@@ -85,8 +103,8 @@ FAST_GATES = {
     ),
 }
 
-PROTOCOLS = {"slow-gates": SLOW_GATES, "fast-gates": FAST_GATES}
-PRESENT = "slow-gates"
+PROTOCOLS = {"late-drop": LATE_DROP, "slow-gates": SLOW_GATES, "fast-gates": FAST_GATES}
+PRESENT = "late-drop"
 SETTINGS = PROTOCOLS[PRESENT]
 
 

@@ -131,6 +131,7 @@ def test_the_configs_are_the_paper_s_protocol(number):
         ("fast-gates", 3, {"sgd", "l2"}),
         ("slow-gates", 2, {"no-l2"}),
         ("slow-gates", 3, {"no-l2"}),
+        ("late-drop", 3, {"no-l2"}),
     ],
 )
 def test_variants_change_one_thing_and_sizes_are_the_reference_s(protocol, number, same):

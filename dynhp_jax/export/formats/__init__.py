@@ -1,0 +1,1 @@
+"""File formats of a finished network; one file each."""
