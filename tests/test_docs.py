@@ -75,8 +75,8 @@ def test_the_table_of_fields_is_of_these_fields():
 def test_the_reference_has_the_whole_interface():
     pages = (ROOT / "docs" / "reference").glob("*.md")
     shown = set(re.findall(r"^::: dynhp_jax\.(.*)$", "\n".join(p.read_text() for p in pages), re.M))
-    names = set(dp.__all__) - {"finetune", "decentralised", "export"}
-    names |= {f"finetune.{name}" for name in dp.finetune.__all__}
-    names |= {f"decentralised.{name}" for name in dp.decentralised.__all__}
-    names |= {f"export.{name}" for name in dp.export.__all__}
+    packages = {"finetune", "decentralised", "planner", "export"}
+    names = set(dp.__all__) - packages
+    for package in packages:
+        names |= {f"{package}.{name}" for name in getattr(dp, package).__all__}
     assert shown == names

@@ -61,7 +61,7 @@ def _accuracy(chosen: dict, path: Path) -> Path:
         return runs[-1]["bytes"]["temporaries"] / 2**20
 
     over = ("temporaries of the step (MiB)", "seconds an epoch")
-    with panels_of(path, 1, 2, (4.8, 4.6), over, log=(True, False)) as (panel, beside):
+    with panels_of(path, 1, 2, (4.8, 4.6), over, (True, False), False) as (panel, beside):
         _points(panel, chosen, mib, label=False)
         _points(beside, chosen, _seconds, label=True)
         panel.axvline(any_run["floor"] / 2**20, color="black", linestyle=":", linewidth=0.8,

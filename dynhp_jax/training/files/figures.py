@@ -130,6 +130,7 @@ class panels_of:
       size: of a panel in inches, (width, height).
       over: what the panels are drawn over; or what each of them is.
       log: whether that is on a logarithmic scale; likewise.
+      whole: whether it is counted in whole numbers; else its ticks are matplotlib's own.
     """
 
     def __init__(
@@ -140,8 +141,9 @@ class panels_of:
         size: tuple[float, float] = (3.6, 3.0),
         over: str | tuple[str, ...] = "epoch",
         log: bool | tuple[bool, ...] = False,
+        whole: bool = True,
     ):
-        self.path, self.over, self.log = path, over, log
+        self.path, self.over, self.log, self.whole = path, over, log, whole
         width, height = size
         self.figure, panels = plt.subplots(
             rows, columns, figsize=(max(6.0, width * columns), height * rows + 0.6), squeeze=False
@@ -160,7 +162,7 @@ class panels_of:
                 panel.set_xlabel(label)
                 if log:
                     panel.set_xscale("log")
-                else:
+                elif self.whole:
                     panel.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
                 panel.grid(alpha=0.25)
                 panel.spines[["top", "right"]].set_visible(False)
