@@ -148,7 +148,13 @@ def unknown(zeros: Zeros, values: list[Value], eqn: Any, operands: list[Known]) 
     return [result(operands, (LOUD,) * len(var.aval.shape)) for var in eqn.outvars]
 
 
-def flag_sums(walk: Walk, analysis: Analysis, data: Sequence[bool], free: np.ndarray) -> None:
+def flag_sums(
+    walk: Walk,
+    analysis: Analysis,
+    data: Sequence[bool],
+    free: np.ndarray,
+    read_anywhere: bool = False,
+) -> None:
     """Flags what is summed over with units that are not zero where they are made as zero.
 
     So are units whose sums are exact but which are read where they no longer are zero (behind a
@@ -160,6 +166,8 @@ def flag_sums(walk: Walk, analysis: Analysis, data: Sequence[bool], free: np.nda
       analysis: of the whole function.
       data: by operand of it, whether it is an input.
       free: the atoms (without parts) that can be cut.
+      read_anywhere: whether units may be read where they are no longer zero: to cut them is then to
+        mask them where they are read, in sums and products, and not where they are made.
     """
     zeros = Zeros(walk, walk.labels.dead_mask(free))
     if not any(zeros.matters(axis) for axis in walk.sums):
@@ -177,7 +185,7 @@ def flag_sums(walk: Walk, analysis: Analysis, data: Sequence[bool], free: np.nda
     for axis, exact, reason in zeros.sums:
         if not exact:
             walk.labels.flag_axis(axis, reason, left_out=True)
-        elif loud.size:
+        elif loud.size and not read_anywhere:
             atoms = [leaves(digit) for digit in axis]
             some = tuple(each[np.isin(each, loud)] for each in atoms)
             walk.labels.flag_axis(some, reason, left_out=True)

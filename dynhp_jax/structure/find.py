@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.tree_paths import InputPath, Path
 from dynhp_jax.jaxprs.blocks import Blocks, joined
 from dynhp_jax.jaxprs.labels import axis_size
@@ -30,8 +31,10 @@ from dynhp_jax.structure.equal_blocks import in_blocks
 from dynhp_jax.structure.group import EXPERT, HIDDEN, INPUT, VOCABULARY, Group, Member, Pinned
 from dynhp_jax.structure.groups import Groups
 
+STATISTICS = ("left", "whole")
 
-def find_groups(apply: Callable, variables: Any, *inputs: Any) -> Groups:
+
+def find_groups(apply: Callable, variables: Any, *inputs: Any, statistics: str = "left") -> Groups:
     """Finds the groups of any model from the jaxpr of its apply function.
 
     Args:
@@ -39,22 +42,31 @@ def find_groups(apply: Callable, variables: Any, *inputs: Any) -> Groups:
         stored batch statistics). Outputs are never cut.
       variables: pytree of arrays or `jax.ShapeDtypeStruct`s.
       *inputs: example inputs, likewise; axis 0 of the first array is the batch axis.
+      statistics: what a normalisation that subtracts a mean looks at once units are gone. 'left':
+        the units that are left, so that groups under it are not exact. 'whole': all of them, the
+        gone ones as zeros, so that groups under it are exact if its mean and variance are made of
+        the sums of the units and of their squares (Flax's LayerNorm and GroupNorm), and not of
+        the squares of what is left when the mean is subtracted.
 
     Returns:
       The groups, those of the input features among them ('input').
 
     Raises:
       ValueError: if the function has side effects or needs concrete values.
+      UserError: for other `statistics`.
     """
+    if statistics not in STATISTICS:
+        allowed = ", ".join(map(repr, STATISTICS))
+        raise UserError(f"statistics is {statistics!r}; allowed: {allowed}")
     traced = trace(apply, variables, inputs)
     for value in traced.analysis.outputs:
         traced.walk.pin(value, "an output")
-    groups, pinned, work = collect(traced)
+    groups, pinned, work = collect(traced, whole_statistics=statistics == "whole")
     return Groups(groups, traced.shapes, traced.dtypes, pinned, dict(traced.walk.unknown), work)
 
 
 def collect(
-    traced: Traced,
+    traced: Traced, whole_statistics: bool = False
 ) -> tuple[tuple[Group, ...], tuple[Pinned, ...], tuple[Work, ...]]:
     """The groups of an analysis, in the order in which their units are produced; what is in none.
 
@@ -83,7 +95,8 @@ def collect(
     stays = np.isin(pairs[2], np.fromiter(reasons, np.int64, len(reasons)))
     pinned += _pinned(where, pairs, stays, reasons)
     inputs = [isinstance(path, InputPath) for path in traced.leaves]
-    flag_sums(traced.walk, traced.analysis, inputs, np.unique(pairs[2, ~stays]))
+    free = np.unique(pairs[2, ~stays])
+    flag_sums(traced.walk, traced.analysis, inputs, free, whole_statistics)
     collector = _Collector(traced, where)
     found = [
         collector.group(part)

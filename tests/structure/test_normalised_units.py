@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
+from dynhp_jax.common.errors import UserError
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.structure.find import find_groups
 from dynhp_jax.surgery.cut import cut
@@ -214,3 +215,81 @@ def test_every_second_channel_of_two_group_norms_can_go(x64, groups):
     assert small["params"]["b"]["kernel"].shape[3] == 4
     out = resized(net.apply, variables, found, keeps)(small, x)
     np.testing.assert_allclose(out, half.apply(small, x), rtol=1e-9)
+
+
+# What looks at all units in sums alone, and these are of what is zero with its unit.
+OF_SUMS = {"layer_by_squares", "centred", "shifted_again"}
+
+
+def over_all(h, alive, axes=-1, count=WIDTH, eps=EPS):
+    """A LayerNorm in NumPy of units of which some are zero, and are counted."""
+    mean = (h * alive).sum(axes, keepdims=True) / count
+    spread = ((h * alive) ** 2).sum(axes, keepdims=True) / count - mean**2
+    return (h * alive - mean) / np.sqrt(spread + eps) * alive
+
+
+def test_width_under_a_layer_norm_over_all_units_is_the_width_that_is_masked(x64):
+    apply = functools.partial(decoder, standard_by_squares)
+    groups = find_groups(apply, PARAMS, TOKENS, statistics="whole")
+    width = stream(groups)
+    assert width in groups.prunable, groups[width].reasons
+    keeps = {width: KEEP}
+    out, gradient = values_and_gradients(
+        lambda p: resized(apply, PARAMS, groups, keeps)(p, TOKENS), cut(PARAMS, groups, keeps)
+    )
+    of_read, gradient_of_read = values_and_gradients(
+        lambda p: gated(apply, groups)(p, {width: MASK}, TOKENS), PARAMS
+    )
+    agree(of_read, out)
+    agree(cut(gradient_of_read, groups, keeps), gradient)
+    p = PARAMS
+    h = (p["embedding"][TOKENS] + p["positions"]) * MASK
+    a = (over_all(h, MASK) * (1 + p["before"])) @ p["up"]
+    h = h + (a / (1 + np.exp(-a))) @ p["down"] * MASK
+    agree(out, (over_all(h, MASK) * p["after"]) @ p["head"])
+
+
+@pytest.mark.parametrize("name", sorted(NOT_EXACT.keys() - OF_SUMS))
+def test_what_is_not_made_of_sums_of_the_units_is_not_exact_over_all_of_them_either(name):
+    apply = functools.partial(decoder, NOT_EXACT[name])
+    groups = find_groups(apply, PARAMS, TOKENS, statistics="whole")
+    assert not groups[stream(groups)].exact
+
+
+class Normed(nn.Module):
+    """Flax's GroupNorm and LayerNorm."""
+
+    @nn.compact
+    def __call__(self, x):
+        norms = {"param_dtype": float, "epsilon": EPS}
+        h = nn.Conv(8, (1, 1), param_dtype=float, name="a")(x)
+        h = nn.tanh(nn.GroupNorm(2, name="g", **norms)(h))
+        h = nn.Conv(WIDTH, (1, 1), param_dtype=float, name="b")(h).mean((1, 2))
+        return nn.Dense(3, param_dtype=float, name="c")(nn.LayerNorm(name="n", **norms)(h))
+
+
+def test_channels_under_flax_group_and_layer_norms_over_all_of_them_are_cut_exactly(x64):
+    x, net = np.random.default_rng(1).normal(size=(2, 3, 3, 3)), Normed()
+    shapes, rng = jax.eval_shape(net.init, jax.random.key(0), x), np.random.default_rng(2)
+    variables = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), shapes)
+    groups = find_groups(net.apply, variables, x, statistics="whole")
+    (places,) = (g for g, _ in groups.on_axis("params/a/kernel", 3) if g.size == 4)
+    ((width, _),) = groups.on_axis("params/b/kernel", 3)
+    assert {places.name, width.name} <= set(groups.prunable), (places.reasons, width.reasons)
+    keeps = {places.name: np.array([0, 1, 3]), width.name: KEEP}
+    small = cut(variables, groups, keeps)
+    out = resized(net.apply, variables, groups, keeps)(small, x)
+    gates = {places.name: np.array([1.0, 1, 0, 1]), width.name: MASK}
+    agree(gated(net.apply, groups)(variables, gates, x), out)
+    p, alive = variables["params"], np.tile([1.0, 1, 0, 1], 2)
+    h = ((x @ p["a"]["kernel"][0, 0] + p["a"]["bias"]) * alive).reshape(2, 9, 2, 4)
+    h = over_all(h, alive.reshape(2, 4), (1, 3), 36).reshape(2, 3, 3, 8)
+    h = np.tanh(h * p["g"]["scale"] + p["g"]["bias"]) * alive
+    h = (h @ p["b"]["kernel"][0, 0] + p["b"]["bias"]).mean((1, 2))
+    h = (over_all(h, MASK) * p["n"]["scale"] + p["n"]["bias"]) * MASK
+    agree(out, h @ p["c"]["kernel"] + p["c"]["bias"])
+
+
+def test_other_statistics_are_refused():
+    with pytest.raises(UserError, match="statistics is 'all'; allowed: 'left', 'whole'"):
+        find_groups(lambda p, x: x @ p, np.ones((2, 3)), np.ones((4, 2)), statistics="all")
