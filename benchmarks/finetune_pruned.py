@@ -5,9 +5,9 @@
 Runs of configs/finetune_pruned.py, all of one pretrained network and of one `memory.budget`, which
 every program that they execute is held to: rows of an adapted network that becomes smaller, rows of
 one that does not, and an adapted network that becomes smaller and of which everything is trained
-(its mini-batch is what there is room for). Of each the JSON has the error, the size, the bytes of
-the largest step, and epoch by epoch how many numbers were trained. It is written after every run,
-and a run that is there already is not run again.
+(its mini-batch is what there is room for; what has no room at all is said). Of each the JSON has
+the error, the size, the bytes of the largest step, and epoch by epoch how many numbers were
+trained. It is written after every run, and a run that is there already is not run again.
 """
 
 import argparse
@@ -21,8 +21,10 @@ import jax
 
 from benchmarks import record
 from configs import finetune_pruned
+from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.config import Config
+from dynhp_jax.training.files import origin
 from dynhp_jax.training.files.workdir import Workdir
 from experiments import train
 from experiments.finetuning import pretraining, settings
@@ -39,11 +41,16 @@ def row(kind: str, seed: int, base: Config, workdirs: Path) -> dict[str, Any]:
     """What a run came to."""
     config = dataclasses.replace(base, seed=seed, **CHANGES[kind])
     workdir = Workdir(workdirs / f"{list(CHANGES).index(kind)}-seed{seed}")
-    trainer, _, records = train.one_of_many(config, workdir)
+    known = {"run": kind, "seed": seed, "commit": origin.commit()}
+    try:
+        trainer, _, records = train.one_of_many(config, workdir)
+    except ConfigError as error:
+        if error.field != "memory.budget":
+            raise
+        return {**known, "does not fit": str(error)}
     last = records[-1]
     return {
-        "run": kind,
-        "seed": seed,
+        **known,
         "test error": last["test_error"],
         "units": last["units"],
         "parameters": last["parameters"],

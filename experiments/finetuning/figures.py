@@ -68,7 +68,7 @@ def _accuracy(chosen: dict, path: Path) -> Path:
                       label="forward pass alone")  # fmt: skip
         if ("full", None) in chosen:
             panel.axvline(mib(chosen["full", None]), color="black", linestyle="--", linewidth=0.8,
-                          label="full")  # fmt: skip
+                          label="full step")  # fmt: skip
         handles, labels = panel.get_legend_handles_labels()
         for handle, label in zip(handles, labels, strict=True):  # the lines, in the one legend
             beside.plot([], [], color="black", linestyle=handle.get_linestyle(), label=label)

@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from dynhp_jax.memory.meter import Meter
 from dynhp_jax.tasks.task import Task
@@ -162,6 +162,9 @@ class panels_of:
                 panel.set_xlabel(label)
                 if log:
                     panel.set_xscale("log")
+                    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                    panel.xaxis.set_major_formatter("{x:g}")
+                    panel.xaxis.set_minor_formatter(NullFormatter())
                 elif self.whole:
                     panel.xaxis.set_major_locator(MaxNLocator(_TICKS, integer=True))
                 panel.grid(alpha=0.25)
