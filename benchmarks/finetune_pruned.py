@@ -93,7 +93,8 @@ def main() -> None:
             if (kind, seed) not in done:
                 rows.append(row(kind, seed, base, flags.workdir))
                 print(json.dumps(rows[-1]), flush=True)
-                head = record.head("python -m benchmarks.finetune_pruned", _device())
+                asked = "" if flags.seeds == "0,1,2" else f" --seeds={flags.seeds}"
+                head = record.head(f"python -m benchmarks.finetune_pruned{asked}", _device())
                 record.write(flags.out, {**head, "rows": rows})
 
 
