@@ -31,13 +31,13 @@ PARAMS = {name: value.astype("f4") for name, value in PARAMS.items()}
 BUDGETS = [None, "700", 500, 900]
 
 
-def run(**changes):
+def run(variables=PARAMS, **changes):
     arguments = {
         "train": (X[:60], Y[:60]), "test": (X[60:], Y[60:]), "parts": PARTS, "mixing": MIXING,
         "rounds": 3, "local_epochs": 1, "batch": 8, "tx": optax.sgd(0.05), "meter": "paper",
         "budgets": BUDGETS,
     }  # fmt: skip
-    return dec.train_pruned(plain, PARAMS, **(arguments | changes))
+    return dec.train_pruned(plain, variables, **(arguments | changes))
 
 
 def close(one, other, tolerance):
@@ -173,3 +173,23 @@ def test_what_cannot_be_is_one_line_before_any_round(changes, said, tmp_path):
         run(workdir=tmp_path / "run", **changes)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert not list(tmp_path.rglob("metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_coverage_beats_zeros_by_twenty_points_where_keeps_are_independent():
+    digits = dp.data.load("digits")
+    x, test = (each.reshape(len(each), -1) * 2.0 - 1 for each in (digits.x_train, digits.x_test))
+    sizes = {"a": (64, 64), "bias": (64,), "b": (64, 32), "c": (32, 10)}
+    params = dec.drawn({name: jnp.zeros(size) for name, size in sizes.items()}, jax.random.key(0))
+    found = []
+    for rule in (dec.Coverage(), dec.ZeroFilled()):
+        result = run(
+            variables=params, rule=rule, train=(x, digits.y_train), test=(test, digits.y_test),
+            parts=dec.placement.iid(digits.y_train, 8, 0), rounds=12, batch=16, judge_every=12,
+            mixing=dec.mixing_matrix(dec.graphs.complete(8)), budgets=[None, "30%"] * 4,
+            choice=dec.Own(), gates=dec.Gating(lam=0.0, open_rate=0.97), classes=0,
+            metrics={"accuracy": "accuracy"},
+        )  # fmt: skip
+        accuracy = np.array(result.records[-1]["test_accuracy"])
+        found.append((accuracy[::2].mean(), accuracy[1::2].mean()))  # whole nodes, and small ones
+    assert (np.array(found[0]) >= np.array(found[1]) + 20).all(), found
