@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from dynhp_jax import decentralised
 from dynhp_jax.common import json_files, paths, processes, schema
 from dynhp_jax.common.disk import write_json
 from dynhp_jax.common.errors import UserError
@@ -27,7 +26,7 @@ from dynhp_jax.training.files import provenance
 from dynhp_jax.training.run import checkpoint
 from experiments import commandline, config_sections, joining
 from experiments.commandline import Interrupted
-from experiments.nodes import figures, settings
+from experiments.nodes import figures, pruning, settings
 from experiments.nodes.progress import Progress, line
 from experiments.nodes.scenario import Scenario, scenario_of
 from experiments.nodes.settings import Nodes
@@ -78,7 +77,7 @@ def run(config: Config, nodes: Nodes, folder: Path) -> list[dict[str, Any]]:
 
     with Interruptions("round") as interruptions:
         try:
-            result = decentralised.train(
+            result = scenario.train(
                 **scenario.arguments, workdir=folder, callbacks=[each],
                 stop=lambda: interruptions.wanted,
             )  # fmt: skip
@@ -116,16 +115,32 @@ def summary(
         "accuracy_deviation": float(np.std(accuracy)),
         "accuracy_by_node": accuracy,
         "bytes_sent": int(np.sum([record["bytes_sent"] for record in records])),
+        **_of_pruned(records),
         **provenance.present(),
+    }
+
+
+def _of_pruned(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of nodes that prune themselves: the most that each held, what it has left, what is sent."""
+    if "bytes_held" not in records[-1]:
+        return {}
+    held = np.max([record["bytes_held"] for record in records], axis=0)
+    shared = np.sum([record["bytes_sent_shared"] for record in records])
+    return {
+        "bytes_held_by_node": held.tolist(),
+        "parameters_by_node": records[-1]["parameters"],
+        "bytes_sent_shared": int(shared),
     }
 
 
 def _about(nodes: Nodes, scenario: Scenario) -> str:
     degrees, sizes = scenario.graph.sum(1), [len(part) for part in scenario.parts]
     gain = "" if scenario.gain is None else f", gain {scenario.gain:.3f}"
+    pruned = "" if nodes.units == pruning.ALL else f", units {nodes.units}"
     return (
         f"{nodes.count} nodes, {nodes.graph} with {degrees.min()} to {degrees.max()} neighbours,"
-        f" {min(sizes)} to {max(sizes)} examples a node ({nodes.placement}), {nodes.rule}{gain}"
+        f" {min(sizes)} to {max(sizes)} examples a node ({nodes.placement}),"
+        f" {nodes.rule}{gain}{pruned}"
     )
 
 

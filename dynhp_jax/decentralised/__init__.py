@@ -18,22 +18,41 @@ from dynhp_jax.decentralised.mixing import (
     mixing_matrix,
     rounds_to_mix,
 )
+from dynhp_jax.decentralised.pruned.choices.agreed import Agreed
+from dynhp_jax.decentralised.pruned.choices.choice import Choice
+from dynhp_jax.decentralised.pruned.choices.own import Own
+from dynhp_jax.decentralised.pruned.choices.prefix import Prefix
+from dynhp_jax.decentralised.pruned.choices.registry import CHOICES, choice_of
+from dynhp_jax.decentralised.pruned.choices.rolling import Rolling
+from dynhp_jax.decentralised.pruned.choices.scored import Scored
+from dynhp_jax.decentralised.pruned.gating import Gating
+from dynhp_jax.decentralised.pruned.run import PrunedResult, train_pruned
 from dynhp_jax.decentralised.run import Result, train
 from dynhp_jax.decentralised.units import units_of
 from dynhp_jax.decentralised.virtual_teacher import VirtualTeacher
 
 __all__ = [
+    "Agreed",
+    "CHOICES",
+    "Choice",
     "Coverage",
     "DecAvg",
     "DecDiff",
     "DecHW",
+    "Gating",
     "Member",
+    "Own",
+    "Prefix",
+    "PrunedResult",
     "RULES",
     "Result",
+    "Rolling",
     "Rule",
+    "Scored",
     "VirtualTeacher",
     "ZeroFilled",
     "centralities",
+    "choice_of",
     "deviation",
     "drawn",
     "flower",
@@ -50,5 +69,6 @@ __all__ = [
     "scenarios",
     "shared",
     "train",
+    "train_pruned",
     "units_of",
 ]

@@ -41,9 +41,9 @@ class Calls:
     ):
         self._setting, self._slots, self._devices = setting, slots, program.devices
         self._key = self._whole(jax.random.key(seed))
-        self._nodes = places.placed(_nodes(setting), self._devices, divided=True)
-        self._data = self._whole(_examples(setting, program.learning.judged))
-        self._calendar = _calendar(setting, judge_every, judged)
+        self._nodes = places.placed(nodes_of(setting), self._devices, divided=True)
+        self._data = self._whole(examples_of(setting, program.learning.judged))
+        self._calendar = calendar_of(setting, judge_every, judged)
         shared = setting.source.shapes
         units = setting.units
         if program.local_statistics:
@@ -54,7 +54,7 @@ class Calls:
         divided, whole = (places.sharding(self._devices, each) for each in (True, False))
         start = jax.jit(
             lambda variables, key, nodes: program.start(
-                _initial(variables, key, setting.nodes, gain), nodes
+                initial_of(variables, key, setting.nodes, gain), nodes
             ),
             out_shardings=State(divided, divided, whole) if divided else None,
         )
@@ -112,7 +112,8 @@ def initial_key(key: jax.Array) -> jax.Array:
     return key_for(key, "initial weights")
 
 
-def _initial(variables: Any, key: jax.Array, nodes: int, gain: float | None) -> Any:
+def initial_of(variables: Any, key: jax.Array, nodes: int, gain: float | None) -> Any:
+    """The variables of all nodes at the start, traced; see `run.train`."""
     alike = initialisation.shared(jax.tree.map(jnp.asarray, variables), nodes)
     if gain is None:
         return alike
@@ -120,7 +121,8 @@ def _initial(variables: Any, key: jax.Array, nodes: int, gain: float | None) -> 
     return {**alike, "params": params}
 
 
-def _nodes(setting: Setting) -> Node:
+def nodes_of(setting: Setting) -> Node:
+    """All nodes, on the host."""
     parts = setting.parts
     rows = np.zeros((len(parts), max(1, max(map(len, parts)))), np.int32)
     for row, part in zip(rows, parts, strict=True):
@@ -130,7 +132,7 @@ def _nodes(setting: Setting) -> Node:
     return Node(numbers, rows, counts, setting.units)
 
 
-def _examples(setting: Setting, chunk: int) -> Examples:
+def examples_of(setting: Setting, chunk: int) -> Examples:
     """All data, the test examples filled up to whole chunks."""
     train, test = setting.pairs["train"], setting.pairs["test"]
     short = -len(test) % chunk
@@ -138,7 +140,7 @@ def _examples(setting: Setting, chunk: int) -> Examples:
     return Examples(train.inputs, train.targets, test.inputs, test.targets)
 
 
-def _calendar(setting: Setting, every: int, judged: int) -> np.ndarray:
+def calendar_of(setting: Setting, every: int, judged: int) -> np.ndarray:
     """On how many test examples the nodes are judged after each round, i32[rounds]."""
     everything = len(setting.pairs["test"])
     due = (np.arange(setting.rounds) + 1) % every == 0

@@ -6,6 +6,7 @@ it changes, momentum included.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -61,6 +62,8 @@ class Learning:
       batch: examples of a mini-batch; the last one of an epoch may have fewer.
       epochs: that a node trains between two exchanges.
       judged: test examples at once.
+      price: what is added to the loss of every mini-batch, `price(variables) -> f32[]`; None for
+        nothing.
     """
 
     functions: Functions
@@ -69,6 +72,7 @@ class Learning:
     batch: int
     epochs: int
     judged: int
+    price: Callable[[Any], Array] | None = None
 
     def train(
         self, variables: Any, opt_state: Any, node: Node, trains: Array, key: Array, data: Examples
@@ -96,7 +100,7 @@ class Learning:
                 here = order[start % jnp.maximum(node.count, 1)]  # what fills up has no weight
                 of_step = jax.random.fold_in(step_key, place)
                 mini = jax.tree.map(lambda leaf: leaf[here], (data.inputs, data.targets))
-                return self._step(carry, *mini, start < node.count, node.units, of_step)
+                return self.step(carry, *mini, start < node.count, node.units, of_step)
 
             return jax.lax.fori_loop(0, steps, step, carry)
 
@@ -105,7 +109,17 @@ class Learning:
         variables, opt_state, total = jax.lax.fori_loop(0, epochs, epoch, start)
         return variables, opt_state, total / (epochs * steps)
 
-    def _step(self, carry, inputs, targets, counts, units, key):
+    def step(
+        self, carry: Any, inputs: Any, targets: Any, counts: Array, units: Any, key: Array
+    ) -> tuple[Any, Any, Array]:
+        """A step on one mini-batch.
+
+        Args:
+          carry: (variables, opt_state, f32[]: the losses so far).
+          inputs, targets: of the mini-batch, pytrees of arrays [batch, ...].
+          counts: bool[batch], which examples count.
+          units, key: of the node.
+        """
         variables, opt_state, total = carry
         others = {name: value for name, value in variables.items() if name != "params"}
 
@@ -114,7 +128,8 @@ class Learning:
             key_or_none = key if self.functions.draws else ()
             outputs, updates = self.functions.train(masked, inputs, key_or_none)
             each = self.task.loss(outputs, targets)
-            return jnp.sum(jnp.where(counts, each, 0)) / jnp.sum(counts), updates
+            mean = jnp.sum(jnp.where(counts, each, 0)) / jnp.sum(counts)
+            return (mean if self.price is None else mean + self.price(masked)), updates
 
         params = variables["params"]
         (value, updates), gradients = jax.value_and_grad(loss, has_aux=True)(params)

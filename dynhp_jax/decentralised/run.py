@@ -27,7 +27,7 @@ from dynhp_jax.decentralised.setting import Setting, check_correspond, check_who
 from dynhp_jax.structure.groups import Keeps
 from dynhp_jax.training import first_look
 
-_JUDGED = 500  # test examples at once
+JUDGED = 500  # test examples at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -149,7 +149,7 @@ def train(
     if at_once is None:
         at_once = nodes_at_once(_bytes_of_node(setting, tx))
     check_whole("at_once", at_once, 0)
-    chunk = min(_JUDGED, len(setting.pairs["test"]))
+    chunk = min(JUDGED, len(setting.pairs["test"]))
     learning = Learning(setting.source.functions, setting.task, tx, batch, local_epochs, chunk)
     devices = places.check_devices(devices, setting.nodes)
     program = Rounds(learning, rule, restart_optimizer, local_statistics, at_once, devices)
@@ -167,7 +167,7 @@ def train(
         records = calls.resume(place) if place else []
         for first, last in calls.left(len(records)):
             now = calls.advance(first, last)
-            _check_finite(now, place)
+            check_finite(now, place)
             if place:
                 place.add(now, calls.state)
             records += now
@@ -183,7 +183,7 @@ def train(
     return Result(setting.source.functions.evaluate, mine, records, numbers)
 
 
-def _check_finite(records: list[Record], place: directory.RoundsDirectory | None) -> None:
+def check_finite(records: list[Record], place: directory.RoundsDirectory | None) -> None:
     """Raises UserError where a node's loss is no longer a number."""
     for record in records:
         for number, value in enumerate(record["loss"]):

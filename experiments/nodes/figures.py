@@ -14,7 +14,7 @@ _MAJORISATIONS = 300  # of the layout's stress
 
 
 def draw(records: Sequence[Mapping[str, Any]], graph: np.ndarray, folder: Path) -> None:
-    """Writes accuracy.png and graph.png.
+    """Writes accuracy.png and graph.png; of nodes that prune themselves bytes.png, too.
 
     Args:
       records: lines of metrics.jsonl.
@@ -33,6 +33,23 @@ def draw(records: Sequence[Mapping[str, Any]], graph: np.ndarray, folder: Path) 
         panel.set_ylabel("test accuracy (%)")
         panel.legend(frameon=False, loc="lower right")
     _graph(graph, accuracy[-1], judged[-1]["alive"], folder / "graph.png")
+    if "bytes_held" in records[-1]:
+        _bytes(records, folder / "bytes.png")
+
+
+def _bytes(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """What every node holds and sends, round by round: a line for each node."""
+    rounds = [record["round"] for record in records]
+    names = (("bytes_held", "held (KiB)"), ("bytes_sent", "sent: own arrays (KiB)"),
+             ("bytes_sent_shared", "sent: what is shared (KiB)"))  # fmt: skip
+    with panels_of(path, len(names), 1, size=(6.0, 2.2), over="round") as panels:
+        for panel, (name, label) in zip(panels, names, strict=True):
+            values = np.array([record[name] for record in records]) / 1024
+            order = np.argsort(np.argsort(values[-1], kind="stable"))
+            for node, place in enumerate(order / max(1, len(order) - 1)):
+                panel.plot(rounds, values[:, node], color=plt.cm.viridis(place), linewidth=0.9)
+            panel.set_ylabel(label)
+            panel.set_ylim(bottom=0)
 
 
 def _graph(graph: np.ndarray, accuracy: np.ndarray, alive: Sequence[int], path: Path) -> None:

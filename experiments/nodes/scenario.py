@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from dynhp_jax.decentralised import centralities, graphs, placement, scenarios
 from dynhp_jax.training import build
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.own_model import Functions
+from experiments.nodes import pruning
 from experiments.nodes.settings import Nodes
 
 
@@ -28,13 +30,15 @@ class Scenario:
       parts: of the training examples.
       mixing: f64[nodes, nodes].
       gain: of the initial weights; None where they are shared.
-      arguments: all that `decentralised.train` takes but where it writes.
+      train: `decentralised.train`, or `train_pruned` for nodes that prune themselves.
+      arguments: all that it takes but where it writes.
     """
 
     graph: np.ndarray
     parts: placement.Placement
     mixing: np.ndarray
     gain: float | None
+    train: Callable[..., Any]
     arguments: dict[str, Any]
 
 
@@ -95,7 +99,13 @@ def scenario_of(config: Config, nodes: Nodes) -> Scenario:
         "at_once": None if nodes.at_once < 0 else nodes.at_once,
         "devices": config.devices,
     }
-    return Scenario(graph, parts, mixing, gain, arguments)
+    train: Callable[..., Any] = decentralised.train
+    if nodes.units != pruning.ALL:
+        train, arguments = (
+            decentralised.train_pruned,
+            pruning.arguments_of(config, nodes, arguments),
+        )
+    return Scenario(graph, parts, mixing, gain, train, arguments)
 
 
 def graph_of(nodes: Nodes, seed: int) -> np.ndarray:

@@ -6,8 +6,18 @@ import math
 import ml_collections
 
 from dynhp_jax.common.errors import ConfigError
-from dynhp_jax.common.fields import Section, choice, number, switch, text, whole
+from dynhp_jax.common.fields import (
+    Section,
+    as_text,
+    choice,
+    number,
+    several,
+    switch,
+    text,
+    whole,
+)
 from dynhp_jax.decentralised.centralities import CENTRALITIES
+from dynhp_jax.decentralised.pruned.bytes_held import METERS
 from dynhp_jax.training import config as configuration
 from dynhp_jax.training.config import Config
 from experiments import config_sections
@@ -74,6 +84,18 @@ class Nodes(Section):
     bad_on: str = choice("all", ("all", "central"), "the nodes that have them")
     judge_every: int = whole(1, 1, "rounds from one judging on test examples to the next")
     judged: int = whole(1_000, 1, "test examples of a judging; the last one takes all")
+    units: str = text(
+        "all", "of nodes that prune themselves: agreed, own, prefix, rolling, scored or"
+        " module:Class; all: nobody prunes",
+    )  # fmt: skip
+    budgets: tuple[str, ...] = several(
+        ("none",), as_text, "texts as '50%' of the whole network's bytes, '2MiB' or 'none'",
+        "bytes that nodes that prune themselves have, one after the other and over again",
+    )  # fmt: skip
+    meter: str = choice("compiled", METERS, "what these bytes are of")
+    prune_from: int = whole(0, 0, "rounds before any unit goes")
+    least_batch: int = whole(0, 0, "to which a mini-batch may shrink for a budget; 0: it may not")
+    stacks: int = whole(4, 0, "sizes of nodes that are computed apart; 0: masked, in whole arrays")
     normalise: bool = switch(True, "inputs less their mean, by their deviation")
     at_once: int = whole(
         -1, -1, "nodes computed together: 0: all, 1: one after the other; -1: by their size"

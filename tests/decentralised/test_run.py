@@ -19,7 +19,7 @@ from dynhp_jax.decentralised import (
     scenarios,
     train,
 )
-from dynhp_jax.decentralised.run import _check_finite
+from dynhp_jax.decentralised.run import check_finite
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(90, 6)).astype("f4"), RNG.integers(0, 3, 90).astype("i4")
@@ -131,7 +131,7 @@ def test_what_cannot_be_trained_is_one_line_before_any_round(changes, said, tmp_
 def test_a_node_that_diverges_is_named():
     record = {"round": 7, "loss": [0.5, None, float("nan")]}
     with pytest.raises(dp.UserError, match="the loss of node 2 is nan in round 7; a smaller"):
-        _check_finite([record], None)
+        check_finite([record], None)
 
 
 @pytest.mark.slow
