@@ -250,8 +250,9 @@ def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | N
     """Tells models, data, tasks and extensions apart, where no config does.
 
     By the shapes of the variables, the weights that a network starts from, all arrays of the data
-    (of what is read when it is needed: a few examples), the names of the loss and the metrics, and
-    the options of an extension: what functions compute no digest can tell.
+    (of what is read when it is needed: a few examples), the names of the loss and the metrics, the
+    statistics of normalisations and the options of an extension: what functions compute no digest
+    can tell.
     """
     aim, variables = whole.task, jax.tree.leaves_with_path(whole.model.shapes())
     shapes = [(path, leaf.shape) for path, leaf in variables]
@@ -259,6 +260,8 @@ def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | N
     found = hashlib.sha256(repr(known).encode())
     if extension is not None:
         found.update(repr(extension).encode())
+    if isinstance(whole.model, OwnModel) and whole.model.source.statistics != "left":
+        found.update(whole.model.source.statistics.encode())
     for leaf in jax.tree.leaves(whole.pretrained):
         found.update(np.ascontiguousarray(leaf).data)
     for name, pairs in sorted(dataset.splits.items()):

@@ -75,6 +75,7 @@ def fit(
     workdir: str | os.PathLike | None = None,
     callbacks: Iterable[Callable[[Record], None]] = (),
     extension: Extension | None = None,
+    statistics: str = "left",
 ) -> Result:
     """Trains a model and prunes it for good while it trains.
 
@@ -104,6 +105,8 @@ def fit(
         checkpoint. Of several processes only process 0 calls them.
       extension: the parts of the step that a method replaces, see `training.extension`; None for
         those that the config names.
+      statistics: 'whole' also prunes the width under Flax's LayerNorm and GroupNorm, in which units
+        that are gone then count as zeros; 'left' does not. See `find_groups`.
 
     Returns:
       The `Result`.
@@ -121,6 +124,7 @@ def fit(
     dataset = own_data(train, test, validation, byte_sizes.parse_bytes(config.data.resident))
     few = dataset.splits["train"].first(2).inputs
     source = source_of(model, variables, few, config.seed)
+    source = dataclasses.replace(source, statistics=statistics)
     whole = build.own_network(config, source, task, dataset)
     agreement.check_inputs(config, dataset.splits)
     program_cache.use_cache(config.compiling.cache_dir)

@@ -63,11 +63,13 @@ class Source:
       functions: of it.
       variables: at the start, {'params': ..., and other collections}.
       example: shapes and types of one example's inputs.
+      statistics: what a normalisation looks at once units are gone, see `find_groups`.
     """
 
     functions: Functions
     variables: Mapping[str, Any]
     example: Any
+    statistics: str = "left"
 
     @functools.cached_property
     def shapes(self) -> dict[str, Any]:
@@ -77,7 +79,8 @@ class Source:
     @functools.cached_property
     def groups(self) -> Groups:
         """All of the model."""
-        return find_groups(self.functions.evaluate, self.shapes, batch_of(self.example, 2))
+        two = batch_of(self.example, 2)
+        return find_groups(self.functions.evaluate, self.shapes, two, statistics=self.statistics)
 
 
 @dataclasses.dataclass(frozen=True)
