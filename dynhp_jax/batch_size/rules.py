@@ -1,4 +1,4 @@
-"""Controllers of the mini-batch size, and the grid that bounds how many sizes get compiled.
+"""Controllers of the mini-batch size.
 
 A controller is a frozen dataclass with one host-side function,
 `update(batch, grad_variance, loss, room) -> batch`, called after an epoch's pruning: once, or with
@@ -201,45 +201,12 @@ RULES: dict[str, Callable[[Any], Controller]] = {
 }
 
 
-def on_grid(batch: int, ratio: float) -> int:
-    """The largest size of a fixed grid that is not above `batch`.
-
-    Every new size is a new compilation; on the grid, sizes from b to B need about
-    log(B / b) / log(ratio) of them. The grid holds every power of two and cuts each octave into the
-    fewest equal ratios not above `ratio`, rounded to multiples of 8 above 16. The controller goes
-    on with the exact batch: growth by less than a grid step adds up. Sizes that a user has fixed
-    need no grid.
-
-    >>> [on_grid(b, 1.25) for b in (5, 16, 23, 100, 128, 600)]
-    [5, 16, 16, 88, 128, 512]
-
-    Args:
-      batch: exact size, at least 1.
-      ratio: step of the grid, at least 1; 1 keeps every size.
-
-    Raises:
-      ConfigError: `ratio` below 1 or infinite.
-      ValueError: `batch` below 1.
-    """
-    if not 1 <= ratio < math.inf:
-        raise ConfigError("batch.grid", ratio, "a number that is 1 or above")
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be at least 1")
-    if ratio == 1:
-        return batch
-    octave = 2 ** (batch.bit_length() - 1)  # the power of two in (batch / 2, batch]
-    steps = max(1, math.ceil(math.log(2) / math.log(ratio)))
-    multiple = 8 if octave >= 16 else 1
-    sizes = [multiple * round(octave * 2 ** (step / steps) / multiple) for step in range(steps)]
-    return max(size for size in sizes if size <= batch)
-
-
 def calibrate_alpha(ratios: Sequence[float], start: int, target: int) -> float:
     """Proposes alpha: the largest for which DynHP's rule takes the batch from start to target.
 
     The published values (0.971 to 0.989) belong to the authors' loss scale. Run some epochs with
-    `Fixed`, collect ||S||_1 / F once per epoch, and read off the alpha that would have brought the
-    batch to `target` within those epochs; a larger one spends less memory.
+    `Fixed`, collect ||S||_1 / F once per epoch, and read off the alpha that would have
+    brought the batch to `target` within those epochs; a larger one spends less memory.
 
     >>> calibrate_alpha([80.0, 120.0, 160.0], start=16, target=106)
     0.75

@@ -4,7 +4,7 @@ import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from dynhp_jax.batch_size import rules
+from dynhp_jax.batch_size import size_grid
 from dynhp_jax.common.byte_sizes import kib, parse_bytes
 from dynhp_jax.common.errors import ConfigError
 from dynhp_jax.memory.fusion import Measured
@@ -88,7 +88,7 @@ class Arithmetic:
 
     def fit(self, network: Network, wanted: int, before: int = 0) -> tuple[int, int]:
         """(`wanted`, what is compiled for it): on the grid, unless the mini-batch is fixed."""
-        size = wanted if self._run.fixed else rules.on_grid(wanted, self._run.grid)
+        size = wanted if self._run.fixed else size_grid.on_grid(wanted, self._run.grid)
         unit = self._run.unit
         return wanted, max(size // unit, 1) * unit
 

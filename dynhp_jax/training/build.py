@@ -27,8 +27,9 @@ from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.extension import Extension
+from dynhp_jax.training.model_sources import source_of
 from dynhp_jax.training.network import Model, Network, batch_of, whole_network
-from dynhp_jax.training.own_model import OwnModel, Source, source_of
+from dynhp_jax.training.own_model import OwnModel, Source
 
 
 def dataset_of(config: Config) -> Dataset | TaskData:

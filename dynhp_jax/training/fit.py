@@ -23,8 +23,8 @@ from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.extension import Extension, has_variables
+from dynhp_jax.training.model_sources import source_of
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.own_model import source_of
 from dynhp_jax.training.run import agreement, loop, shape_plans
 from dynhp_jax.training.run.epoch_results import Record
 from dynhp_jax.training.run.run import Run
@@ -81,7 +81,7 @@ def fit(
 
     Args:
       model: a function `apply(variables, inputs) -> outputs`, a Linen module, or an NNX module; see
-        `own_model.source_of`.
+        `model_sources.source_of`.
       variables: at the start; None for a Linen module that is to be initialised here, and for an
         NNX module, which holds them.
       train, test, validation: (inputs, targets), arrays or pytrees of arrays [examples, ...]; or,
