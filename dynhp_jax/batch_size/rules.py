@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 
 # What a rule may read beside the four arguments that all are given.
 READS = ("squared_norm", "held")
@@ -98,9 +98,9 @@ class CABS:
 
     def __post_init__(self):
         if not 0 < self.eta < math.inf:
-            raise ConfigError("batch.eta", self.eta, "a number above 0")
+            raise ArgumentError("eta", self.eta, "a number above 0")
         if not 1 <= self.low <= self.high:
-            raise ConfigError("batch.low", self.low, f"an integer from 1 to high ({self.high})")
+            raise ArgumentError("low", self.low, f"an integer from 1 to high ({self.high})")
 
     def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
         """See `Controller`; raises as `DynHP.update`. The budget goes before `low`."""
@@ -157,7 +157,7 @@ class Worth:
 
     def __post_init__(self):
         if not 0 < self.overhead < math.inf:
-            raise ConfigError("batch.overhead", self.overhead, "a number above 0")
+            raise ArgumentError("overhead", self.overhead, "a number above 0")
 
     def update(
         self,
@@ -246,18 +246,18 @@ def calibrate_alpha(ratios: Sequence[float], start: int, target: int) -> float:
 
 def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha <= 1:
-        raise ConfigError("batch.alpha", alpha, "a number from 0 to 1")
+        raise ArgumentError("alpha", alpha, "a number from 0 to 1")
 
 
 def reads(controller: Controller) -> tuple[str, ...]:
     """Which of `READS` a rule is given.
 
     Raises:
-      ConfigError: it names others.
+      ArgumentError: it names others.
     """
     names = tuple(getattr(controller, "reads", ()))
     if set(names) - set(READS):
-        raise ConfigError("batch.rule", names, f"in 'reads' of a rule: {', '.join(READS)}")
+        raise ArgumentError("reads", names, f"of a batch rule, some of {', '.join(READS)}")
     return names
 
 

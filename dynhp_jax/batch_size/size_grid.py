@@ -2,7 +2,7 @@
 
 import math
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 
 
 def on_grid(batch: int, ratio: float) -> int:
@@ -22,11 +22,11 @@ def on_grid(batch: int, ratio: float) -> int:
       ratio: step of the grid, at least 1; 1 keeps every size.
 
     Raises:
-      ConfigError: `ratio` below 1 or infinite.
+      ArgumentError: `ratio` below 1 or infinite.
       ValueError: `batch` below 1.
     """
     if not 1 <= ratio < math.inf:
-        raise ConfigError("batch.grid", ratio, "a number that is 1 or above")
+        raise ArgumentError("ratio", ratio, "a number that is 1 or above")
     if batch < 1:
         raise ValueError(f"batch is {batch}; it must be at least 1")
     if ratio == 1:

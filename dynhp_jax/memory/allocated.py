@@ -63,7 +63,7 @@ class Allocated:
         if run.budget == SOFT_PRUNING:
             batch = min(run.sp_batch, run.examples)
             return run.step_bytes(run.whole, max(self._whole_parts(batch), run.unit))
-        return parse_bytes(run.budget)
+        return parse_bytes(run.budget, "budget")
 
     @classmethod
     def measured(cls, budget: str) -> Measured:

@@ -12,7 +12,7 @@ import optax
 
 from dynhp_jax import data
 from dynhp_jax.common import byte_sizes, machine, own_code
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError, UserError, of_fields
 from dynhp_jax.data import adapted
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.pairs import Pairs
@@ -43,6 +43,12 @@ def dataset_of(config: Config) -> Dataset | TaskData:
     """
     if own_code.is_own(config.data.name):
         return _own_data(config)
+    arguments = ("name", "validation", "classes", "size", "channels")
+    with of_fields(directory="data.dir", **{each: f"data.{each}" for each in arguments}):
+        return _published(config)
+
+
+def _published(config: Config) -> Dataset | TaskData:
     dataset = data.load(
         config.data.name,
         directory=config.data.dir or None,
