@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from dynhp_jax.common import byte_sizes
-from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.common.errors import ArgumentError, ConfigError, UserError, shown
 from dynhp_jax.common.fields import LARGEST_WHOLE
 from dynhp_jax.training import build
 from dynhp_jax.training import config as configuration
@@ -49,7 +49,7 @@ def _limits(budgets: str) -> dict[str, int]:
     parts = list(filter(None, budgets.split(",")))
     try:
         found = [byte_sizes.parse_bytes(part) for part in parts]
-    except ConfigError as error:
+    except ArgumentError as error:
         raise UserError(f"--budgets: {shown(budgets)} is not allowed; {error.allowed}") from None
     return dict(zip(parts, each_once("budgets", budgets, found), strict=True))
 

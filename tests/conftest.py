@@ -35,10 +35,13 @@ if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0":
     os.environ["XLA_FLAGS"] = with_flags(
         "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"
     )
+# Nobody reads from which line an operation of a compiled program is.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 _BESIDE = Path(__file__).resolve().parents[2] / "shared" / "data" / "tfds"
 if not os.environ.get("TFDS_DATA_DIR") and _BESIDE.is_dir():
     os.environ["TFDS_DATA_DIR"] = str(_BESIDE)
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from command_lines import QUICK, process  # noqa: E402
@@ -46,6 +49,10 @@ from data_files import FIRST_LABELS, LOAD, MD5, idx_files, python  # noqa: E402
 
 from dynhp_jax.data.loading import load  # noqa: E402
 from dynhp_jax.training.compiled import program_cache  # noqa: E402
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_collection_finish(session):

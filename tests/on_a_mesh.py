@@ -197,14 +197,16 @@ def _said(array: jax.Array) -> dict:
 def transforms() -> dict:
     """{'AXES, MODEL': {transform: (what it gives on the mesh, and without one)}}."""
     found = {}
+    without = {alone: _results(alone, PARAMS, jnp.asarray) for _, alone in MODELS.values()}
     for (axes, split, *kind), (model, alone) in MODELS.items():
         mesh = jax.make_mesh((2, 4), ("data", "model"), axis_types=(AXES[axes],) * 2)
         with jax.set_mesh(mesh):
             specs = SPECS.get(split, dict.fromkeys(PARAMS, ()))
             params = {leaf: _split(mesh, PARAMS[leaf], *specs[leaf]) for leaf in PARAMS}
             there = _results(model, params, lambda tree, mesh=mesh: _split(mesh, tree, "data"))
-        here = _results(alone, PARAMS, jnp.asarray)
-        found[", ".join([axes, split, *kind])] = {each: (there[each], here[each]) for each in here}
+        found[", ".join([axes, split, *kind])] = {
+            each: (there[each], here) for each, here in without[alone].items()
+        }
     return found
 
 

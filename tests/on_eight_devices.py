@@ -93,7 +93,7 @@ def main(folder: Path) -> None:
         name, settings, programs = str(per_example), make(0, per_example), Kept()
         found["records"][name] = whole_run(settings, programs, folder / "eight" / name)
         found["resumed"][name] = resumed_run(
-            settings, Kept(), folder / "one" / name / f"{STOP}", folder / "resumed" / name
+            settings, programs, folder / "one" / name / f"{STOP}", folder / "resumed" / name
         )
         trainer = trainer_of(settings, programs)
         found["programs"][name] = trainer.steps.training_program(trainer.whole, 16).as_text()

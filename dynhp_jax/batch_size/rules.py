@@ -1,4 +1,4 @@
-"""Controllers of the mini-batch size, and the grid that bounds how many sizes get compiled.
+"""Controllers of the mini-batch size.
 
 A controller is a frozen dataclass with one host-side function,
 `update(batch, grad_variance, loss, room) -> batch`, called after an epoch's pruning: once, or with
@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Protocol
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 
 # What a rule may read beside the four arguments that all are given.
 READS = ("squared_norm", "held")
@@ -98,9 +98,9 @@ class CABS:
 
     def __post_init__(self):
         if not 0 < self.eta < math.inf:
-            raise ConfigError("batch.eta", self.eta, "a number above 0")
+            raise ArgumentError("eta", self.eta, "a number above 0")
         if not 1 <= self.low <= self.high:
-            raise ConfigError("batch.low", self.low, f"an integer from 1 to high ({self.high})")
+            raise ArgumentError("low", self.low, f"an integer from 1 to high ({self.high})")
 
     def update(self, batch: int, grad_variance: float, loss: float, room: int) -> int:
         """See `Controller`; raises as `DynHP.update`. The budget goes before `low`."""
@@ -157,7 +157,7 @@ class Worth:
 
     def __post_init__(self):
         if not 0 < self.overhead < math.inf:
-            raise ConfigError("batch.overhead", self.overhead, "a number above 0")
+            raise ArgumentError("overhead", self.overhead, "a number above 0")
 
     def update(
         self,
@@ -201,45 +201,12 @@ RULES: dict[str, Callable[[Any], Controller]] = {
 }
 
 
-def on_grid(batch: int, ratio: float) -> int:
-    """The largest size of a fixed grid that is not above `batch`.
-
-    Every new size is a new compilation; on the grid, sizes from b to B need about
-    log(B / b) / log(ratio) of them. The grid holds every power of two and cuts each octave into the
-    fewest equal ratios not above `ratio`, rounded to multiples of 8 above 16. The controller goes
-    on with the exact batch: growth by less than a grid step adds up. Sizes that a user has fixed
-    need no grid.
-
-    >>> [on_grid(b, 1.25) for b in (5, 16, 23, 100, 128, 600)]
-    [5, 16, 16, 88, 128, 512]
-
-    Args:
-      batch: exact size, at least 1.
-      ratio: step of the grid, at least 1; 1 keeps every size.
-
-    Raises:
-      ConfigError: `ratio` below 1 or infinite.
-      ValueError: `batch` below 1.
-    """
-    if not 1 <= ratio < math.inf:
-        raise ConfigError("batch.grid", ratio, "a number that is 1 or above")
-    if batch < 1:
-        raise ValueError(f"batch is {batch}; it must be at least 1")
-    if ratio == 1:
-        return batch
-    octave = 2 ** (batch.bit_length() - 1)  # the power of two in (batch / 2, batch]
-    steps = max(1, math.ceil(math.log(2) / math.log(ratio)))
-    multiple = 8 if octave >= 16 else 1
-    sizes = [multiple * round(octave * 2 ** (step / steps) / multiple) for step in range(steps)]
-    return max(size for size in sizes if size <= batch)
-
-
 def calibrate_alpha(ratios: Sequence[float], start: int, target: int) -> float:
     """Proposes alpha: the largest for which DynHP's rule takes the batch from start to target.
 
     The published values (0.971 to 0.989) belong to the authors' loss scale. Run some epochs with
-    `Fixed`, collect ||S||_1 / F once per epoch, and read off the alpha that would have brought the
-    batch to `target` within those epochs; a larger one spends less memory.
+    `Fixed`, collect ||S||_1 / F once per epoch, and read off the alpha that would have
+    brought the batch to `target` within those epochs; a larger one spends less memory.
 
     >>> calibrate_alpha([80.0, 120.0, 160.0], start=16, target=106)
     0.75
@@ -279,18 +246,18 @@ def calibrate_alpha(ratios: Sequence[float], start: int, target: int) -> float:
 
 def _check_alpha(alpha: float) -> None:
     if not 0 <= alpha <= 1:
-        raise ConfigError("batch.alpha", alpha, "a number from 0 to 1")
+        raise ArgumentError("alpha", alpha, "a number from 0 to 1")
 
 
 def reads(controller: Controller) -> tuple[str, ...]:
     """Which of `READS` a rule is given.
 
     Raises:
-      ConfigError: it names others.
+      ArgumentError: it names others.
     """
     names = tuple(getattr(controller, "reads", ()))
     if set(names) - set(READS):
-        raise ConfigError("batch.rule", names, f"in 'reads' of a rule: {', '.join(READS)}")
+        raise ArgumentError("reads", names, f"of a batch rule, some of {', '.join(READS)}")
     return names
 
 

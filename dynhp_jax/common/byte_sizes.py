@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from dynhp_jax.common.errors import ConfigError, shown
+from dynhp_jax.common.errors import ArgumentError, shown
 
 UNITS = {
     "": 1, "B": 1,
@@ -15,7 +15,7 @@ UNITS = {
 }  # fmt: skip
 
 
-def parse_bytes(text: str | int) -> int:
+def parse_bytes(text: str | int, name: str = "text") -> int:
     """Reads a budget: a number of bytes, alone or with a unit.
 
     Units are B, KB, MB, GB (powers of 1000) and KiB, MiB, GiB (powers of 1024), in any case, with
@@ -24,23 +24,27 @@ def parse_bytes(text: str | int) -> int:
     >>> parse_bytes("4MiB"), parse_bytes("1.5 MB"), parse_bytes("3000000")
     (4194304, 1500000, 3000000)
 
+    Args:
+      text: as above.
+      name: what the error calls it: the argument of a function that was given it.
+
     Raises:
-      ConfigError: for the field memory.budget: no number, an unknown unit, less than one byte.
+      ArgumentError: no number, an unknown unit, less than one byte.
     """
     allowed = "bytes above 0 as a number with or without a unit, like '4MiB', '1.5 MB', '3000000'"
     match = re.fullmatch(r"\s*(\d{1,20})(?:\.(\d{1,20}))?\s*([A-Za-z]*)\s*", str(text), re.ASCII)
     if match is None:
-        raise ConfigError("memory.budget", text, allowed)
+        raise ArgumentError(name, text, allowed)
     whole, fraction, unit = match[1], match[2] or "", match[3]
     factors = {name.lower(): factor for name, factor in UNITS.items()}
     if unit.lower() not in factors:
         units = ", ".join(filter(None, UNITS))
         unknown = f"the unit {shown(unit)} is none of {units}"
-        raise ConfigError("memory.budget", text, f"{allowed}; {unknown}")
+        raise ArgumentError(name, text, f"{allowed}; {unknown}")
     # In integers: '2609.4KiB' must not depend on how 2609.4 rounds.
     size = int(whole + fraction) * factors[unit.lower()] // 10 ** len(fraction)
     if size < 1:
-        raise ConfigError("memory.budget", text, allowed)
+        raise ArgumentError(name, text, allowed)
     return size
 
 

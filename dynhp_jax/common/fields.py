@@ -7,7 +7,7 @@ from typing import Any
 
 from dynhp_jax.common import own_code, paths
 from dynhp_jax.common.byte_sizes import parse_bytes
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError, ConfigError, UserError
 
 LARGEST_WHOLE = 2**31 - 1  # programs hold counts and positions as int32
 # Programs compute in float32: what is above is infinite there, what is closer to 0 is 0.
@@ -156,10 +156,11 @@ def several(default: tuple, convert_one: Callable, allowed: str, help: str):
     return _option(default, convert, allowed, help)
 
 
-class Section:
-    """Checks its own fields; `prefix` is what the command line puts before their names."""
+class Checked:
+    """Checks its own fields; `prefix` is what an error puts before their names."""
 
     prefix = ""
+    refused: type[UserError] = ArgumentError
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -170,4 +171,10 @@ class Section:
             try:
                 object.__setattr__(self, field.name, rule.convert(found))
             except ValueError:
-                raise ConfigError(self.prefix + field.name, found, rule.allowed) from None
+                raise self.refused(self.prefix + field.name, found, rule.allowed) from None
+
+
+class Section(Checked):
+    """A part of the config; `prefix` is what the command line puts before its fields' names."""
+
+    refused = ConfigError

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 from dynhp_jax.data.loading import Dataset
 
 _AT_ONCE = 1000  # images
@@ -16,12 +16,12 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
     """The examples of some classes, which are numbered anew in the order in which they are given.
 
     Raises:
-      ConfigError: there is no such class, one is given twice, or only one.
+      ArgumentError: there is no such class, one is given twice, or only one.
     """
     known = range(dataset.num_classes)
     if len(set(classes)) < max(2, len(classes)) or any(each not in known for each in classes):
         allowed = f"() for all, or two at least of 0 to {dataset.num_classes - 1}, each once"
-        raise ConfigError("data.classes", tuple(classes), allowed)
+        raise ArgumentError("classes", tuple(classes), allowed)
     number = np.full(dataset.num_classes, -1, np.int32)
     number[list(classes)] = np.arange(len(classes))
     arrays = {}
@@ -41,14 +41,14 @@ def in_size(dataset: Dataset, size: int, channels: int) -> Dataset:
       channels: 0 for those that they have.
 
     Raises:
-      ConfigError: the examples are no images, or have several channels already.
+      ArgumentError: the examples are no images, or have several channels already.
     """
     shape = dataset.example_shape
     if len(shape) != 3:
-        field, value = ("data.size", size) if size else ("data.channels", channels)
-        raise ConfigError(field, value, f"0 with examples of shape {shape}, which are no images")
+        field, value = ("size", size) if size else ("channels", channels)
+        raise ArgumentError(field, value, f"0 with examples of shape {shape}, which are no images")
     if channels and shape[2] not in (1, channels):
-        raise ConfigError("data.channels", channels, f"0 or {shape[2]}, which these images have")
+        raise ArgumentError("channels", channels, f"0 or {shape[2]}, which these images have")
     sides = (size, size) if size else shape[:2]
     wanted = (*sides, channels or shape[2])
     arrays = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dynhp_jax.common import cache_folder, paths
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ArgumentError, UserError
 from dynhp_jax.data import cached, download, originals, prepared
 from dynhp_jax.data.catalogue import PUBLISHED, Arrays, Published, Unavailable
 from dynhp_jax.data.digits import digits
@@ -156,7 +156,7 @@ def load(
       names of `SHIPPED` a `TaskData`.
 
     Raises:
-      ConfigError: `name`, `directory` or `validation` is not allowed.
+      ArgumentError: `name`, `directory` or `validation` is not allowed.
       UserError: no way is open, `directory` holds damaged data, or a path given here or in the
         environment can be none.
 
@@ -165,13 +165,13 @@ def load(
     ((1437, 64), (360, 64), 10)
     """
     if name not in NAMES:
-        raise ConfigError("data.name", name, _allowed_names(name))
+        raise ArgumentError("name", name, _allowed_names(name))
     if not 0 <= validation < 1:
-        raise ConfigError("data.validation", validation, "a number from 0 to below 1")
+        raise ArgumentError("validation", validation, "a number from 0 to below 1")
     directory = paths.given(directory, "config.data.dir") if directory else None
     cache = paths.given(cache, "config.data.cache_dir") if cache else None
     if directory and not os.path.isdir(directory):
-        raise ConfigError("data.dir", str(directory), "an existing directory")
+        raise ArgumentError("directory", str(directory), "an existing directory")
 
     if name in SHIPPED:
         return SHIPPED[name].load(name, validation, validation_seed)

@@ -19,7 +19,8 @@ from dynhp_jax.decentralised.units import units_of
 from dynhp_jax.structure.groups import Keeps
 from dynhp_jax.tasks.task import Task, task_of
 from dynhp_jax.training import first_look
-from dynhp_jax.training.own_model import Source, source_of
+from dynhp_jax.training.model_sources import source_of
+from dynhp_jax.training.own_model import Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

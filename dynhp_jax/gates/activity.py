@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 from dynhp_jax.structure.group import Group
 from dynhp_jax.structure.keeps import check_masks
 
@@ -94,12 +94,12 @@ def keep_active(
       New masks, {group: f32[units]}.
 
     Raises:
-      ConfigError: `gamma` outside [0, 1].
+      ArgumentError: `gamma` outside [0, 1].
       ValueError: a rate that is not a number, rates of another length, a group already empty, or
         keeps in the place of masks.
     """
     if not 0 <= gamma <= 1:
-        raise ConfigError("pruning.gamma", gamma, "a number from 0 to 1")
+        raise ArgumentError("gamma", gamma, "a number from 0 to 1")
     check_masks(masks)
     result = {name: np.asarray(mask, np.float32) for name, mask in masks.items()}
     for name, rate in rates.items():

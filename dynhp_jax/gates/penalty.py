@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 from dynhp_jax.common.tree_paths import path_name
 from dynhp_jax.gates.hard_concrete import prob_open
 from dynhp_jax.structure.counts import alive_positions, fan_out, in_float64, parameters_held
@@ -65,14 +65,14 @@ def gate_penalty(
       A scalar.
 
     Raises:
-      ConfigError: an unknown convention, a negative or infinite `lam` or `l2`.
+      ArgumentError: an unknown convention, a negative or infinite `lam` or `l2`.
       ValueError: `num_examples` below 1, or `l2` given without `weight_squares`.
     """
     if convention not in CONVENTIONS:
-        raise ConfigError("penalty.convention", convention, ", ".join(map(repr, CONVENTIONS)))
+        raise ArgumentError("convention", convention, ", ".join(map(repr, CONVENTIONS)))
     for name, value in (("lam", lam), ("l2", l2)):
         if not isinstance(value, jax.Array) and not 0 <= value < math.inf:
-            raise ConfigError(f"penalty.{name}", value, "a number that is 0 or above")
+            raise ArgumentError(name, value, "a number that is 0 or above")
     if num_examples < 1:
         raise ValueError(f"num_examples is {num_examples}; it must be at least 1")
     if l2 and weight_squares is None:

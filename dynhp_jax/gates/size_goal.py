@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 from dynhp_jax.gates.activity import keep_active
 from dynhp_jax.structure.group import Group
 
@@ -51,7 +51,7 @@ def keep_to_size(
       New masks, {group: f32[units]}. Those that came in, where they are of that size already.
 
     Raises:
-      ConfigError, ValueError: as `activity.keep_active`.
+      ArgumentError, ValueError: as `activity.keep_active`.
     """
     now = keep_active({}, masks, gamma)
     if measure(now) <= most:
@@ -72,7 +72,7 @@ def keep_to_size(
 
 
 def check(most: int, whole: int, least: int) -> None:
-    """Raises ConfigError for a size that no network of these groups can have.
+    """Raises ArgumentError for a size that no network of these groups can have.
 
     Args:
       most: bytes that were asked for.
@@ -81,7 +81,7 @@ def check(most: int, whole: int, least: int) -> None:
     """
     if not least <= most < whole:
         allowed = f"from {least} bytes, with the fewest units, to below the {whole} of the whole"
-        raise ConfigError("pruning.size", f"{most} bytes", allowed)
+        raise ArgumentError("most", most, allowed)
 
 
 def _ranks(rates: Mapping[str, np.ndarray], masks: Masks) -> tuple[dict[str, np.ndarray], int]:

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
-from dynhp_jax.batch_size import rules
+from dynhp_jax.batch_size import size_grid
 from dynhp_jax.common.byte_sizes import parse_bytes
 from dynhp_jax.memory import largest_fit
 from dynhp_jax.memory.fusion import Measured
@@ -63,7 +63,7 @@ class Allocated:
         if run.budget == SOFT_PRUNING:
             batch = min(run.sp_batch, run.examples)
             return run.step_bytes(run.whole, max(self._whole_parts(batch), run.unit))
-        return parse_bytes(run.budget)
+        return parse_bytes(run.budget, "budget")
 
     @classmethod
     def measured(cls, budget: str) -> Measured:
@@ -178,7 +178,7 @@ class Allocated:
     def _on_grid(self, batch: int) -> int:
         if self._run.fixed:
             return self._whole_parts(batch)
-        grid = rules.on_grid(batch, self._run.grid)
+        grid = size_grid.on_grid(batch, self._run.grid)
         return max(self._whole_parts(grid), self._run.smallest)
 
     def _next_on_grid(self, batch: int) -> int:
@@ -186,7 +186,7 @@ class Allocated:
         if self._run.fixed:
             return batch
         size, most = batch, self._run.examples
-        while rules.on_grid(size, self._run.grid) < batch and size < most:
+        while size_grid.on_grid(size, self._run.grid) < batch and size < most:
             size = min(most, size + (1 if size < 32 else 8 - size % 8))
         return size
 

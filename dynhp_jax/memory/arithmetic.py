@@ -4,9 +4,9 @@ import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from dynhp_jax.batch_size import rules
+from dynhp_jax.batch_size import size_grid
 from dynhp_jax.common.byte_sizes import kib, parse_bytes
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ArgumentError
 from dynhp_jax.memory.fusion import Measured
 from dynhp_jax.memory.meter import SOFT_PRUNING, UNLIMITED, Metered, Network
 
@@ -35,13 +35,13 @@ class Formula(abc.ABC):
         """The bytes that a budget names.
 
         Raises:
-          ConfigError: for the field memory.budget: no number of bytes, or below `smallest_budget`.
+          ArgumentError: no number of bytes, or below `smallest_budget`.
         """
-        found, least = parse_bytes(budget), self.smallest_budget(parameters)
+        found, least = parse_bytes(budget, "budget"), self.smallest_budget(parameters)
         if found < least:
             alone = kib(self.memory_bytes(parameters, 0))
             allowed = f"at least {kib(least, up=True)}, the network ({alone}) plus one example"
-            raise ConfigError("memory.budget", budget, allowed)
+            raise ArgumentError("budget", budget, allowed)
         return found
 
 
@@ -54,7 +54,7 @@ class Arithmetic:
       run: that is metered.
 
     Raises:
-      ConfigError: the budget is no number of bytes, or too small for one example.
+      ArgumentError: the budget is no number of bytes, or too small for one example.
     """
 
     label: ClassVar[str]
@@ -88,7 +88,7 @@ class Arithmetic:
 
     def fit(self, network: Network, wanted: int, before: int = 0) -> tuple[int, int]:
         """(`wanted`, what is compiled for it): on the grid, unless the mini-batch is fixed."""
-        size = wanted if self._run.fixed else rules.on_grid(wanted, self._run.grid)
+        size = wanted if self._run.fixed else size_grid.on_grid(wanted, self._run.grid)
         unit = self._run.unit
         return wanted, max(size // unit, 1) * unit
 

@@ -28,7 +28,7 @@ class Metered(Protocol):
       sp_batch: the mini-batch of SOFT_PRUNING.
       examples: of the training set.
       fixed: whether the mini-batch stays as it was asked for.
-      grid: ratio of the sizes that are compiled (`batch_size.rules.on_grid`).
+      grid: ratio of the sizes that are compiled (`batch_size.size_grid.on_grid`).
       unit: a mini-batch is so many equal parts: for devices, or one after the other.
       smallest: the smallest mini-batch.
       whole: the network before anything is pruned.

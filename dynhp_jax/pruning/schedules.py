@@ -10,7 +10,7 @@ import dataclasses
 from typing import Protocol
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.fields import Section, number, whole
+from dynhp_jax.common.fields import Checked, number, whole
 
 
 class Schedule(Protocol):
@@ -31,7 +31,7 @@ class Schedule(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class OneShot(Section):
+class OneShot(Checked):
     """All at once.
 
     Attributes:
@@ -48,7 +48,7 @@ class OneShot(Section):
 
 
 @dataclasses.dataclass(frozen=True)
-class Cubic(Section):
+class Cubic(Checked):
     """Much at first, less and less towards the end.
 
     Source: Zhu and Gupta 2018 (1710.01878), Eq. 1, with the share that is gone from 0 to s_f:
@@ -82,7 +82,7 @@ class Cubic(Section):
 
 
 @dataclasses.dataclass(frozen=True)
-class EachEpoch(Section):
+class EachEpoch(Checked):
     """The same share of what is left each time, until the target.
 
     Source: the rounds of Frankle and Carbin 2019 (1803.03635), section 2, one per epoch here;

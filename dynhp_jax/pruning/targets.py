@@ -55,7 +55,7 @@ class _Limit:
     def __post_init__(self):
         found = self.most
         if isinstance(found, str):
-            object.__setattr__(self, "most", parse_bytes(found))
+            object.__setattr__(self, "most", parse_bytes(found, "most"))
         elif isinstance(found, bool) or not found >= 1:
             raise UserError(f"the target is at most {found!r} {self.what}; allowed: 1 or more")
 

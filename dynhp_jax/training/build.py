@@ -12,7 +12,7 @@ import optax
 
 from dynhp_jax import data
 from dynhp_jax.common import byte_sizes, machine, own_code
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ConfigError, UserError, of_fields
 from dynhp_jax.data import adapted
 from dynhp_jax.data.loading import Dataset
 from dynhp_jax.data.pairs import Pairs
@@ -27,8 +27,9 @@ from dynhp_jax.tasks.task import Task
 from dynhp_jax.training import first_look
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.extension import Extension
+from dynhp_jax.training.model_sources import source_of
 from dynhp_jax.training.network import Model, Network, batch_of, whole_network
-from dynhp_jax.training.own_model import OwnModel, Source, source_of
+from dynhp_jax.training.own_model import OwnModel, Source
 
 
 def dataset_of(config: Config) -> Dataset | TaskData:
@@ -42,6 +43,12 @@ def dataset_of(config: Config) -> Dataset | TaskData:
     """
     if own_code.is_own(config.data.name):
         return _own_data(config)
+    arguments = ("name", "validation", "classes", "size", "channels")
+    with of_fields(directory="data.dir", **{each: f"data.{each}" for each in arguments}):
+        return _published(config)
+
+
+def _published(config: Config) -> Dataset | TaskData:
     dataset = data.load(
         config.data.name,
         directory=config.data.dir or None,
@@ -250,8 +257,9 @@ def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | N
     """Tells models, data, tasks and extensions apart, where no config does.
 
     By the shapes of the variables, the weights that a network starts from, all arrays of the data
-    (of what is read when it is needed: a few examples), the names of the loss and the metrics, and
-    the options of an extension: what functions compute no digest can tell.
+    (of what is read when it is needed: a few examples), the names of the loss and the metrics, the
+    statistics of normalisations and the options of an extension: what functions compute no digest
+    can tell.
     """
     aim, variables = whole.task, jax.tree.leaves_with_path(whole.model.shapes())
     shapes = [(path, leaf.shape) for path, leaf in variables]
@@ -259,6 +267,8 @@ def digest(whole: Network, dataset: Dataset | TaskData, extension: Extension | N
     found = hashlib.sha256(repr(known).encode())
     if extension is not None:
         found.update(repr(extension).encode())
+    if isinstance(whole.model, OwnModel) and whole.model.source.statistics != "left":
+        found.update(whole.model.source.statistics.encode())
     for leaf in jax.tree.leaves(whole.pretrained):
         found.update(np.ascontiguousarray(leaf).data)
     for name, pairs in sorted(dataset.splits.items()):

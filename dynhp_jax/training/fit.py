@@ -23,8 +23,8 @@ from dynhp_jax.training.compiled import program_cache
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.extension import Extension, has_variables
+from dynhp_jax.training.model_sources import source_of
 from dynhp_jax.training.network import Network
-from dynhp_jax.training.own_model import source_of
 from dynhp_jax.training.run import agreement, loop, shape_plans
 from dynhp_jax.training.run.epoch_results import Record
 from dynhp_jax.training.run.run import Run
@@ -75,12 +75,13 @@ def fit(
     workdir: str | os.PathLike | None = None,
     callbacks: Iterable[Callable[[Record], None]] = (),
     extension: Extension | None = None,
+    statistics: str = "left",
 ) -> Result:
     """Trains a model and prunes it for good while it trains.
 
     Args:
       model: a function `apply(variables, inputs) -> outputs`, a Linen module, or an NNX module; see
-        `own_model.source_of`.
+        `model_sources.source_of`.
       variables: at the start; None for a Linen module that is to be initialised here, and for an
         NNX module, which holds them.
       train, test, validation: (inputs, targets), arrays or pytrees of arrays [examples, ...]; or,
@@ -104,6 +105,8 @@ def fit(
         checkpoint. Of several processes only process 0 calls them.
       extension: the parts of the step that a method replaces, see `training.extension`; None for
         those that the config names.
+      statistics: 'whole' also prunes the width under Flax's LayerNorm and GroupNorm, in which units
+        that are gone then count as zeros; 'left' does not. See `find_groups`.
 
     Returns:
       The `Result`.
@@ -121,6 +124,7 @@ def fit(
     dataset = own_data(train, test, validation, byte_sizes.parse_bytes(config.data.resident))
     few = dataset.splits["train"].first(2).inputs
     source = source_of(model, variables, few, config.seed)
+    source = dataclasses.replace(source, statistics=statistics)
     whole = build.own_network(config, source, task, dataset)
     agreement.check_inputs(config, dataset.splits)
     program_cache.use_cache(config.compiling.cache_dir)

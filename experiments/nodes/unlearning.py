@@ -20,7 +20,7 @@ class Federation:
     """Clients that average, and who is to be forgotten.
 
     Attributes:
-      model, variables: of a client.
+      model, variables: of a client; the variables are {'params': ..., and other collections}.
       train, test: (inputs, targets).
       parts: of every client.
       options: of `decentralised.train`: optimizer, mini-batch, local epochs, seed.

@@ -105,7 +105,7 @@ class Planning(Section):
             raise ConfigError("plan.cuts", self.cuts, f"rising whole numbers, at most {last}")
         for size in self.room:
             if size != "none":
-                parse_bytes(size)
+                parse_bytes(size, "config.plan.room")
 
     @property
     def limits(self) -> list[int | None]:

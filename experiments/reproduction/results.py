@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dynhp_jax.batch_size.rules import on_grid
+from dynhp_jax.batch_size.size_grid import on_grid
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.memory import paper
 from dynhp_jax.training import config as configuration

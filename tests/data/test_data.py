@@ -12,7 +12,7 @@ from data_files import CIFAR_SHA1, MD5, idx_files, pixels, same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ArgumentError, UserError
 from dynhp_jax.data import NAMES, load
 
 # What is loaded.
@@ -170,25 +170,25 @@ def test_another_seed_holds_out_another_part_and_none_by_default():
     ],
 )
 def test_unknown_name_gets_the_list_and_the_nearest(name, hint):
-    with pytest.raises(ConfigError, match=r"config\.data\.name is") as caught:
+    with pytest.raises(ArgumentError, match="^name is") as caught:
         load(name)
     assert ", ".join(NAMES) in str(caught.value) and "did you mean" in str(caught.value)
     assert hint in str(caught.value)
 
 
 def test_a_name_like_no_other_gets_the_list_alone():
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ArgumentError) as caught:
         load("imagenet")
     assert ", ".join(NAMES) in str(caught.value) and "did you mean" not in str(caught.value)
 
 
 @pytest.mark.parametrize("share", [-0.1, 1, 1.5, float("nan")])
 def test_validation_outside_its_range(share):
-    with pytest.raises(ConfigError, match=r"config\.data\.validation .* from 0 to below 1"):
+    with pytest.raises(ArgumentError, match=r"^validation is .* from 0 to below 1"):
         load("digits", validation=share)
 
 
 def test_directory_that_does_not_exist(tmp_path, mnist_cache):
     """Even where the cache would do: the name is wrong, and is better known now."""
-    with pytest.raises(ConfigError, match=r"config\.data\.dir is .*nothing.*existing directory"):
+    with pytest.raises(ArgumentError, match=r"^directory is .*nothing.*existing directory"):
         load("mnist", directory=tmp_path / "nothing", cache=mnist_cache)

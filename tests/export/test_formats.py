@@ -21,7 +21,7 @@ from dynhp_jax.export.graph import run
 from dynhp_jax.export.network import Finished
 from dynhp_jax.export.reading import Missing, graph_of
 from dynhp_jax.models.registry import SPECS, build
-from experiments import export
+from experiments import export, latency
 
 SMALL = {  # sizes that are quick to compile
     "mlp": {"hidden": (9, 7)},
@@ -203,3 +203,16 @@ def test_a_run_is_exported_with_a_card(finished, tmp_path, capfd):
 )
 def test_what_cannot_be_exported_is_said_in_a_line(flags, says, capfd):
     assert says in fails(capfd, export.main, *flags)
+
+
+def test_latency_sets_the_pruned_network_beside_the_dense_one(finished, tmp_path, capfd):
+    out = tmp_path / "latency.json"
+    flags = (f"--workdir={finished[0]}", "--rounds=2", "--batch=3", f"--out={out}")
+    code, said, _ = here(capfd, latency.main, *flags)
+    assert code == 0
+    found = json.loads(out.read_text())
+    assert found["parameters"]["pruned"] < found["parameters"]["dense"]
+    assert {(row["runtime"], row["batch"]) for row in found["rows"]} >= {("jit", 1), ("jit", 3)}
+    for row in found["rows"]:
+        median, low, high = row["pruned"]
+        assert 0 < low <= median <= high and f"| {row['runtime']} | {row['batch']} |" in said

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dynhp_jax as dp
-from dynhp_jax.common.errors import ConfigError, UserError
+from dynhp_jax.common.errors import ArgumentError, UserError
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.models.lenet import LeNetSpec
 from dynhp_jax.models.mlp import MLPSpec
@@ -313,7 +313,7 @@ def test_each_epoch_takes_a_share_of_what_is_left():
     found = [schedule.limit(epoch, 1000, 200) for epoch in range(9)]
     assert found == [None, 500, None, 250, None, 200, None, None, None]
     assert [schedules.OneShot(at=3).limit(epoch, 9, 5) for epoch in (2, 3, 4)] == [None, 5, None]
-    with pytest.raises(ConfigError, match="schedule.share is 1.5; allowed: a number between"):
+    with pytest.raises(ArgumentError, match="^schedule.share is 1.5; allowed: a number between"):
         schedules.EachEpoch(share=1.5)
     with pytest.raises(UserError, match="ends at 3; allowed: after 3"):
         schedules.Cubic(start=3, end=3)

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import on_a_mesh
 import pytest
+from kept import Kept
 from on_eight_devices import EPOCHS, STOP, make, resumed_run, trainer_of, whole_run
 from patience import PATIENCE
 
@@ -28,6 +29,7 @@ from dynhp_jax.training.run import checkpoint, resume
 from dynhp_jax.training.run.trainer import Trainer
 
 HERE = Path(__file__).resolve().parents[1]
+OF_ONE = {per_example: Kept() for per_example in (False, True)}  # programs of one device
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def both(tmp_path_factory):
     """(the folder of checkpoints, one device's records, what the other process found)."""
     folder = tmp_path_factory.mktemp("devices")
     mine = {
-        str(each): whole_run(make(1, each), programs.Programs(), folder / "one" / str(each))
+        str(each): whole_run(make(1, each), OF_ONE[each], folder / "one" / str(each))
         for each in (False, True)
     }
     flags = os.environ.get("XLA_FLAGS", "")
@@ -87,7 +89,7 @@ def test_a_run_goes_on_with_more_or_fewer_devices(both, tmp_path, per_example):
     folder, mine, found = both
     name, settings = str(per_example), make(1, per_example)
     start = folder / "eight" / name / f"{STOP}"
-    records = resumed_run(settings, programs.Programs(), start, tmp_path)
+    records = resumed_run(settings, OF_ONE[per_example], start, tmp_path)
     uninterrupted = state_in(folder / "one" / name / f"{EPOCHS}", settings)
     assert_same(state_in(tmp_path, settings), uninterrupted)
     assert_same(state_in(folder / "resumed" / name, settings), uninterrupted)
@@ -117,7 +119,7 @@ def test_each_device_has_its_share_of_the_examples_and_sums_are_added_up(both, p
 
 @pytest.mark.parametrize("per_example", [False, True])
 def test_one_device_gets_a_program_without_any_of_it(both, per_example):
-    trainer = trainer_of(make(1, per_example))
+    trainer = trainer_of(make(1, per_example), OF_ONE[per_example])
     program = trainer.steps.training_program(trainer.whole, 16).as_text()
     for word in (" sharding=", "num_partitions", "all-reduce"):
         assert word not in program

@@ -79,6 +79,14 @@ class Language(nn.Module):
         return nn.Dense(self.words)(nn.LayerNorm()(x))
 
 
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dense(24, name="in")(x)
+        x = x + nn.Dense(24)(nn.relu(nn.LayerNorm()(x)))
+        return nn.Dense(10)(nn.LayerNorm()(x))
+
+
 def timeless(records):
     clocks = dict.fromkeys(("seconds", "compile_seconds", "compilations", "device_peak_kib"))
     return [record | clocks for record in records]
@@ -95,6 +103,15 @@ def check(result, inputs, targets):
     wrong = 100 * np.mean(np.argmax(outputs, -1) != targets)
     assert wrong == pytest.approx(result.records[-1]["test_error"], abs=1e-3)
     return outputs
+
+
+def test_the_width_under_layer_norms_is_pruned_where_their_statistics_are_those_of_the_whole():
+    result = dp.fit(Normed(), train=TRAIN, test=TEST, config=PRUNING, statistics="whole")
+    kept = result.keeps["in"].size
+    assert kept < 24 and result.variables["params"]["LayerNorm_0"]["scale"].shape == (kept,)
+    check(result, *TEST)
+    with pytest.raises(UserError, match="statistics is 'all'; allowed: 'left', 'whole'"):
+        dp.fit(Normed(), train=TRAIN, test=TEST, config=PRUNING, statistics="all")
 
 
 def test_a_linen_cnn_in_a_byte_budget_with_an_optimizer_of_ones_own():

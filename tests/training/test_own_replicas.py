@@ -13,7 +13,7 @@ from dynhp_jax.data.task_data import own_data
 from dynhp_jax.tasks.task import task_of
 from dynhp_jax.training import build, config
 from dynhp_jax.training.compiled.programs import Programs
-from dynhp_jax.training.own_model import source_of
+from dynhp_jax.training.model_sources import source_of
 from dynhp_jax.training.run import loop
 from dynhp_jax.training.run.trainer import Trainer
 from dynhp_jax.training.sweep.alike import alike

@@ -398,7 +398,7 @@ def _budgets(
 
 def _bytes_of(text: str, node: int, held: BytesHeld, batch: int) -> int:
     if not text.endswith("%"):
-        return parse_bytes(text)
+        return parse_bytes(text, f"the budget of node {node}")
     try:
         share = float(text[:-1]) / 100
     except ValueError:

@@ -128,7 +128,7 @@ class _Writer:
         self.ranges = quantise.ranges(self.graph, source.calibration)
         self.places = c_files.places(self.graph, ["reshape"], with_inputs=True)
         self.constants: list[str] = []
-        self.used = {"scaled"}
+        self.used: set[str] = set()
         (self.input,) = self.graph.inputs
         (self.output,) = self.graph.outputs
         self.last = self.graph.made_by[self.output]
@@ -148,8 +148,10 @@ class _Writer:
         lines.append(self._end())
         if self.used & {"dense", "conv"}:
             self.used.add("sum")
-        helpers = "".join(text for name, text in _HELPERS.items() if name in self.used)
         body = "\n".join(f"  {line}" for line in lines)
+        if "scaled(" in body or self.used - {"sum"}:
+            self.used.add("scaled")
+        helpers = "".join(text for name, text in _HELPERS.items() if name in self.used)
         return (
             f'#include "{head}"\n\n'
             + f"static int8_t buffer[{max(1, self.places.size)}];\n"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dynhp_jax.common import byte_sizes
-from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.common.errors import ArgumentError, UserError, shown
 from dynhp_jax.finetune.methods.leaves import Leaves
 from dynhp_jax.memory import largest_fit
 
@@ -23,7 +23,7 @@ def parsed(budget: str) -> int:
     """
     try:
         return byte_sizes.parse_bytes(budget)
-    except ConfigError as error:
+    except ArgumentError as error:
         raise UserError(
             f"budget is {shown(budget)}; allowed: numbers of one example, 0 or more, or as a text"
             f" {error.allowed}"

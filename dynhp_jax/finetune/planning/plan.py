@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from dynhp_jax.common import byte_sizes
-from dynhp_jax.common.errors import ConfigError, UserError, shown
+from dynhp_jax.common.errors import ArgumentError, UserError, shown
 from dynhp_jax.common.tree_paths import Path
 from dynhp_jax.finetune.compressed import HOW
 from dynhp_jax.finetune.costs import Cost
@@ -197,7 +197,7 @@ def plan(
 def _parsed(budget: int | str) -> int:
     try:
         return byte_sizes.parse_bytes(budget)
-    except ConfigError as error:
+    except ArgumentError as error:
         raise UserError(f"budget is {shown(budget)}; allowed: {error.allowed}") from None
 
 

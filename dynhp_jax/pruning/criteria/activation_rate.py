@@ -15,13 +15,13 @@ import dataclasses
 import jax.numpy as jnp
 
 from dynhp_jax.common import random_keys
-from dynhp_jax.common.fields import Section, whole
+from dynhp_jax.common.fields import Checked, whole
 from dynhp_jax.gates import hard_concrete
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores
 
 
 @dataclasses.dataclass(frozen=True)
-class ActivationRate(Section):
+class ActivationRate(Checked):
     """How often a gate is open: its probability (Eq. 4), or the share of some draws (Eq. 6).
 
     Attributes:

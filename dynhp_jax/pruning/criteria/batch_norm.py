@@ -12,13 +12,13 @@ import dataclasses
 import jax.numpy as jnp
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.fields import Section, choice, text
+from dynhp_jax.common.fields import Checked, choice, text
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores
 from dynhp_jax.pruning.criteria.kernels import REDUCTIONS, SCALES, combine
 
 
 @dataclasses.dataclass(frozen=True)
-class BatchNormScale(Section):
+class BatchNormScale(Checked):
     """|gamma|.
 
     Attributes:

@@ -24,8 +24,8 @@ from collections.abc import Callable, Iterable
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.common.errors import ConfigError
-from dynhp_jax.common.fields import Section, choice, number
+from dynhp_jax.common.errors import ArgumentError
+from dynhp_jax.common.fields import Checked, choice, number
 from dynhp_jax.pruning.criteria.chunks import Summed
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores
 from dynhp_jax.pruning.criteria.l1 import L1
@@ -35,7 +35,7 @@ DELTAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
-class FlexRel(Section, Summed):
+class FlexRel(Checked, Summed):
     """The mixture.
 
     Attributes:
@@ -58,7 +58,9 @@ class FlexRel(Section, Summed):
         for name, kind in (("magnitude", L1), ("relevance", Relevance)):
             found = getattr(self, name)
             if not isinstance(found, kind):
-                raise ConfigError(f"criterion.{name}", found, f"a {kind.__name__}, in Python alone")
+                raise ArgumentError(
+                    f"criterion.{name}", found, f"a {kind.__name__}, in Python alone"
+                )
 
     def parts(
         self, evidence: Evidence, sums: UnitScores, examples: int

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.common.fields import Section, choice
+from dynhp_jax.common.fields import Checked, choice
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores
 
 SCALES: dict[str, Callable] = {
@@ -42,7 +42,7 @@ def combine(scores: Sequence[jax.Array], scale: str, reduction: str) -> jax.Arra
 
 
 @dataclasses.dataclass(frozen=True)
-class Coupled(Section):
+class Coupled(Checked):
     """Options of criteria that score a group kernel by kernel.
 
     Attributes:

@@ -13,7 +13,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.fields import Section, choice
+from dynhp_jax.common.fields import Checked, choice
 from dynhp_jax.pruning.criteria.chunks import Summed
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores
 from dynhp_jax.pruning.criteria.reads import summed
@@ -25,7 +25,7 @@ STATISTICS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class MeanActivation(Section, Summed):
+class MeanActivation(Checked, Summed):
     """The mean of |a|, or the share of a that is not zero.
 
     Attributes:

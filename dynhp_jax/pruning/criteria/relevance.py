@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.fields import Section, choice, positive
+from dynhp_jax.common.fields import Checked, choice, positive
 from dynhp_jax.pruning.criteria.chunks import Summed
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores, nan_unless
 from dynhp_jax.pruning.criteria.reads import noted
@@ -28,7 +28,7 @@ from dynhp_jax.tasks.losses import shapes
 
 
 @dataclasses.dataclass(frozen=True)
-class Relevance(Section, Summed):
+class Relevance(Checked, Summed):
     """Relevance of the units, positive where they speak for the chosen class.
 
     Attributes:

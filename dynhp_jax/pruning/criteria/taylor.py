@@ -13,14 +13,14 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dynhp_jax.common.fields import Section, choice
+from dynhp_jax.common.fields import Checked, choice
 from dynhp_jax.gates.gated import gated
 from dynhp_jax.pruning.criteria.chunks import Summed
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores, nan_unless
 
 
 @dataclasses.dataclass(frozen=True)
-class Taylor(Section, Summed):
+class Taylor(Checked, Summed):
     """|dL/dz|.
 
     Attributes:

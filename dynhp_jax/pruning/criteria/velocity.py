@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 
 from dynhp_jax.common.errors import UserError
-from dynhp_jax.common.fields import Section, choice, number
+from dynhp_jax.common.fields import Checked, choice, number
 from dynhp_jax.pruning.criteria.chunks import Summed
 from dynhp_jax.pruning.criteria.evidence import Evidence, UnitScores
 from dynhp_jax.pruning.criteria.reads import captured
 
 
 @dataclasses.dataclass(frozen=True)
-class Velocity(Section, Summed):
+class Velocity(Checked, Summed):
     """|v| from the variables of this epoch and of at least two earlier ones.
 
     Attributes:

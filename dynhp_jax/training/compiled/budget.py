@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 
-from dynhp_jax.common.errors import ConfigError
+from dynhp_jax.common.errors import ConfigError, of_fields
 from dynhp_jax.memory import paper
 from dynhp_jax.memory.allocated import Exceeded
 from dynhp_jax.memory.registry import METERS
@@ -44,7 +44,8 @@ class Budget:
         self.example_bytes = sum(paper.example_bytes(leaf.shape) for leaf in inputs)
         self.parameters = numbers_in(self.whole.model.shapes()["params"])
         self._check_shares()
-        self.meter = METERS[self._config.memory.meter](self)
+        with of_fields(budget="memory.budget"):
+            self.meter = METERS[self._config.memory.meter](self)
         self.bytes = self.meter.device_bytes
 
     def _check_shares(self) -> None:

@@ -33,12 +33,25 @@ def whose(extension: Extension) -> str:
 
 def check_alike(before: Any, after: Any, what: str) -> None:
     """Raises UserError where a tree of arrays has another structure, shape or type than before."""
+    if found := difference(before, after):
+        raise UserError(f"{what} has {found}")
+
+
+def difference(before: Any, after: Any) -> str:
+    """What of a tree of arrays, or of shapes, is another afterwards; '' if nothing is."""
     if jax.tree.structure(before) != jax.tree.structure(after):
-        raise UserError(f"{what} has another structure afterwards; allowed: the one that it had")
+        return "another structure afterwards; allowed: the one that it had"
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        shape, kind = np.shape(new), jax.dtypes.canonicalize_dtype(new.dtype)
+        shape, kind = np.shape(new), _in_jax(new.dtype)
         if (old.shape, old.dtype) != (shape, kind):
-            raise UserError(
-                f"{what} has an array {kind}{list(shape)} afterwards that was"
+            return (
+                f"an array {kind}{list(shape)} afterwards that was"
                 f" {old.dtype}{list(old.shape)}; allowed: the same shape and type"
             )
+    return ""
+
+
+def _in_jax(dtype: Any) -> Any:
+    """The type that JAX gives an array of this type; typed keys have one of their own."""
+    own = jax.dtypes.issubdtype(dtype, jax.dtypes.extended)
+    return dtype if own else jax.dtypes.canonicalize_dtype(dtype)

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from dynhp_jax.common.byte_sizes import parse_bytes
+from dynhp_jax.common.errors import of_fields
 from dynhp_jax.gates import activity, size_goal
 from dynhp_jax.gates.penalty import prices_of
 from dynhp_jax.memory.paper import BYTES_PER_NUMBER
@@ -60,7 +61,8 @@ def check(config: Config, groups: Groups) -> None:
         closed = {name: np.zeros(group.size) for name, group in groups.items()}
         least = activity.keep_active(closed, whole, 1.0, groups)
         sizes = _bytes(groups, whole), _bytes(groups, least)
-        size_goal.check(parse_bytes(config.pruning.size), *sizes)
+        with of_fields(most="pruning.size"):
+            size_goal.check(parse_bytes(config.pruning.size), *sizes)
 
 
 def _bytes(groups: Groups, masks: Masks) -> int:

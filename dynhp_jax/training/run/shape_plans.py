@@ -23,6 +23,7 @@ from dynhp_jax.structure.keeps import Keeps, UnitKeeps, UnitMasks
 from dynhp_jax.surgery.cut import axis_cuts, cut, cut_leaf
 from dynhp_jax.surgery.optimizer import map_like_params
 from dynhp_jax.training.compiled import extension_bytes, step_bytes
+from dynhp_jax.training.compiled.extension_check import difference
 from dynhp_jax.training.extension import Extension, replaces_trained
 from dynhp_jax.training.network import Network
 from dynhp_jax.training.run.machine_speeds import costs
@@ -259,13 +260,6 @@ def resize(
         smaller_ones = network.extension.trained(state.variables, own)
         trained = {"params": smaller_ones, "gates": state.gates}
         # An extension may train what is no cut of what it trained before.
-        if not _alike(jax.eval_shape(tx.init, trained), opt_state):
+        if difference(jax.eval_shape(tx.init, trained), opt_state):
             opt_state = tx.init(trained)
     return network, state._replace(opt_state=opt_state, averages=averages, own=own)
-
-
-def _alike(one: Any, other: Any) -> bool:
-    """Whether two pytrees of arrays or shapes have the same structure and shapes."""
-    return jax.tree.structure(one) == jax.tree.structure(other) and all(
-        jax.tree.leaves(jax.tree.map(lambda a, b: a.shape == b.shape, one, other))
-    )
