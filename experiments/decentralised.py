@@ -6,6 +6,7 @@ All rounds are one compiled program. The directory of the run gets its config, t
 rounds by node (metrics.jsonl), checkpoints, two figures and a summary. The same command goes on
 where it stopped, bit for bit. Fields of the section nodes: --config.nodes.graph=barabasi_albert
 --config.nodes.placement=zipf --config.nodes.rule="decdiff(norm='global')".
+With --table every way to prune nodes of unequal budgets is a row, see experiments.nodes.table.
 Several processes train one run together, each started with the same command and its --process_id.
 """
 
@@ -26,7 +27,7 @@ from dynhp_jax.training.files import provenance
 from dynhp_jax.training.run import checkpoint
 from experiments import commandline, config_sections, joining
 from experiments.commandline import Interrupted
-from experiments.nodes import figures, pruning, settings
+from experiments.nodes import figures, pruning, settings, table
 from experiments.nodes.progress import Progress, line
 from experiments.nodes.scenario import Scenario, scenario_of
 from experiments.nodes.settings import Nodes
@@ -35,16 +36,22 @@ from experiments.terminal import Interruptions
 _FREE = ("nodes.rounds", "data.dir", "data.cache_dir", "compiling.cache_dir", "devices")
 
 
+_TABLE = ("table", "train a row for each way to prune unequal nodes, a JSON each in --workdir")
+
+
 def main(argv: Sequence[str]) -> None:
     """Parses the command line and trains."""
-    values, path, *others = commandline.parse(
-        argv, True, joining.OPTIONS, joining.SWITCHES, settings.SECTIONS,
+    values, path, *others, rows = commandline.parse(
+        argv, True, joining.OPTIONS, (*joining.SWITCHES, _TABLE), settings.SECTIONS,
         workdir="directory of the run; empty: runs/NAME-seedSEED",
     )  # fmt: skip
     config, nodes = settings.from_config_dict(values)
     joining.join(*others)
     folder = paths.given(path or f"runs/{config.name}-seed{config.seed}", "--workdir")
-    run(config, nodes, folder)
+    if rows:
+        table.make(config, nodes, folder)
+    else:
+        run(config, nodes, folder)
 
 
 def run(config: Config, nodes: Nodes, folder: Path) -> list[dict[str, Any]]:
