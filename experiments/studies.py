@@ -201,8 +201,9 @@ def draw(curves: Mapping[str, tuple[Sequence[Sequence[float]], Sequence[int]]], 
       path: of the figure.
     """
     figure, panel = plt.subplots(figsize=(6.4, 4.0))
-    for name, (each, rounds) in curves.items():
-        (line,) = panel.plot(rounds, np.mean(each, 0), label=name)
+    for place, (name, (each, rounds)) in enumerate(curves.items()):
+        width = max(1.0, 4.0 - 0.7 * place)  # arms may coincide
+        (line,) = panel.plot(rounds, np.mean(each, 0), label=name, linewidth=width)
         panel.fill_between(rounds, np.min(each, 0), np.max(each, 0), color=line.get_color(),
                            alpha=0.15)  # fmt: skip
     panel.set_xlabel("round")
