@@ -48,5 +48,34 @@ def split(
     return plain, kind(**section)
 
 
+def as_json(values: Any) -> Any:
+    """With lists for tuples, as JSON holds them."""
+    if isinstance(values, Mapping):
+        return {name: as_json(each) for name, each in values.items()}
+    return [as_json(each) for each in values] if isinstance(values, (tuple, list)) else values
+
+
+def agrees(recorded: Mapping[str, Any], now: Mapping[str, Any], kind: type[Section]) -> bool:
+    """Whether a result is of the settings of now.
+
+    A field that did not exist when the result was written has its default there.
+
+    Args:
+      recorded: what a result says that it was made of.
+      now: settings, as `to_dict` gives them, or some of these and others.
+      kind: of the section that a program has for itself.
+    """
+    return _filled(recorded, as_json(now), as_json(to_dict(Config(), kind()))) == as_json(now)
+
+
+def _filled(there: Any, now: Any, defaults: Any) -> Any:
+    if not isinstance(there, Mapping) or not isinstance(now, Mapping):
+        return there
+    defaults = defaults if isinstance(defaults, Mapping) else {}
+    missing = {name: defaults[name] for name in now if name not in there and name in defaults}
+    known = {name: _filled(each, now.get(name), defaults.get(name)) for name, each in there.items()}
+    return missing | known
+
+
 def _name(kind: type[Section]) -> str:
     return kind.prefix.removesuffix(".")

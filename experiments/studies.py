@@ -9,7 +9,6 @@ digits. --study=unlearning is FedQUIT beside retraining.
 """
 
 import functools
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -178,16 +177,15 @@ def _kept(
     Raises:
       UserError: a run of something else lies there.
     """
-    plain = json.loads(json.dumps(made_of))  # tuples are lists there
     there = result_files.read(path, kind)
     if there is not None:
-        if there["made_of"] != plain:
+        if not config_sections.agrees(there["made_of"], made_of, Nodes):
             raise UserError(
                 f"{path} is of another size or config; move it away, or take another --out"
             )
         return there
     print(f"-- {path.parent.name}/{path.stem}", flush=True)
-    found = {"made_of": plain, **do()}
+    found = {"made_of": config_sections.as_json(made_of), **do()}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, found)
     return found

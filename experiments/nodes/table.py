@@ -42,7 +42,7 @@ def make(config: Config, nodes: Nodes, folder: Path) -> dict[str, dict[str, Any]
         path = folder / f"row{number}-seed{config.seed}.json"
         made_of = config_sections.to_dict(config, mine)
         result = result_files.read(path, _RESULT)
-        if result is None or _plain(result["made_of"]) != _plain(made_of):
+        if result is None or not config_sections.agrees(result["made_of"], made_of, Nodes):
             result = {"row": name, "made_of": made_of, **_trained(config, mine)}
             write_json(path, {**result, **provenance.present()})
         found[name] = result
@@ -83,10 +83,3 @@ def _line(name: str, result: Mapping[str, Any]) -> str:
         f" sent {result['bytes_sent']:,} bytes,"
         f" {result['cpu_seconds']:.0f} CPU-s"
     )
-
-
-def _plain(values: Any) -> Any:
-    """With lists for tuples, as JSON has them."""
-    if isinstance(values, Mapping):
-        return {name: _plain(each) for name, each in values.items()}
-    return [_plain(each) for each in values] if isinstance(values, (tuple, list)) else values

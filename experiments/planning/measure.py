@@ -7,7 +7,7 @@ process that goes on, to the same bits; what is in a file is not done again.
 
 import dataclasses
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dynhp_jax.training import config as configuration
 from dynhp_jax.training.compiled.programs import Programs
 from dynhp_jax.training.config import Config
 from dynhp_jax.training.files import provenance
-from experiments import result_files
+from experiments import config_sections, result_files
 from experiments.planning.bench import Bench, Line
 from experiments.planning.settings import FREE, MODELS, NODES, Planning
 
@@ -167,23 +167,13 @@ def made_of(config: Config, planning: Planning) -> dict[str, Any]:
     of_machine = ("compiling", "checkpoint", "records", "devices")
     plain = {name: value for name, value in plain.items() if name not in of_machine}
     plain["data"] = {k: v for k, v in plain["data"].items() if k not in ("dir", "cache_dir")}
-    return {**_listed(plain), "plan": _listed(own)}
-
-
-def _listed(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _listed(value)
-        if isinstance(value, Mapping)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for name, value in values.items()
-    }
+    return config_sections.as_json({**plain, "plan": own})
 
 
 def _read(path: Path, config: Config, planning: Planning) -> dict[str, Any] | None:
     found = result_files.read(path, _KIND)
-    if found is not None and found["made_of"] != made_of(config, planning):
+    now = made_of(config, planning)
+    if found is not None and not config_sections.agrees(found["made_of"], now, Planning):
         raise UserError(
             f"{path} was measured with another config; move it away, or name this one differently"
             " (config.name)"

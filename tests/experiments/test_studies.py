@@ -1,5 +1,7 @@
 """Studies: their verdicts, arms that are configs, runs that are kept, and FedQUIT's federation."""
 
+import json
+
 import jax
 import numpy as np
 import optax
@@ -8,9 +10,10 @@ from command_lines import fails, here
 
 from dynhp_jax.common import json_files, schema
 from dynhp_jax.decentralised import Member, placement
+from dynhp_jax.training.config import Config
 from experiments import config_sections
 from experiments import studies as program
-from experiments.nodes import scenario, studies, unlearning
+from experiments.nodes import scenario, settings, studies, unlearning
 
 
 @pytest.mark.parametrize(
@@ -110,3 +113,15 @@ def test_the_relay_holds_the_clients_average_and_forgetting_makes_it_wrong():
     assert found.curve[0] == pytest.approx(found.accuracy(X, Y), abs=1e-3)
     forgot = federation.forget(found, "least", epochs=40, rate=0.05)
     assert federation.judged(forgot)["forget"] < federation.judged(found)["forget"] - 20
+
+
+def test_a_result_from_before_a_field_existed_has_its_default():
+    now = config_sections.as_json(config_sections.to_dict(Config(), settings.Nodes()))
+    before = json.loads(json.dumps(now))
+    del before["nodes"]["budgets"], before["pruning"]["size"]
+    assert config_sections.agrees(before, now, settings.Nodes)
+    assert not config_sections.agrees({**before, "seed": 1}, now, settings.Nodes)
+    now["nodes"]["budgets"] = ["25%"]
+    assert not config_sections.agrees(before, now, settings.Nodes)
+    now["size"] = "small"  # no field of a config, and not in what was recorded
+    assert not config_sections.agrees(before, now, settings.Nodes)
