@@ -1,7 +1,10 @@
 """Python's literals in text that a person wrote or a file holds: read, never evaluated."""
 
 import ast
+from collections.abc import Collection
 from typing import Any
+
+from dynhp_jax.common.errors import UserError
 
 # What Python's parser raises of text: beside no syntax, an unhashable key, and too deep a nesting.
 _FAULTS = (SyntaxError, ValueError, TypeError, MemoryError, RecursionError)
@@ -40,3 +43,17 @@ def options(call: str) -> dict[str, Any]:
     except _FAULTS:
         pass
     raise ValueError("no call with literals by keyword")
+
+
+def check_options(whose: str, given: Collection[str], known: Collection[str]) -> None:
+    """Raises UserError for an option that the thing of a name does not have.
+
+    Args:
+      whose: what was named, as it is said ("rule 'decavg'").
+      given: names of options.
+      known: those that it has.
+    """
+    for option in given:
+        if option not in known:
+            said = ", ".join(known) or "none"
+            raise UserError(f"{whose} has no option {option!r}; it has: {said}")

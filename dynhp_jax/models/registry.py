@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.literals import check_options
 from dynhp_jax.models.decoder import DecoderSpec
 from dynhp_jax.models.fcn import FCNSpec
 from dynhp_jax.models.folded import MCUNet, MobileNetV2
@@ -58,9 +59,7 @@ def build(
     construct = STANDARD[_spec_of(name)]
     given = {option: value for option, value in options.items() if value is not None}
     known = [p for p in inspect.signature(construct).parameters if p not in _SHAPES]
-    for option in given:
-        if option not in known:
-            raise UserError(f"model {name!r} has no option {option!r}; it has: {', '.join(known)}")
+    check_options(f"model {name!r}", given, known)
     _check_examples(name, SPECS[name].reads, tuple(input_shape), tokens)
     return construct(input_shape=tuple(input_shape), num_classes=num_classes, **given)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from dynhp_jax.common import own_code
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.literals import check_options
 from dynhp_jax.common.own_code import Origin, Role
 from dynhp_jax.training.extension import PLAIN, Extension
 
@@ -59,11 +60,7 @@ def _made(name: str, **options: Any) -> Extension:
     module, _, kind = EXTENSIONS[name].partition(":")
     made = getattr(importlib.import_module(module), kind)
     known = [field.name for field in dataclasses.fields(made) if field.init]
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"extension {name!r} has no option {option!r}; it has: {', '.join(known)}"
-            )
+    check_options(f"extension {name!r}", options, known)
     return made(**options)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from dynhp_jax.common import own_code
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.literals import check_options
 from dynhp_jax.common.own_code import Origin, Role
 from dynhp_jax.decentralised.aggregation.coverage import Coverage
 from dynhp_jax.decentralised.aggregation.decavg import DecAvg
@@ -45,10 +46,7 @@ def _made(name: str, **options: Any) -> Rule:
             f"there is no rule {name!r}; allowed: {', '.join(RULES)}, or module:Class of your own"
         )
     known = [field.name for field in dataclasses.fields(RULES[name])]
-    for option in options:
-        if option not in known:
-            said = ", ".join(known) or "none"
-            raise UserError(f"rule {name!r} has no option {option!r}; it has: {said}")
+    check_options(f"rule {name!r}", options, known)
     return RULES[name](**options)
 
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Callable
 
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.literals import check_options
 from dynhp_jax.pruning.criteria.activation_rate import ActivationRate
 from dynhp_jax.pruning.criteria.batch_norm import BatchNormScale
 from dynhp_jax.pruning.criteria.evidence import Criterion
@@ -54,9 +55,5 @@ def get_criterion(name: str, **options) -> Criterion:
     if name not in CRITERIA:
         raise UserError(f"there is no criterion {name!r}; allowed: {', '.join(CRITERIA)}")
     known = [field.name for field in dataclasses.fields(CRITERIA[name])]
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"criterion {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}"
-            )
+    check_options(f"criterion {name!r}", options, known)
     return CRITERIA[name](**options)

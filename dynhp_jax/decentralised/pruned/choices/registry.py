@@ -5,6 +5,7 @@ from typing import Any
 
 from dynhp_jax.common import own_code
 from dynhp_jax.common.errors import UserError
+from dynhp_jax.common.literals import check_options
 from dynhp_jax.common.own_code import Origin, Role
 from dynhp_jax.decentralised.pruned.choices.agreed import Agreed
 from dynhp_jax.decentralised.pruned.choices.choice import Choice
@@ -46,10 +47,7 @@ def _made(name: str, **options: Any) -> Choice:
             " of your own"
         )
     known = [field.name for field in dataclasses.fields(CHOICES[name])]
-    for option in options:
-        if option not in known:
-            said = ", ".join(known) or "none"
-            raise UserError(f"units {name!r} has no option {option!r}; it has: {said}")
+    check_options(f"units {name!r}", options, known)
     return CHOICES[name](**options)
 
 
