@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from dynhp_jax.export.formats.format import Source, Unrunnable
-from dynhp_jax.export.graph import Graph
+from dynhp_jax.export.graph import Graph, Op
 
 TYPES = {"float32": "float", "int32": "int32_t", "int8": "int8_t", "bool": "uint8_t"}
 
@@ -67,6 +67,29 @@ def loops(shape: Sequence[int], body: str, first: str = "i") -> str:
         else:
             text = f"for (int {first}{d} = 0; {first}{d} < {shape[d]}; {first}{d}++) {{ {text} }}"
     return text
+
+
+def taken(op: Op, shape: Sequence[int], table: str, read: str, made: str) -> str:
+    """Positions of an axis, which the constant `table` holds, from one array to another.
+
+    Args:
+      op: of the kind 'take'.
+      shape: of what is read.
+      table: name of the constant.
+      read, made: the two arrays.
+    """
+    names = [f"i{d}" for d in range(len(shape))]
+    out = index(strides(op.shape), names)
+    names[op.attrs["axis"]] = f"{table}[i{op.attrs['axis']}]"
+    return loops(op.shape, f"{made}[{out}] = {read}[{index(strides(shape), names)}];")
+
+
+def transposed(op: Op, shape: Sequence[int], read: str, made: str) -> str:
+    """An array of this shape with its axes in another order; the arguments are as in `taken`."""
+    steps = strides(shape)
+    names = [f"i{d}" for d in range(len(op.shape))]
+    place = index([steps[d] for d in op.attrs["axes"]], names)
+    return loops(op.shape, f"{made}[{index(strides(op.shape), names)}] = {read}[{place}];")
 
 
 @dataclasses.dataclass(frozen=True)

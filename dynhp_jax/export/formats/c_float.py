@@ -296,18 +296,11 @@ class _Writer:
         return loops((rows, n), f"{self.at(op.name)}[i0 * {n} + i1] = {read};")
 
     def _take(self, op: Op) -> str:
-        axis, shape = op.attrs["axis"], self.shape(op.inputs[0])
         table = f"c{len(self.constants)}"
         self.constants.append(array(table, op.attrs["positions"], "int32"))
-        names = [f"i{d}" for d in range(len(shape))]
-        out = index(strides(op.shape), names)
-        names[axis] = f"{table}[i{axis}]"
-        read = f"{self.at(op.inputs[0])}[{index(strides(shape), names)}]"
-        return loops(op.shape, f"{self.at(op.name)}[{out}] = {read};")
+        read = op.inputs[0]
+        return c_files.taken(op, self.shape(read), table, self.at(read), self.at(op.name))
 
     def _transpose(self, op: Op) -> str:
-        steps = strides(self.shape(op.inputs[0]))
-        names = [f"i{d}" for d in range(len(op.shape))]
-        read = index([steps[d] for d in op.attrs["axes"]], names)
-        out = index(strides(op.shape), names)
-        return loops(op.shape, f"{self.at(op.name)}[{out}] = {self.at(op.inputs[0])}[{read}];")
+        read = op.inputs[0]
+        return c_files.transposed(op, self.shape(read), self.at(read), self.at(op.name))

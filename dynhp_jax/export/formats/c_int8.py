@@ -248,20 +248,13 @@ class _Writer:
         return loops((math.prod(op.shape),), f"{self.at(op.name)}[i0] = {made};")
 
     def _take(self, op: Op) -> str:
-        axis, shape = op.attrs["axis"], self.graph.shape(op.inputs[0])
         table = self.constant(op.attrs["positions"], "int32")
-        names = [f"i{d}" for d in range(len(shape))]
-        out = index(strides(op.shape), names)
-        names[axis] = f"{table}[i{axis}]"
-        read = f"{self.at(op.inputs[0])}[{index(strides(shape), names)}]"
-        return loops(op.shape, f"{self.at(op.name)}[{out}] = {read};")
+        read = op.inputs[0]
+        return c_files.taken(op, self.graph.shape(read), table, self.at(read), self.at(op.name))
 
     def _transpose(self, op: Op) -> str:
-        steps = strides(self.graph.shape(op.inputs[0]))
-        names = [f"i{d}" for d in range(len(op.shape))]
-        read = index([steps[d] for d in op.attrs["axes"]], names)
-        out = index(strides(op.shape), names)
-        return loops(op.shape, f"{self.at(op.name)}[{out}] = {self.at(op.inputs[0])}[{read}];")
+        read = op.inputs[0]
+        return c_files.transposed(op, self.graph.shape(read), self.at(read), self.at(op.name))
 
     def _end(self) -> str:
         """Floats: of the last layer's sums, or of the last value."""
