@@ -6,7 +6,6 @@ one program for the exchange and one for the nodes of about the same size.
 
 import dataclasses
 import functools
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,7 +16,6 @@ import numpy as np
 import optax
 
 from dynhp_jax.common import paths, processes
-from dynhp_jax.common.byte_sizes import parse_bytes
 from dynhp_jax.common.errors import UserError
 from dynhp_jax.common.random_keys import key_for
 from dynhp_jax.decentralised import directory
@@ -27,6 +25,7 @@ from dynhp_jax.decentralised.calls import calendar_of, examples_of, initial_of, 
 from dynhp_jax.decentralised.mixing import rounds_to_mix
 from dynhp_jax.decentralised.placement import Placement
 from dynhp_jax.decentralised.pruned import exchange, gating
+from dynhp_jax.decentralised.pruned.budgets import Budget, bytes_of_nodes
 from dynhp_jax.decentralised.pruned.bytes_held import BytesHeld
 from dynhp_jax.decentralised.pruned.choices.agreed import Agreed
 from dynhp_jax.decentralised.pruned.choices.choice import Choice
@@ -45,8 +44,6 @@ from dynhp_jax.surgery.cut import cut
 from dynhp_jax.training import first_look
 from dynhp_jax.training.network import Network, whole_network
 from dynhp_jax.training.own_model import OwnModel
-
-Budget = int | str | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,7 +182,7 @@ def train_pruned(
     chunk = min(JUDGED, len(setting.pairs["test"]))
     programs = Programs(network, own_gates, tx, local_epochs, chunk, at_once)
     held = BytesHeld(meter, network.groups, _example_bytes(network), programs.step_bytes)
-    limits = _budgets(budgets, setting.nodes, held, batch)
+    limits = bytes_of_nodes(budgets, setting.nodes, held, batch)
     fleet = Fleet(network, choice, own_gates, held, limits, least, batch, classes)
     run = _Run(setting, programs, fleet, rule, start, seed, gain, judge_every, judged)
     options = (counts, rule, seed, gain, choice, own_gates, meter, inputs, start, classes,
@@ -373,39 +370,6 @@ def _network(setting: Setting, inputs: bool) -> Network:
 
 def _example_bytes(network: Network) -> int:
     return 4 * sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(network.model.example))
-
-
-def _budgets(
-    budgets: Sequence[Budget] | Budget, nodes: int, held: BytesHeld, batch: int
-) -> tuple[int | None, ...]:
-    if budgets is None or isinstance(budgets, (str, int)):
-        budgets = [budgets] * nodes
-    if len(budgets) != nodes:
-        raise UserError(
-            f"budgets has {len(budgets)} entries; allowed: one for each of {nodes} nodes"
-        )
-    found = []
-    for node, budget in enumerate(budgets):
-        if isinstance(budget, str):
-            budget = _bytes_of(budget, node, held, batch)
-        if budget is not None and (isinstance(budget, bool) or not budget >= 1):
-            raise UserError(
-                f"the budget of node {node} is {budget!r}; allowed: bytes above 0, None"
-            )
-        found.append(None if budget is None else int(budget))
-    return tuple(found)
-
-
-def _bytes_of(text: str, node: int, held: BytesHeld, batch: int) -> int:
-    if not text.endswith("%"):
-        return parse_bytes(text, f"the budget of node {node}")
-    try:
-        share = float(text[:-1]) / 100
-    except ValueError:
-        share = math.nan
-    if not 0 < share < math.inf:
-        raise UserError(f"the budget of node {node} is {text!r}; allowed: a share, as '50%'")
-    return int(share * held.of({}, batch))
 
 
 def _check_rule(rule: Rule) -> None:
